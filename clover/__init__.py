@@ -1,0 +1,3 @@
+"""Clover: carbon-aware inference serving on MIG-partitioned GPUs."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Messages and streams between the processes; everything about Redis lives here."""

@@ -1,0 +1,239 @@
+"""What an agent may ask of the bus; implemented in-process (`memory`) and on Redis streams (`redis`) with one contract suite.
+
+Every method may raise `BusUnavailableError` (try again; nothing is known about whether a write happened) and is bounded
+in time by the implementation. Reading never loses anything: a pull that was cancelled or timed out leaves its entries in the
+caller's pending list, which `own_pending` gives back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Protocol
+
+import msgspec
+
+from clover.bus.messages import (
+    LedgerCheckpoint,
+    Message,
+    NodeTelemetry,
+    PlanRecord,
+    Reply,
+    Request,
+    Target,
+)
+
+
+class Feed(StrEnum):
+    """Bounded streams that anyone may follow; the key of each is `{deployment}:<value>`."""
+
+    LOG = "log"
+    TELEMETRY = "tel"
+    CARBON = "carbon"
+    EVENTS = "evt"
+
+
+class Admission(StrEnum):
+    """What became of a request at the door."""
+
+    ADMITTED = "admitted"
+    DUPLICATE = "duplicate"
+    FULL = "full"
+
+
+class Delivery(msgspec.Struct, frozen=True, kw_only=True):
+    """A request in the hands of one consumer; `times_delivered` counts from 1."""
+
+    entry_id: str
+    stream: str
+    request: Request
+    times_delivered: int = 1
+
+
+class Completion(msgspec.Struct, frozen=True, kw_only=True):
+    """A delivery and its reply; with `dead_reason` the request also goes to the dead stream."""
+
+    delivery: Delivery
+    reply: Reply
+    dead_reason: str = ""
+
+
+class Claimed(msgspec.Struct, frozen=True, kw_only=True):
+    """Entries taken over from consumers that stopped sending heartbeats.
+
+    `vanished_ids` are stream ids that were pending but no longer exist (trimmed by somebody): lost, and to be said aloud.
+    """
+
+    deliveries: list[Delivery]
+    vanished_ids: list[str]
+
+
+class QueueStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The request stream: `waiting` unread, `pending` being worked on, `admitted` ever, `oldest_age_s` of the first entry."""
+
+    waiting: int
+    pending: int
+    admitted: int
+    oldest_age_s: float
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """One decoded entry of a feed."""
+
+    feed: Feed
+    id: str
+    message: Message
+
+
+class Bus(Protocol):
+    """The bus of one deployment."""
+
+    @property
+    def deployment(self) -> str:
+        """Name of the deployment, the hash tag of all its keys."""
+        ...
+
+    # --- requests
+
+    async def admit(self, requests: Sequence[Request], *, bound: int) -> list[Admission]:
+        """Append requests to the request stream, at most once per id, while fewer than `bound` are waiting.
+
+        An id is remembered until 60 s after the request's deadline. The answer to an unknown outcome (an exception) is to
+        send the same requests again: those that got through come back as `DUPLICATE`.
+        """
+        ...
+
+    async def pull(self, consumer: str, *, count: int, block_s: float) -> list[Delivery]:
+        """Take up to `count` new requests, waiting at most `block_s` for the first.
+
+        Entries that cannot be decoded go to the dead stream with the reason and are not returned (a malformed entry
+        that still names its id and reply stream is answered `failed`).
+        """
+        ...
+
+    async def finish(self, completions: Sequence[Completion]) -> list[bool]:
+        """Acknowledge, delete and reply, atomically per request.
+
+        Returns:
+            For each completion whether it was this call that replied; False if another consumer had already done so.
+        """
+        ...
+
+    async def own_pending(self, consumer: str) -> list[Delivery]:
+        """Return what was delivered to this consumer and not finished; to be compared with what is really in work."""
+        ...
+
+    async def keep_alive(self, consumer: str, deliveries: Sequence[Delivery]) -> None:
+        """Reset the idle time of entries in work so that nobody claims them."""
+        ...
+
+    async def claim(self, consumer: str, *, min_idle_s: float, count: int) -> Claimed:
+        """Take over up to `count` entries that no consumer has touched for `min_idle_s`."""
+        ...
+
+    async def queue(self) -> QueueStatus:
+        """Return the state of the request stream."""
+        ...
+
+    # --- replies
+
+    async def replies(self, producer: str, after: str, *, block_s: float) -> tuple[list[Reply], str]:
+        """Read replies of one producer after a cursor (`0` = all that are kept), waiting at most `block_s`.
+
+        Returns:
+            The replies and the cursor to go on from.
+        """
+        ...
+
+    # --- feeds
+
+    async def publish(self, feed: Feed, messages: Sequence[Message]) -> None:
+        """Append messages to a feed in one round trip; the feed's bound trims the oldest."""
+        ...
+
+    async def follow(self, cursors: Mapping[Feed, str], *, block_s: float, count: int = 1000) -> list[Entry]:
+        """Read entries after the given ids (`0` = from the oldest kept), waiting at most `block_s` for the first.
+
+        Entries of each feed come in order. Malformed entries are moved to the dead stream and left out.
+        """
+        ...
+
+    async def newest_id(self, feed: Feed) -> str:
+        """Return the id after which only future entries follow (`0-0` for an empty feed)."""
+        ...
+
+    # --- state
+
+    async def publish_telemetry(self, telemetry: NodeTelemetry) -> None:
+        """Append to the telemetry feed and set the node's last state, which expires after ten telemetry intervals (>= 60 s)."""
+        ...
+
+    async def node_states(self) -> dict[str, NodeTelemetry]:
+        """Return the last state of every node that has not expired, by node name."""
+        ...
+
+    async def publish_carbon(self, messages: Sequence[Message], checkpoint: LedgerCheckpoint) -> None:
+        """Append to the carbon feed and set the checkpoint, atomically; keeps the newest intensity and ledger for `carbon_now`."""
+        ...
+
+    async def carbon_now(self) -> dict[str, Message]:
+        """Return the newest `intensity` and `ledger`, as far as there are any."""
+        ...
+
+    async def checkpoint(self) -> LedgerCheckpoint | None:
+        """Return what the carbon monitor last saved."""
+        ...
+
+    async def beat(self, agent: str) -> None:
+        """Say that an agent is alive."""
+        ...
+
+    async def alive(self) -> dict[str, float]:
+        """Return seconds since the last beat of every agent that beat within the last hour."""
+        ...
+
+    # --- control
+
+    async def acquire_lease(self, holder: str, *, ttl_s: float) -> bool:
+        """Take or extend the controller's lease; False while somebody else holds it."""
+        ...
+
+    async def release_lease(self, holder: str) -> None:
+        """Give the lease back if it is still ours."""
+        ...
+
+    async def publish_plan(self, holder: str, plan: PlanRecord, targets: Sequence[Target]) -> int | None:
+        """Under the lease: raise the epoch, set the plan and send the targets, atomically.
+
+        The epoch inside the given plan and targets is ignored; readers see the one returned.
+
+        Returns:
+            The new epoch, or None if `holder` does not hold the lease (nothing was written).
+        """
+        ...
+
+    async def update_plan(self, holder: str, plan: PlanRecord) -> bool:
+        """Under the lease: replace the plan record without a new epoch (a roll has finished). False without the lease."""
+        ...
+
+    async def plan(self) -> PlanRecord | None:
+        """Return the plan in force."""
+        ...
+
+    async def target(self, node: str) -> Target | None:
+        """Return the newest target of a node."""
+        ...
+
+    async def next_target(self, node: str, *, after_epoch: int, block_s: float) -> Target | None:
+        """Wait at most `block_s` for a target of this node with an epoch above `after_epoch`; return the newest."""
+        ...
+
+    # --- lifetime
+
+    async def ping(self) -> None:
+        """Return if the server answers, raise `BusUnavailableError` otherwise."""
+        ...
+
+    async def close(self) -> None:
+        """Close all connections; idempotent."""
+        ...

@@ -1,0 +1,1 @@
+"""Pure decisions and definitions: no event loop, no server, no clock, no I/O."""

@@ -1,0 +1,1 @@
+"""Planning: from an application, a fleet, a load and an intensity to a configuration. Pure."""

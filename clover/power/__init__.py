@@ -1,0 +1,1 @@
+"""Energy: meters and the account that splits joules into their causes."""
