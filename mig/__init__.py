@@ -1,1 +1,1 @@
-"""GPUs that can be partitioned with MIG: profiles, placements, partitions, devices. Knows nothing of Clover."""
+"""GPUs that can be partitioned with MIG: profiles, placements, partitions and devices. A leaf."""

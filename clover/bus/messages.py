@@ -176,6 +176,7 @@ class NodeTelemetry(Message):
     Attributes:
         node: Node name.
         boot_id: New for each start of the agent; cumulative counters restart with it.
+        booted_at_ms: When those counters began at zero.
         at_ms: When the counters were cut.
         interval_s: Telemetry interval; silence for several of them means that the node is gone.
         backend: `sim`, `cpu` or `nvml`.
@@ -194,6 +195,7 @@ class NodeTelemetry(Message):
 
     node: str
     boot_id: str
+    booted_at_ms: float
     at_ms: float
     interval_s: float
     backend: str

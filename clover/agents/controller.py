@@ -1,0 +1,333 @@
+"""The controller agent: feeds what it sees to the state machine and carries out what that commands.
+
+One controller acts: it holds a lease, and everything it writes is checked against it. A standby waits for the lease and then
+takes over the plan that is in force, including an unfinished roll.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from random import Random
+from typing import TypeVar
+
+import msgspec
+
+from clover.agents.backoff import Backoff
+from clover.agents.decision import Decision, DecisionMaker
+from clover.agents.lifetime import until_stopped
+from clover.agents.translate import gpu_configuration
+from clover.bus import messages
+from clover.bus.messages import IntensityReading, NodeTelemetry, PlanRecord
+from clover.bus.port import Bus, Feed
+from clover.core import controller as machine
+from clover.core.clock import Clock
+from clover.core.configuration import GpuConfiguration, GpuId
+from clover.core.load import LoadEstimator
+from clover.errors import BusUnavailableError
+
+_T = TypeVar("_T")
+
+#: Runs a slow pure function; in a thread when live, at once in virtual time.
+Compute = Callable[[Callable[[], _T]], Awaitable[_T]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControllerSettings:
+    """What a controller is told at its start.
+
+    Attributes:
+        name: Unique among controllers.
+        rate_rps: Load to plan for until it is measured.
+        expected_nodes: The first decision waits for this many nodes.
+        tick_s: How often lost nodes and the load are looked at.
+        lease_s: After this long without a sign of life a standby may take over.
+        block_s: Longest wait for news in one call.
+    """
+
+    name: str
+    rate_rps: float
+    expected_nodes: int = 1
+    tick_s: float = 1.0
+    lease_s: float = 6.0
+    block_s: float = 1.0
+
+
+class LeaseLostError(Exception):
+    """Another controller has taken over; this one becomes a standby."""
+
+
+class ControllerAgent:
+    """Decides, under the lease, what every GPU shall be."""
+
+    def __init__(
+        self,
+        settings: ControllerSettings,
+        *,
+        bus: Bus,
+        clock: Clock,
+        maker: DecisionMaker,
+        compute: Compute[Decision],
+        rng: Random,
+    ) -> None:
+        self._settings = settings
+        self._bus = bus
+        self._clock = clock
+        self._maker = maker
+        self._compute = compute
+        self._rng = rng
+        self._machine = self._new_machine()
+        self._load = LoadEstimator()
+        self._intensity: IntensityReading | None = None
+        self._decision: Decision | None = None
+        self._record: PlanRecord | None = None
+        self._decisions = 0
+        self._events: asyncio.Queue[machine.Event] = asyncio.Queue()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Wait for the lease, then control, until `stop` is set."""
+        try:
+            await until_stopped(stop, self._terms())
+        finally:
+            await self._give_back_lease()
+
+    async def _terms(self) -> None:
+        """Control again and again; a term ends when the lease is lost or the server is away."""
+        backoff = Backoff(self._rng)
+        while True:
+            try:
+                await self._term()
+            except* (LeaseLostError, BusUnavailableError):
+                pass
+            await asyncio.sleep(backoff.next_s())
+
+    async def _term(self) -> None:
+        """Control from winning the lease to losing it."""
+        await self._win_lease()
+        await self._take_over()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._hold_lease(), name="lease")
+            group.create_task(self._follow(), name="follow")
+            group.create_task(self._tick(), name="tick")
+            group.create_task(self._handle(), name="handle")
+
+    # --- lease
+
+    async def _win_lease(self) -> None:
+        backoff = Backoff(self._rng)
+        while True:
+            try:
+                await self._bus.beat(f"controller:{self._settings.name}")
+                if await self._bus.acquire_lease(self._settings.name, ttl_s=self._settings.lease_s):
+                    return
+                await asyncio.sleep(self._settings.lease_s / 3.0)
+            except BusUnavailableError:
+                await asyncio.sleep(backoff.next_s())
+
+    async def _hold_lease(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.lease_s / 3.0)
+            if not await self._bus.acquire_lease(self._settings.name, ttl_s=self._settings.lease_s):
+                raise LeaseLostError
+            await self._bus.beat(f"controller:{self._settings.name}")
+
+    async def _give_back_lease(self) -> None:
+        try:
+            await self._bus.release_lease(self._settings.name)
+        except BusUnavailableError:
+            return  # it runs out by itself
+
+    async def _take_over(self) -> None:
+        """Begin from the plan that is in force, if there is one."""
+        self._machine = self._new_machine()
+        self._events = asyncio.Queue()
+        self._decision = None
+        self._record = plan = await self._bus.plan()
+        if plan is None:
+            return
+        assigned: dict[GpuId, GpuConfiguration] = {}
+        for node in plan.configuration:
+            target = await self._bus.target(node)
+            assigned |= _configurations({node: target.gpus} if target else {})
+        self._decisions = plan.decision
+        self._machine.resume(
+            assigned=assigned,
+            wanted=_configurations(plan.configuration),
+            epoch=plan.epoch,
+            effective=plan.intensity_g_per_kwh * plan.pue,
+            rate_rps=plan.prediction.rate_rps,
+            now_s=self._clock.now_s(),
+        )
+        await self._say(
+            "controller.took_over", self._settings.name, f"plan of epoch {plan.epoch} stays in force"
+        )
+
+    def _new_machine(self) -> machine.ControllerMachine:
+        return machine.ControllerMachine(
+            rate_rps=self._settings.rate_rps, expected_nodes=self._settings.expected_nodes
+        )
+
+    # --- seeing
+
+    async def _follow(self) -> None:
+        now = await self._bus.carbon_now()
+        if isinstance(intensity := now.get("intensity"), IntensityReading):
+            self._see_intensity(intensity)
+        cursors = {feed: await self._bus.newest_id(feed) for feed in (Feed.CARBON, Feed.TELEMETRY)}
+        for telemetry in (await self._bus.node_states()).values():
+            self._see_node(telemetry)
+        while True:
+            for entry in await self._bus.follow(cursors, block_s=self._settings.block_s):
+                cursors[entry.feed] = entry.id
+                if isinstance(entry.message, IntensityReading):
+                    self._see_intensity(entry.message)
+                elif isinstance(entry.message, NodeTelemetry):
+                    self._see_node(entry.message)
+
+    def _see_intensity(self, reading: IntensityReading) -> None:
+        self._intensity = reading
+        self._events.put_nowait(machine.IntensitySeen(effective=reading.g_per_kwh * reading.pue))
+
+    def _see_node(self, telemetry: NodeTelemetry) -> None:
+        if telemetry.application != self._maker.model.application.name:
+            return
+        gpus = {
+            gpu.index: machine.GpuReport(phase=gpu.phase, applied_epoch=gpu.applied_epoch)
+            for gpu in telemetry.gpus
+        }
+        self._events.put_nowait(
+            machine.NodeSeen(
+                node=telemetry.node, boot_id=telemetry.boot_id, interval_s=telemetry.interval_s, gpus=gpus
+            )
+        )
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.tick_s)
+            queue = await self._bus.queue()
+            rate = self._load.observe(
+                self._clock.now_s(), queue.admitted, expected_rps=self._machine.rate_rps
+            )
+            if rate is not None:
+                self._events.put_nowait(machine.LoadSeen(rate_rps=rate))
+            self._events.put_nowait(machine.Tick())
+
+    # --- acting
+
+    async def _handle(self) -> None:
+        while True:
+            event = await self._events.get()
+            for command in self._machine.handle(event, self._clock.now_s()):
+                await self._carry_out(command)
+
+    async def _carry_out(self, command: machine.Command) -> None:
+        match command:
+            case machine.Decide():
+                await self._decide(command)
+            case machine.Send():
+                await self._send(command)
+            case machine.Settle():
+                await self._settle(command)
+            case machine.Say(kind=kind, subject=subject, reason=reason):
+                await self._say(kind, subject, reason)
+
+    async def _decide(self, ask: machine.Decide) -> None:
+        intensity = self._intensity
+        if intensity is None:
+            raise AssertionError("a decision is only asked for when the intensity is known")
+        self._decisions += 1
+        number, at_ms = self._decisions, self._clock.now_ms()
+        decision = await self._compute(
+            lambda: self._maker.decide(
+                ask, number=number, intensity_g_per_kwh=intensity.g_per_kwh, pue=intensity.pue, at_ms=at_ms
+            )
+        )
+        self._decision = decision
+        await self._report_decision(decision)
+        done = machine.Decided(configuration=decision.answer.configuration)
+        for command in self._machine.handle(done, self._clock.now_s()):
+            await self._carry_out(command)
+
+    async def _report_decision(self, decision: Decision) -> None:
+        record = decision.record
+        await self._say(
+            "decision",
+            str(decision.answer.configuration),
+            record.reason,
+            decision=record.decision,
+            scheme=record.scheme,
+            trigger=record.trigger,
+            intensity_g_per_kwh=record.intensity_g_per_kwh,
+            rate_rps=record.prediction.rate_rps,
+            evaluations=record.evaluations,
+            meets_sla=decision.answer.meets_sla,
+            prediction=msgspec.to_builtins(record.prediction),
+            alternatives=msgspec.to_builtins(record.alternatives),
+        )
+
+    async def _send(self, step: machine.Send) -> None:
+        if self._decision is None:
+            # A roll that another controller began: only its record is known, and the configuration is as good.
+            record = self._require_record()
+        else:
+            record = self._maker.step_record(self._decision, step.configuration, at_ms=self._clock.now_ms())
+        targets = self._maker.targets(step.configuration, reason=record.reason)
+        epoch = await self._bus.publish_plan(self._settings.name, record, targets)
+        if epoch is None:
+            raise LeaseLostError
+        self._record = msgspec.structs.replace(record, epoch=epoch)
+        moved = ", ".join(str(gpu) for gpu in step.changed)
+        await self._say(
+            "plan.step",
+            str(step.configuration),
+            f"{len(step.changed)} GPUs change: {moved}",
+            epoch=epoch,
+            decision=record.decision,
+            last=step.last,
+            changed=[str(gpu) for gpu in step.changed],
+            prediction=msgspec.to_builtins(record.step_prediction),
+            base=msgspec.to_builtins(record.base),
+            base_rightsized=msgspec.to_builtins(record.base_rightsized),
+        )
+        self._events.put_nowait(machine.Sent(epoch=epoch))
+
+    async def _settle(self, command: machine.Settle) -> None:
+        record = self._decision.record if self._decision else self._require_record()
+        epoch = self._record.epoch if self._record else 0
+        record = msgspec.structs.replace(record, epoch=epoch, state="serving", since_ms=self._clock.now_ms())
+        if not await self._bus.update_plan(self._settings.name, record):
+            raise LeaseLostError
+        self._record = record
+        reason = "kept as it was" if command.unchanged else "in force everywhere"
+        await self._say(
+            "plan.serving",
+            f"decision {record.decision}",
+            reason,
+            epoch=epoch,
+            decision=record.decision,
+            prediction=msgspec.to_builtins(record.prediction),
+            base=msgspec.to_builtins(record.base),
+            base_rightsized=msgspec.to_builtins(record.base_rightsized),
+        )
+
+    def _require_record(self) -> PlanRecord:
+        if self._record is None:
+            raise AssertionError("a roll without a decision can only be one that was taken over")
+        return self._record
+
+    async def _say(self, kind: str, subject: str, reason: str, *, epoch: int = 0, **data: object) -> None:
+        event = messages.Event(
+            at_ms=self._clock.now_ms(),
+            kind=kind,
+            source="controller",
+            subject=subject,
+            reason=reason,
+            epoch=epoch,
+            data=data,
+        )
+        await self._bus.publish(Feed.EVENTS, [event])
+
+
+def _configurations(nodes: Mapping[str, tuple[messages.GpuTarget, ...]]) -> dict[GpuId, GpuConfiguration]:
+    return {GpuId(node, gpu.index): gpu_configuration(gpu) for node, gpus in nodes.items() for gpu in gpus}

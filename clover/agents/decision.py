@@ -1,0 +1,160 @@
+"""From a question of the controller to a plan record: runs the scheme and evaluates what will be in force step by step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from clover.agents.translate import alternative, by_node, prediction
+from clover.bus.messages import DispatchRule, PlanRecord, Prediction, Target
+from clover.core.application import ServiceModel
+from clover.core.configuration import Configuration
+from clover.core.controller import Decide
+from clover.core.objective import Objective, rightsized
+from clover.core.outcome import default_deadline_s
+from clover.core.queueing import evaluate
+from clover.plan.problem import Answer, Problem, Scheme
+
+#: How many of the beaten alternatives a plan record names.
+TOLD_ALTERNATIVES = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goals:
+    """What the deployment is asked to achieve.
+
+    Attributes:
+        lambda_: Weight of carbon against accuracy, 0..1.
+        sla_ms: Promised 95th percentile.
+    """
+
+    lambda_: float
+    sla_ms: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """A decision with all that is needed to write its plan records."""
+
+    problem: Problem
+    answer: Answer
+    record: PlanRecord
+
+
+class DecisionMaker:
+    """Turns questions into decisions.
+
+    Args:
+        model: Application and table.
+        multisets: Partitions that the board allows.
+        scheme: How to decide.
+        goals: What to achieve.
+        controller: Name that the records carry.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: ServiceModel,
+        multisets: tuple[tuple[str, ...], ...],
+        scheme: Scheme,
+        goals: Goals,
+        controller: str,
+    ) -> None:
+        self._model = model
+        self._multisets = multisets
+        self._scheme = scheme
+        self._goals = goals
+        self._controller = controller
+
+    @property
+    def model(self) -> ServiceModel:
+        """Application and table."""
+        return self._model
+
+    def decide(
+        self, ask: Decide, *, number: int, intensity_g_per_kwh: float, pue: float, at_ms: float
+    ) -> Decision:
+        """Run the scheme; slow and pure, so that it may run in a thread."""
+        problem = Problem(
+            model=self._model,
+            multisets=self._multisets,
+            gpus=ask.gpus,
+            rate_rps=ask.rate_rps,
+            sla_ms=self._goals.sla_ms,
+            lambda_=self._goals.lambda_,
+            intensity_g_per_kwh=intensity_g_per_kwh,
+            pue=pue,
+            current=ask.current,
+        )
+        answer = self._scheme.plan(problem)
+        objective = problem.objective()
+        base = objective.baseline
+        small = rightsized(self._model, problem.whole, len(ask.gpus), ask.rate_rps, self._goals.sla_ms)
+        wanted = prediction(answer.evaluation, answer.objective)
+        beaten = [c for c in answer.candidates if c.evaluation is not answer.evaluation]
+        record = PlanRecord(
+            epoch=0,
+            decision=number,
+            scheme=self._scheme.name,
+            trigger=ask.trigger,
+            reason=f"{ask.reason}; {answer.reason}",
+            application=self._model.application.name,
+            gpu_model=self._model.table.gpu_model,
+            lambda_=self._goals.lambda_,
+            sla_p95_ms=self._goals.sla_ms,
+            intensity_g_per_kwh=intensity_g_per_kwh,
+            pue=pue,
+            deadline_s=default_deadline_s(self._goals.sla_ms),
+            admission_bound=self._admission_bound(answer),
+            configuration=by_node(answer.configuration),
+            prediction=wanted,
+            step_prediction=wanted,
+            base=prediction(base.evaluation, objective.value(base.evaluation)),
+            base_rightsized=prediction(small, objective.value(small)),
+            base_feasible=base.feasible,
+            alternatives=tuple(alternative(candidate) for candidate in beaten[:TOLD_ALTERNATIVES]),
+            evaluations=answer.evaluations,
+            state="serving",
+            decided_at_ms=at_ms,
+            since_ms=at_ms,
+            controller=self._controller,
+        )
+        return Decision(problem=problem, answer=answer, record=record)
+
+    def step_record(self, decision: Decision, configuration: Configuration, *, at_ms: float) -> PlanRecord:
+        """Return the decision's record with the evaluation of one step of its roll."""
+        return msgspec.structs.replace(
+            decision.record,
+            step_prediction=self._evaluate(decision.problem.objective(), configuration, decision.problem),
+            state="rolling",
+            since_ms=at_ms,
+        )
+
+    def targets(self, configuration: Configuration, *, reason: str) -> list[Target]:
+        """Return the complete targets of all nodes; their epoch is filled in when they are published."""
+        return [
+            Target(
+                epoch=0,
+                node=node,
+                application=self._model.application.name,
+                gpus=gpus,
+                dispatch=DispatchRule(),
+                reason=reason,
+            )
+            for node, gpus in by_node(configuration).items()
+        ]
+
+    def _evaluate(self, objective: Objective, configuration: Configuration, problem: Problem) -> Prediction:
+        evaluation = evaluate(self._model, configuration.fleet, problem.rate_rps, problem.sla_ms)
+        return prediction(evaluation, objective.value(evaluation))
+
+    def _admission_bound(self, answer: Answer) -> int:
+        """Most requests that may wait: what the fleet can finish between now and a request's deadline."""
+        fleet = answer.configuration.fleet
+        capacity_rps = sum(
+            n * 1e3 / self._model.mean_ms(kind.variant, kind.profile, 1.0) for kind, n in fleet.kinds
+        )
+        deadline_s = default_deadline_s(self._goals.sla_ms)
+        return max(1, int(capacity_rps * (deadline_s - self._goals.sla_ms / 1e3)))

@@ -1,0 +1,294 @@
+"""The request generator: Poisson arrivals, open loop, latency from the due time, every request accounted for.
+
+Arrivals do not wait for anything: a request that cannot be sent in time is still due when it was due. Each request ends in
+exactly one outcome of `ProducerOutcome`; replies beyond the first are counted as duplicates.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+from clover.agents.backoff import Backoff
+from clover.agents.lifetime import happens_within
+from clover.agents.outcomes import Outstanding
+from clover.bus.messages import Event, PlanRecord, Reply, Request, RequestLog, RequestRecord
+from clover.bus.port import Admission, Bus, Feed
+from clover.core.clock import Clock
+from clover.core.identifiers import uuid7
+from clover.core.outcome import LOST_AFTER_DEADLINE_S, ProducerOutcome
+from clover.errors import BusUnavailableError
+
+#: Most records in one entry of the request log, and most requests in one call of admission.
+BATCH = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GeneratorSettings:
+    """What a generator is told at its start.
+
+    Attributes:
+        name: Producer name, unique in the deployment.
+        application: Whom to ask.
+        rate_rps: Mean arrival rate, above 0.
+        duration_s: How long requests become due; None until stopped.
+        block_s: Longest wait for replies in one call.
+        flush_s: How often finished requests are written to the log.
+    """
+
+    name: str
+    application: str
+    rate_rps: float
+    duration_s: float | None = None
+    block_s: float = 1.0
+    flush_s: float = 0.25
+
+
+class Generator:
+    """Sends requests and keeps account of them.
+
+    Args:
+        settings: Name, rate, duration.
+        bus, clock: Ports.
+        rng: Source of arrivals and ids.
+        inputs: (content type, payload) of what is asked, used in turn; empty payload for simulated applications.
+    """
+
+    def __init__(
+        self,
+        settings: GeneratorSettings,
+        *,
+        bus: Bus,
+        clock: Clock,
+        rng: Random,
+        inputs: Sequence[tuple[str, bytes]] = (("application/octet-stream", b""),),
+    ) -> None:
+        self._settings = settings
+        self._bus = bus
+        self._clock = clock
+        self._rng = rng
+        self._inputs = inputs
+        self._plan: PlanRecord | None = None
+        self._to_send: deque[Request] = deque()
+        self._send_news = asyncio.Event()
+        self._all_done = asyncio.Event()
+        self._records: list[RequestRecord] = []
+        self._sent = 0
+        self._outstanding = Outstanding()
+        #: Set when the last request has ended and its record is written.
+        self.finished = asyncio.Event()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Wait until the service is ready, generate for the duration (or until `stop`), then wait for the last answer."""
+        ready = await self._service_ready(stop)
+        if ready is None:
+            return
+        self._plan = ready
+        cursor = "0"
+        await self._say("generator.started", f"{self._settings.rate_rps:g} requests/s", self._figures())
+        async with asyncio.TaskGroup() as group:
+            helpers = [
+                group.create_task(self._send(), name="send"),
+                group.create_task(self._receive(cursor), name="receive"),
+                group.create_task(self._sweep(), name="sweep"),
+                group.create_task(self._flush_regularly(), name="flush"),
+                group.create_task(self._follow_plan(), name="plan"),
+            ]
+            await self._arrive(stop)
+            await self._wait_for_the_last()
+            for helper in helpers:
+                helper.cancel()
+        await self._flush()
+        await self._say("generator.finished", f"{self._sent} requests", self._figures())
+        self.finished.set()
+
+    # --- readiness
+
+    async def _service_ready(self, stop: asyncio.Event) -> PlanRecord | None:
+        backoff = Backoff(self._rng)
+        while not stop.is_set():
+            try:
+                cursor = await self._bus.newest_id(Feed.EVENTS)
+                plan = await self._bus.plan()
+                if plan is not None and plan.state == "serving":
+                    return plan
+                await self._bus.beat(f"generator:{self._settings.name}")
+                await self._bus.follow({Feed.EVENTS: cursor}, block_s=self._settings.block_s)
+            except BusUnavailableError:
+                await asyncio.sleep(backoff.next_s())
+        return None
+
+    async def _follow_plan(self) -> None:
+        """Keep deadline and admission bound as the newest plan says."""
+        while True:
+            await asyncio.sleep(self._settings.block_s)
+            try:
+                self._plan = await self._bus.plan() or self._plan
+                await self._bus.beat(f"generator:{self._settings.name}")
+            except BusUnavailableError:
+                continue
+
+    def _require_plan(self) -> PlanRecord:
+        if self._plan is None:
+            raise AssertionError("nothing is sent before there is a plan")
+        return self._plan
+
+    # --- sending
+
+    async def _arrive(self, stop: asyncio.Event) -> None:
+        """Let requests become due on a Poisson schedule that nothing can delay."""
+        due_s = self._clock.now_s()
+        end_s = due_s + self._settings.duration_s if self._settings.duration_s is not None else float("inf")
+        while True:
+            due_s += self._rng.expovariate(self._settings.rate_rps)
+            wait_s = min(due_s, end_s) - self._clock.now_s()
+            if wait_s > 0 and await happens_within(stop, wait_s):
+                return
+            if due_s >= end_s or stop.is_set():
+                return
+            self._make_due(due_s * 1e3)
+
+    def _make_due(self, due_ms: float) -> None:
+        content_type, payload = self._inputs[self._sent % len(self._inputs)]
+        request = Request(
+            id=uuid7(due_ms, self._rng),
+            application=self._settings.application,
+            due_ms=due_ms,
+            deadline_ms=due_ms + self._require_plan().deadline_s * 1e3,
+            reply_to=self._settings.name,
+            content_type=content_type,
+            payload=payload,
+        )
+        self._sent += 1
+        self._outstanding.add(request)
+        self._to_send.append(request)
+        self._send_news.set()
+
+    async def _send(self) -> None:
+        """Send what is due, everything at hand in one call; after an unknown outcome the same ids are sent again."""
+        backoff = Backoff(self._rng)
+        while True:
+            await self._send_news.wait()
+            self._send_news.clear()
+            while self._to_send:
+                batch = [self._to_send.popleft() for _ in range(min(BATCH, len(self._to_send)))]
+                try:
+                    answers = await self._bus.admit(batch, bound=self._require_plan().admission_bound)
+                except BusUnavailableError:
+                    self._to_send.extendleft(r for r in reversed(batch) if self._outstanding.has(r.id))
+                    await asyncio.sleep(backoff.next_s())
+                    continue
+                backoff.reset()
+                for request, answer in zip(batch, answers, strict=True):
+                    if answer is Admission.FULL:
+                        self._end(
+                            request.id, ProducerOutcome.OVERLOADED, reason="refused at the door: queue full"
+                        )
+
+    # --- receiving
+
+    async def _receive(self, cursor: str) -> None:
+        backoff = Backoff(self._rng)
+        while True:
+            try:
+                replies, cursor = await self._bus.replies(
+                    self._settings.name, cursor, block_s=self._settings.block_s
+                )
+                backoff.reset()
+            except BusUnavailableError:
+                await asyncio.sleep(backoff.next_s())
+                continue
+            received_ms = self._clock.now_ms()
+            for reply in replies:
+                self._take_reply(reply, received_ms)
+
+    def _take_reply(self, reply: Reply, received_ms: float) -> None:
+        record = self._outstanding.reply(reply, received_ms, sla_p95_ms=self._require_plan().sla_p95_ms)
+        if record is not None:
+            self._record(record)
+
+    async def _sweep(self) -> None:
+        """Count as lost what has had no reply for 2 s after its deadline."""
+        while True:
+            oldest_ms = self._outstanding.oldest_deadline_ms()
+            wait_s = 1.0
+            if oldest_ms is not None:
+                wait_s = max(0.05, oldest_ms / 1e3 + LOST_AFTER_DEADLINE_S - self._clock.now_s())
+            await asyncio.sleep(min(wait_s, self._require_plan().deadline_s))
+            for request_id in self._outstanding.overdue(self._clock.now_ms() - LOST_AFTER_DEADLINE_S * 1e3):
+                self._end(request_id, ProducerOutcome.LOST, reason="no reply 2 s after the deadline")
+
+    async def _wait_for_the_last(self) -> None:
+        while self._outstanding.count:
+            self._all_done.clear()
+            await self._all_done.wait()
+
+    def _end(self, request_id: str, outcome: ProducerOutcome, *, reason: str) -> None:
+        record = self._outstanding.end(request_id, outcome, reason=reason)
+        if record is not None:
+            self._record(record)
+
+    # --- recording
+
+    def _record(self, record: RequestRecord) -> None:
+        self._records.append(record)
+        if self._outstanding.count == 0:
+            self._all_done.set()
+
+    async def _flush_regularly(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.flush_s)
+            try:
+                await self._flush_some()
+            except BusUnavailableError:
+                continue
+
+    async def _flush_some(self) -> None:
+        while self._records:
+            batch = self._records[:BATCH]
+            await self._bus.publish(Feed.LOG, [self._log(batch)])
+            del self._records[: len(batch)]
+
+    async def _flush(self) -> None:
+        backoff = Backoff(self._rng)
+        while self._records:
+            try:
+                await self._flush_some()
+            except BusUnavailableError:
+                await asyncio.sleep(backoff.next_s())
+
+    def _log(self, records: list[RequestRecord]) -> RequestLog:
+        return RequestLog(
+            producer=self._settings.name,
+            sent=self._sent,
+            duplicates=self._outstanding.duplicates,
+            records=tuple(records),
+        )
+
+    def _figures(self) -> dict[str, object]:
+        return {
+            "rate_rps": self._settings.rate_rps,
+            "sent": self._sent,
+            "duplicates": self._outstanding.duplicates,
+            "arrivals": "poisson, open loop",
+        }
+
+    async def _say(self, kind: str, reason: str, data: dict[str, object]) -> None:
+        event = Event(
+            at_ms=self._clock.now_ms(),
+            kind=kind,
+            source=f"generator:{self._settings.name}",
+            subject=self._settings.name,
+            reason=reason,
+            data=data,
+        )
+        backoff = Backoff(self._rng)
+        while True:
+            try:
+                await self._bus.publish(Feed.EVENTS, [event])
+                return
+            except BusUnavailableError:
+                await asyncio.sleep(backoff.next_s())

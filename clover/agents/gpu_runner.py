@@ -1,0 +1,308 @@
+"""Brings one GPU to its target, step by step, and keeps it there.
+
+One task per GPU works towards the newest target; a target that arrives meanwhile is taken up when the present step is done.
+A worker that dies is started again. Whatever fails ends in the named phase `failed` with its reason, instances that are left
+go on serving, and the change is tried again with growing pauses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from clover.agents.lifetime import happens_within
+from clover.agents.pool import Instance, InstancePool
+from clover.bus.messages import Event, GpuPhase, GpuTelemetry, InstanceTelemetry
+from clover.core.clock import Clock
+from clover.core.configuration import GpuConfiguration, InstanceKind
+from clover.core.transition import LiveInstance, Transition, plan_transition
+from clover.errors import CloverError
+from clover.power.account import GpuAccount, PowerState
+from clover.serving.port import InstanceSpec, Servicer, Worker
+from mig.device import Gpu, GpuInstance
+from mig.errors import MigError
+
+#: Pauses after a failed change or a dead worker: first, and at most.
+RETRY_FIRST_S, RETRY_MOST_S = 0.5, 30.0
+
+#: After this long without a failure the next one counts as the first.
+HEALTHY_AFTER_S = 60.0
+
+
+@dataclass(slots=True, kw_only=True)
+class RunnerPorts:
+    """What a GPU runner works with.
+
+    Attributes:
+        node: Name of the node.
+        application: What it serves.
+        pool: Where its instances serve.
+        servicer: Starts workers.
+        clock: Wall time.
+        changed: Called at each change of phase, so that telemetry goes out at once.
+        report: Takes events for the event stream.
+    """
+
+    node: str
+    application: str
+    pool: InstancePool
+    servicer: Servicer
+    clock: Clock
+    changed: Callable[[], None]
+    report: Callable[[Event], None]
+
+
+class GpuRunner:
+    """One GPU of a node."""
+
+    def __init__(self, gpu: Gpu, account: GpuAccount, ports: RunnerPorts) -> None:
+        self._gpu = gpu
+        self._account = account
+        self._ports = ports
+        self._wanted: tuple[int, GpuConfiguration] | None = None
+        self._wake = asyncio.Event()
+        self._target_news = asyncio.Event()
+        self._pause_s = RETRY_FIRST_S
+        self._failed_at_s = float("-inf")
+        self._starting: dict[tuple[int, int], tuple[GpuInstance, str]] = {}
+        self._present: GpuConfiguration | None = None
+        self._phase: GpuPhase = "empty"
+        self._reason = "no target yet"
+        self._since_s = ports.clock.now_s()
+        self._changing_since_s: float | None = None
+        self._change_s = 0.0
+        self.applied_epoch = 0
+        self.mig_changes = 0
+
+    @property
+    def index(self) -> int:
+        """Index of the GPU on its node."""
+        return self._gpu.index
+
+    @property
+    def change_s(self) -> float:
+        """Seconds spent changing so far."""
+        running = (
+            self._ports.clock.now_s() - self._changing_since_s if self._changing_since_s is not None else 0.0
+        )
+        return self._change_s + running
+
+    def want(self, epoch: int, wanted: GpuConfiguration) -> None:
+        """Set the target; the newest wins."""
+        self._wanted = (epoch, wanted)
+        self._target_news.set()
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Work towards targets for ever."""
+        async with asyncio.TaskGroup() as watchers:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                if self._phase == "failed":
+                    await self._new_target_within(self._pause_s)
+                if self._wanted is not None:
+                    await self._try(*self._wanted, watchers)
+
+    def telemetry(self, now_s: float) -> GpuTelemetry:
+        """Cut the account and describe the GPU."""
+        serving = [_instance_telemetry(instance) for instance in self._ports.pool.on_gpu(self.index)]
+        starting = [
+            InstanceTelemetry(
+                profile=device.profile.size,
+                start=device.placement.start,
+                size=device.placement.size,
+                uuid=device.uuid,
+                variant=variant,
+                phase="starting",
+                served=0,
+                busy_s=0.0,
+            )
+            for device, variant in self._starting.values()
+        ]
+        return GpuTelemetry(
+            index=self.index,
+            uuid=self._gpu.uuid,
+            phase=self._phase,
+            reason=self._reason,
+            since_ms=self._since_s * 1e3,
+            applied_epoch=self.applied_epoch,
+            instances=tuple(sorted(serving + starting, key=lambda i: i.start)),
+            energy=self._account.read(now_s),
+        )
+
+    # --- convergence
+
+    async def _new_target_within(self, at_most_s: float) -> None:
+        self._target_news.clear()
+        await happens_within(self._target_news, at_most_s)
+
+    async def _try(self, epoch: int, wanted: GpuConfiguration, watchers: asyncio.TaskGroup) -> None:
+        try:
+            await self._converge(epoch, wanted, watchers)
+        except (CloverError, MigError) as error:
+            self._fail(epoch, str(error))
+
+    async def _converge(self, epoch: int, wanted: GpuConfiguration, watchers: asyncio.TaskGroup) -> None:
+        if wanted != self._present or self._phase == "failed":
+            self._enter("changing", f"to {wanted} for epoch {epoch}")
+            await self._change(wanted, watchers)
+            self._present = wanted
+        self.applied_epoch = epoch
+        phase: GpuPhase = "serving" if wanted.mode == "serving" else wanted.mode
+        if self._phase == phase:
+            self._ports.changed()
+        else:
+            self._enter(phase, f"epoch {epoch}: {wanted}")
+            self._report("gpu." + phase, f"{wanted}", epoch)
+
+    async def _change(self, wanted: GpuConfiguration, watchers: asyncio.TaskGroup) -> None:
+        transition = plan_transition(self._gpu.model, await self._live(), wanted)
+        workers = {(i.device.placement.start, i.device.id): i for i in self._ports.pool.on_gpu(self.index)}
+        victims = [workers[key] for key in _keys(transition) if key in workers]
+        await self._stop(victims)
+        for gone in transition.destroy:
+            await self._gpu.destroy(gone.id)
+            self.mig_changes += 1
+        fresh: list[tuple[GpuInstance, str]] = []
+        for placed, variant in transition.create:
+            fresh.append((await self._gpu.create(placed.profile, placed.placement), variant))
+            self.mig_changes += 1
+        devices = {device.id: device for device in await self._gpu.instances()}
+        fresh += [(devices[kept.id], variant) for kept, variant in transition.restart]
+        await self._start(fresh, watchers)
+
+    async def _live(self) -> list[LiveInstance]:
+        serving = {i.device.id: i for i in self._ports.pool.on_gpu(self.index) if i.phase in {"idle", "busy"}}
+        return [
+            LiveInstance(
+                id=device.id,
+                profile=device.profile,
+                placement=device.placement,
+                variant=serving[device.id].kind.variant if device.id in serving else None,
+            )
+            for device in await self._gpu.instances()
+        ]
+
+    async def _stop(self, victims: list[Instance]) -> None:
+        async with asyncio.TaskGroup() as group:
+            for instance in victims:
+                group.create_task(self._drain_and_stop(instance))
+
+    async def _drain_and_stop(self, instance: Instance) -> None:
+        await self._ports.pool.drain(instance)
+        self._update_power()
+        await instance.worker.stop()
+
+    async def _start(self, fresh: list[tuple[GpuInstance, str]], watchers: asyncio.TaskGroup) -> None:
+        for device, variant in fresh:
+            self._starting[(device.placement.start, device.id)] = (device, variant)
+        self._ports.changed()
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._start_one(device, variant)) for device, variant in fresh]
+        finally:
+            self._starting.clear()
+        failures: list[CloverError] = []
+        for (device, variant), task in zip(fresh, tasks, strict=True):
+            worker = task.result()
+            if isinstance(worker, CloverError):
+                failures.append(worker)
+                continue
+            kind = InstanceKind(device.profile.size, variant)
+            instance = self._ports.pool.add(self.index, device, kind, worker)
+            watchers.create_task(self._watch(instance), name=f"watch-{self._name(device)}")
+        if failures:
+            # Those that did start go on serving; the next try starts only what is missing.
+            raise failures[0]
+
+    async def _start_one(self, device: GpuInstance, variant: str) -> Worker | CloverError:
+        spec = InstanceSpec(
+            application=self._ports.application,
+            variant=variant,
+            profile=device.profile.size,
+            compute_slices=device.profile.compute_slices,
+            total_slices=self._gpu.model.compute_slices,
+            device=device.uuid,
+            name=self._name(device),
+        )
+        try:
+            return await self._ports.servicer.start(spec)
+        except CloverError as error:
+            return error
+
+    async def _watch(self, instance: Instance) -> None:
+        reason = await instance.worker.wait_died()
+        if instance.phase in {"draining", "failed"} or instance not in self._ports.pool.on_gpu(self.index):
+            return
+        in_work = instance.phase == "busy"
+        self._ports.pool.fail(instance)
+        if not in_work:
+            self._ports.pool.remove(instance)
+        self._report(
+            "worker.died", f"{self._name(instance.device)} {instance.kind}: {reason}", self.applied_epoch
+        )
+        self._fail(self.applied_epoch, f"worker of {instance.kind} died: {reason}")
+
+    # --- phases
+
+    def _enter(self, phase: GpuPhase, reason: str) -> None:
+        now = self._ports.clock.now_s()
+        if self._changing_since_s is not None and phase != "changing":
+            self._change_s += now - self._changing_since_s
+            self._changing_since_s = None
+        if phase == "changing" and self._changing_since_s is None:
+            self._changing_since_s = now
+        self._phase, self._reason, self._since_s = phase, reason, now
+        self._update_power()
+        self._ports.changed()
+
+    def _fail(self, epoch: int, reason: str) -> None:
+        now = self._ports.clock.now_s()
+        healthy = now - self._failed_at_s > HEALTHY_AFTER_S
+        self._pause_s = RETRY_FIRST_S if healthy else min(RETRY_MOST_S, self._pause_s * 2.0)
+        self._failed_at_s = now
+        self._enter("failed", reason)
+        self._wake.set()
+        self._report("gpu.failed", reason, epoch)
+
+    def _update_power(self) -> None:
+        states: dict[GpuPhase, PowerState] = {"changing": "changing", "parked": "parked", "off": "off"}
+        occupied = sum(i.device.profile.compute_slices for i in self._ports.pool.on_gpu(self.index))
+        self._account.set_state(
+            states.get(self._phase, "serving"), occupied_slices=occupied, now_s=self._ports.clock.now_s()
+        )
+
+    def _report(self, kind: str, reason: str, epoch: int) -> None:
+        self._ports.report(
+            Event(
+                at_ms=self._ports.clock.now_ms(),
+                kind=kind,
+                source=f"node:{self._ports.node}",
+                subject=f"{self._ports.node}/gpu{self.index}",
+                reason=reason,
+                epoch=epoch,
+            )
+        )
+
+    def _name(self, device: GpuInstance) -> str:
+        return f"{self._ports.node}/gpu{self.index}/{device.profile.size}@{device.placement.start}"
+
+
+def _keys(transition: Transition) -> list[tuple[int, int]]:
+    leaving = [*transition.destroy, *(kept for kept, _ in transition.restart)]
+    return [(instance.placement.start, instance.id) for instance in leaving]
+
+
+def _instance_telemetry(instance: Instance) -> InstanceTelemetry:
+    return InstanceTelemetry(
+        profile=instance.kind.profile,
+        start=instance.device.placement.start,
+        size=instance.device.placement.size,
+        uuid=instance.device.uuid,
+        variant=instance.kind.variant,
+        phase=instance.phase,
+        served=instance.served,
+        busy_s=instance.busy_s,
+    )

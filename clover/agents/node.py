@@ -1,0 +1,260 @@
+"""The node agent: owns the GPUs of one host, brings them to their target, serves requests on them, meters them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from random import Random
+
+from clover.agents.backoff import Backoff
+from clover.agents.gpu_runner import GpuRunner, RunnerPorts
+from clover.agents.lifetime import happens_within
+from clover.agents.pool import InstancePool
+from clover.agents.requests import RequestPorts, RequestServer, RequestSettings
+from clover.agents.translate import dispatch_rule, gpu_configuration
+from clover.bus.messages import Event, NodeTelemetry, Target
+from clover.bus.port import Bus, Feed
+from clover.core.application import ServiceModel
+from clover.core.clock import Clock
+from clover.core.configuration import GpuConfiguration
+from clover.core.identifiers import uuid7
+from clover.errors import BusUnavailableError
+from clover.power.account import GpuAccount
+from clover.serving.port import Servicer
+from mig.device import Gpu
+
+MAX_HELD_EVENTS = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSettings:
+    """What a node agent is told at its start.
+
+    Attributes:
+        name: Of the node, unique in the deployment.
+        backend: `sim`, `cpu` or `nvml`.
+        telemetry_s: Telemetry interval.
+        drain_s: Longest wait for work in hand when the agent is asked to stop.
+        requests: Times of the request side.
+        target_block_s: Longest wait for a new target in one call.
+    """
+
+    name: str
+    backend: str
+    telemetry_s: float = 1.0
+    drain_s: float = 20.0
+    requests: RequestSettings = field(default_factory=RequestSettings)
+    target_block_s: float = 1.0
+
+
+class NodeAgent:
+    """One node of the fleet.
+
+    Args:
+        settings: Name and times.
+        model: Application and table; gives idle power, expected times and accuracies.
+        bus, clock: Ports.
+        gpus: The GPUs of this node.
+        servicer: Starts workers.
+        pool: Where instances serve (made outside because a simulated servicer reads its contention).
+        rng: Source of ids and jitter.
+    """
+
+    def __init__(
+        self,
+        settings: NodeSettings,
+        *,
+        model: ServiceModel,
+        bus: Bus,
+        clock: Clock,
+        gpus: Sequence[Gpu],
+        servicer: Servicer,
+        pool: InstancePool,
+        rng: Random,
+    ) -> None:
+        self._settings = settings
+        self._model = model
+        self._bus = bus
+        self._clock = clock
+        self._servicer = servicer
+        self._pool = pool
+        self._rng = rng
+        self._gpu_model = gpus[0].model.name
+        self._boot_id = uuid7(clock.now_ms(), rng)
+        self._booted_at_ms = clock.now_ms()
+        self._epoch = 0
+        self._news = asyncio.Event()
+        self._events: list[Event] = []
+        accounts = {gpu.index: self._account(gpu) for gpu in gpus}
+        ports = RunnerPorts(
+            node=settings.name,
+            application=model.application.name,
+            pool=pool,
+            servicer=servicer,
+            clock=clock,
+            changed=self._news.set,
+            report=self._report,
+        )
+        self._runners = [GpuRunner(gpu, accounts[gpu.index], ports) for gpu in gpus]
+        self._server = RequestServer(
+            RequestPorts(
+                node=settings.name,
+                consumer=f"{settings.name}.{self._boot_id}",
+                application=model.application,
+                energy_source=servicer.energy_source,
+                bus=bus,
+                pool=pool,
+                accounts=accounts,
+                clock=clock,
+                rng=rng,
+            ),
+            settings.requests,
+        )
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until `stop` is set, then finish what is in hand (at most `drain_s`) and end all workers."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(self._server.run(), name="requests"),
+                    group.create_task(self._follow_targets(), name="targets"),
+                    group.create_task(self._publish(), name="telemetry"),
+                    *(group.create_task(runner.run(), name=f"gpu{runner.index}") for runner in self._runners),
+                ]
+                await stop.wait()
+                await self._drain()
+                for task in tasks:
+                    task.cancel()
+        finally:
+            await self._servicer.close()
+
+    async def _drain(self) -> None:
+        self._server.stop_taking()
+        try:
+            async with asyncio.timeout(self._settings.drain_s):
+                await self._server.drained()
+        except TimeoutError:
+            # What is left stays in the pending list, where other nodes claim it.
+            self._report(
+                self._event("node.drain_timeout", f"{self._server.in_flight} requests left to other nodes")
+            )
+        with contextlib.suppress(BusUnavailableError):
+            await self._publish_now()
+
+    # --- targets
+
+    async def _follow_targets(self) -> None:
+        backoff = Backoff(self._rng)
+        while True:
+            try:
+                target = await self._bus.next_target(
+                    self._settings.name, after_epoch=self._epoch, block_s=self._settings.target_block_s
+                )
+                backoff.reset()
+            except BusUnavailableError:
+                await asyncio.sleep(backoff.next_s())
+                continue
+            if target is not None:
+                self._take_target(target)
+
+    def _take_target(self, target: Target) -> None:
+        """Pass a target on to the GPUs; one that does not fit this node is refused and said so."""
+        problem, wanted = self._read_target(target)
+        self._epoch = target.epoch
+        if problem:
+            self._report(self._event("target.refused", problem, epoch=target.epoch))
+            return
+        self._pool.set_rule(dispatch_rule(target.dispatch))
+        self._server.epoch = target.epoch
+        for runner in self._runners:
+            runner.want(target.epoch, wanted[runner.index])
+        self._news.set()
+
+    def _read_target(self, target: Target) -> tuple[str, dict[int, GpuConfiguration]]:
+        mine = {runner.index for runner in self._runners}
+        if {gpu.index for gpu in target.gpus} != mine:
+            return f"GPUs {sorted(gpu.index for gpu in target.gpus)}: expected {sorted(mine)}", {}
+        if target.application != self._model.application.name:
+            return f"application {target.application!r}: expected {self._model.application.name!r}", {}
+        try:
+            wanted = {gpu.index: gpu_configuration(gpu) for gpu in target.gpus}
+        except ValueError as error:
+            return str(error), {}
+        for kind in {kind for gpu in wanted.values() for kind in gpu.instances}:
+            known = kind.variant in {variant.name for variant in self._model.application.variants}
+            if not known or not self._model.fits(kind.variant, kind.profile):
+                return f"variant {kind.variant!r} on {kind.profile!r}: unknown, or does not fit", {}
+        return "", wanted
+
+    # --- telemetry
+
+    async def _publish(self) -> None:
+        """Publish once per interval, on the interval's grid, and at once when a GPU changes its phase."""
+        backoff = Backoff(self._rng)
+        while True:
+            try:
+                await self._publish_now()
+                backoff.reset()
+            except BusUnavailableError:
+                await asyncio.sleep(backoff.next_s())
+                continue
+            interval = self._settings.telemetry_s
+            await happens_within(self._news, interval - self._clock.now_s() % interval)
+            self._news.clear()
+
+    async def _publish_now(self) -> None:
+        events, self._events = self._events, []
+        try:
+            if events:
+                await self._bus.publish(Feed.EVENTS, events)
+        except BusUnavailableError:
+            self._events = events + self._events
+            raise
+        await self._bus.publish_telemetry(self._telemetry())
+        await self._bus.beat(f"node:{self._settings.name}")
+
+    def _telemetry(self) -> NodeTelemetry:
+        now_s = self._clock.now_s()
+        return NodeTelemetry(
+            node=self._settings.name,
+            boot_id=self._boot_id,
+            booted_at_ms=self._booted_at_ms,
+            at_ms=now_s * 1e3,
+            interval_s=self._settings.telemetry_s,
+            backend=self._settings.backend,
+            gpu_model=self._gpu_model,
+            application=self._model.application.name,
+            epoch=self._epoch,
+            applied_epoch=min(runner.applied_epoch for runner in self._runners),
+            gpus=tuple(runner.telemetry(now_s) for runner in self._runners),
+            begun={f"{kind.variant}/{kind.profile}": n for kind, n in sorted(self._pool.begun.items())},
+            in_flight=self._server.in_flight,
+            energy_source=self._servicer.energy_source,
+            mig_changes=sum(runner.mig_changes for runner in self._runners),
+            change_s=sum(runner.change_s for runner in self._runners),
+        )
+
+    def _account(self, gpu: Gpu) -> GpuAccount:
+        return GpuAccount(
+            idle_power_w=self._model.table.idle_power_w,
+            parked_power_w=self._model.table.parked_power_w,
+            compute_slices=gpu.model.compute_slices,
+            now_s=self._clock.now_s(),
+        )
+
+    def _report(self, event: Event) -> None:
+        # While the server is away only the newest are kept: events explain, they do not decide.
+        self._events = [*self._events[-MAX_HELD_EVENTS:], event]
+        self._news.set()
+
+    def _event(self, kind: str, reason: str, *, epoch: int = 0) -> Event:
+        return Event(
+            at_ms=self._clock.now_ms(),
+            kind=kind,
+            source=f"node:{self._settings.name}",
+            subject=self._settings.name,
+            reason=reason,
+            epoch=epoch,
+        )

@@ -1,0 +1,88 @@
+"""A producer's account of its requests: what is outstanding, how each ended, which replies came twice. Pure."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from clover.bus.messages import Reply, Request, RequestRecord
+from clover.core.outcome import ProducerOutcome, producer_outcome
+
+#: Ended requests that are remembered in order to recognise a second reply.
+REMEMBERED = 100_000
+
+
+class Outstanding:
+    """Requests that have no outcome yet, in order of their due time."""
+
+    def __init__(self) -> None:
+        self._open: OrderedDict[str, Request] = OrderedDict()
+        self._ended: OrderedDict[str, None] = OrderedDict()
+        self.duplicates = 0
+
+    @property
+    def count(self) -> int:
+        """How many have no outcome yet."""
+        return len(self._open)
+
+    def has(self, request_id: str) -> bool:
+        """Return whether a request has no outcome yet."""
+        return request_id in self._open
+
+    def add(self, request: Request) -> None:
+        """Take in a request that is due."""
+        self._open[request.id] = request
+
+    def reply(self, reply: Reply, received_ms: float, *, sla_p95_ms: float) -> RequestRecord | None:
+        """Take in a reply; return the request's record, or None if it had ended before (a duplicate) or is not ours."""
+        request = self._open.pop(reply.id, None)
+        if request is None:
+            self.duplicates += reply.id in self._ended
+            return None
+        self._remember(reply.id)
+        latency_ms = received_ms - request.due_ms
+        outcome = producer_outcome(reply.outcome, latency_ms, sla_p95_ms)
+        return RequestRecord(
+            id=reply.id,
+            due_ms=request.due_ms,
+            received_ms=received_ms,
+            outcome=outcome,
+            latency_ms=latency_ms if outcome.answered else None,
+            node=reply.node,
+            gpu=reply.gpu,
+            profile=reply.profile,
+            variant=reply.variant,
+            accuracy_pct=reply.accuracy_pct,
+            epoch=reply.epoch,
+            queue_ms=reply.queue_ms,
+            service_ms=reply.service_ms,
+            energy_j=reply.energy_j,
+            reason=reply.reason,
+        )
+
+    def end(self, request_id: str, outcome: ProducerOutcome, *, reason: str) -> RequestRecord | None:
+        """End a request without a reply; None if it has ended already."""
+        request = self._open.pop(request_id, None)
+        if request is None:
+            return None
+        self._remember(request_id)
+        return RequestRecord(
+            id=request_id,
+            due_ms=request.due_ms,
+            received_ms=None,
+            outcome=outcome,
+            latency_ms=None,
+            reason=reason,
+        )
+
+    def oldest_deadline_ms(self) -> float | None:
+        """Return the deadline of the request that was due first."""
+        return next(iter(self._open.values())).deadline_ms if self._open else None
+
+    def overdue(self, deadline_before_ms: float) -> list[str]:
+        """Return the requests whose deadline was before a moment."""
+        return [request.id for request in self._open.values() if request.deadline_ms < deadline_before_ms]
+
+    def _remember(self, request_id: str) -> None:
+        self._ended[request_id] = None
+        if len(self._ended) > REMEMBERED:
+            self._ended.popitem(last=False)

@@ -1,0 +1,203 @@
+"""The instances of one node and the requests in work on them: who is idle, who takes the next request, how busy it all is."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from clover.core.application import ServiceModel
+from clover.core.clock import Clock
+from clover.core.configuration import InstanceKind
+from clover.core.dispatch import Demand, DispatchRule, IdleInstance, choose
+from clover.serving.port import Worker
+from mig.device import GpuInstance
+
+#: Time constant of the running mean of the busy fraction, in seconds: long against a request, short against an hour.
+CONTENTION_TIME_CONSTANT_S = 10.0
+
+Phase = Literal["starting", "idle", "busy", "draining", "failed"]
+
+
+@dataclass(slots=True, eq=False)
+class Instance:
+    """One instance of the node.
+
+    Attributes:
+        key: Number given by the pool, in order of appearance.
+        gpu: Index of its GPU.
+        device: The GPU instance below it.
+        kind: Variant and profile.
+        worker: Serves it.
+        phase: `draining` takes nothing new; it is done when `drained` is set.
+        idle_since_s: When it became ready or last finished.
+        served: Requests since its worker started.
+        busy_s: Seconds in work since then.
+    """
+
+    key: int
+    gpu: int
+    device: GpuInstance
+    kind: InstanceKind
+    worker: Worker
+    phase: Phase
+    idle_since_s: float
+    served: int = 0
+    busy_s: float = 0.0
+    drained: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class InstancePool:
+    """All live instances of a node.
+
+    Args:
+        model: For expected service times and accuracies.
+        clock: Wall time.
+    """
+
+    def __init__(self, model: ServiceModel, clock: Clock) -> None:
+        self._model = model
+        self._clock = clock
+        self._instances: dict[int, Instance] = {}
+        self._next_key = 0
+        self._rule = DispatchRule()
+        self._begun_under_rule: Counter[InstanceKind] = Counter()
+        self._busy = 0
+        self._mean_busy = 0.0
+        self._mean_at_s = clock.now_s()
+        #: Requests begun since the start of the agent, by kind.
+        self.begun: Counter[InstanceKind] = Counter()
+        #: Set whenever an instance may have become able to take a request.
+        self.changed = asyncio.Event()
+
+    # --- members
+
+    def add(self, gpu: int, device: GpuInstance, kind: InstanceKind, worker: Worker) -> Instance:
+        """Take in a ready instance."""
+        self._cut_mean()
+        instance = Instance(
+            key=self._next_key,
+            gpu=gpu,
+            device=device,
+            kind=kind,
+            worker=worker,
+            phase="idle",
+            idle_since_s=self._clock.now_s(),
+        )
+        self._next_key += 1
+        self._instances[instance.key] = instance
+        self.changed.set()
+        return instance
+
+    def remove(self, instance: Instance) -> None:
+        """Forget an instance; its request, if any, is the caller's."""
+        self._cut_mean()
+        self._instances.pop(instance.key, None)
+        instance.drained.set()
+
+    async def drain(self, instance: Instance) -> None:
+        """Give an instance nothing new, wait until it is done, and forget it.
+
+        If the wait is cancelled the instance stays in the pool, draining.
+        """
+        if instance.phase == "idle":
+            instance.drained.set()
+        instance.phase = "draining" if instance.phase in {"idle", "busy"} else instance.phase
+        await instance.drained.wait()
+        self.remove(instance)
+
+    def on_gpu(self, gpu: int) -> list[Instance]:
+        """Return the instances of one GPU by placement."""
+        return sorted(
+            (i for i in self._instances.values() if i.gpu == gpu), key=lambda i: i.device.placement.start
+        )
+
+    def __iter__(self) -> Iterator[Instance]:
+        return iter(list(self._instances.values()))
+
+    def __len__(self) -> int:
+        return len(self._instances)
+
+    # --- dispatch
+
+    def set_rule(self, rule: DispatchRule) -> None:
+        """Put a dispatch rule in force; counts for shares begin anew."""
+        self._rule = rule
+        self._begun_under_rule.clear()
+        self.changed.set()
+
+    @property
+    def credits(self) -> int:
+        """How many requests could begin at once."""
+        return sum(1 for instance in self._instances.values() if instance.phase == "idle")
+
+    @property
+    def in_work(self) -> int:
+        """How many requests are being worked on."""
+        return self._busy
+
+    def choose(self, demand: Demand) -> Instance | None:
+        """Return the instance that the rule gives the next request to, or None if it shall wait."""
+        rho = self.contention()
+        idle = [
+            IdleInstance(
+                key=instance.key,
+                kind=instance.kind,
+                idle_since_s=instance.idle_since_s,
+                mean_service_ms=self._model.mean_ms(instance.kind.variant, instance.kind.profile, rho),
+                accuracy_pct=self._model.application.variant(instance.kind.variant).accuracy_pct,
+            )
+            for instance in self._instances.values()
+            if instance.phase == "idle"
+        ]
+        chosen = choose(idle, self._begun_under_rule, self._rule, demand)
+        return None if chosen is None else self._instances[chosen.key]
+
+    def begin(self, instance: Instance) -> None:
+        """Mark an instance as working on a request."""
+        self._cut_mean()
+        self._busy += 1
+        instance.phase = "busy"
+        self.begun[instance.kind] += 1
+        self._begun_under_rule[instance.kind] += 1
+
+    def end(self, instance: Instance, busy_s: float) -> None:
+        """Mark the request as done."""
+        self._cut_mean()
+        self._busy -= 1
+        instance.served += 1
+        instance.busy_s += busy_s
+        instance.idle_since_s = self._clock.now_s()
+        if instance.phase == "draining":
+            instance.drained.set()
+        elif instance.phase == "failed":
+            self.remove(instance)
+        elif instance.phase == "busy":
+            instance.phase = "idle"
+            self.changed.set()
+
+    def fail(self, instance: Instance) -> None:
+        """Mark an instance whose worker is gone; it takes nothing and counts as drained."""
+        instance.phase = "failed"
+        instance.drained.set()
+
+    # --- contention
+
+    def contention(self) -> float:
+        """Return the running mean of the busy fraction of live instances (rho of the performance model)."""
+        self._cut_mean()
+        return self._mean_busy
+
+    def _cut_mean(self) -> None:
+        now = self._clock.now_s()
+        elapsed = now - self._mean_at_s
+        if elapsed <= 0.0:
+            return
+        self._mean_at_s = now
+        live = len(self._instances)
+        fraction = self._busy / live if live else 0.0
+        keep = math.exp(-elapsed / CONTENTION_TIME_CONSTANT_S)
+        self._mean_busy = self._mean_busy * keep + fraction * (1.0 - keep)

@@ -1,0 +1,285 @@
+"""The request side of a node agent: takes requests from the stream, runs them on instances, writes the replies.
+
+Nothing is taken that cannot begin at once: the agent asks for as many requests as it has idle instances (credits). Work that
+is done is acknowledged by one task in batches; a request stays in the agent's pending list until its reply is written, so
+whatever dies, another agent finds it there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+from random import Random
+
+import msgspec
+
+from clover.agents.backoff import Backoff
+from clover.agents.lifetime import happens_within
+from clover.agents.pool import Instance, InstancePool
+from clover.bus.messages import Reply
+from clover.bus.port import Bus, Completion, Delivery
+from clover.core.application import Application
+from clover.core.clock import Clock
+from clover.core.dispatch import SHARE_PATIENCE_S, Demand
+from clover.core.outcome import Outcome
+from clover.errors import BusUnavailableError
+from clover.power.account import GpuAccount
+from clover.serving.port import InvalidInputError, Served, ServingError
+
+#: A request is given up after this many deliveries (its execution seems to kill whoever tries).
+MAX_DELIVERIES = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestSettings:
+    """Times of the request side.
+
+    Attributes:
+        block_s: Longest wait for new requests in one call.
+        lease_s: An entry that nobody has touched for this long may be claimed.
+    """
+
+    block_s: float = 1.0
+    lease_s: float = 5.0
+
+
+@dataclass(slots=True, kw_only=True)
+class RequestPorts:
+    """What the request side works with."""
+
+    node: str
+    consumer: str
+    application: Application
+    energy_source: str
+    bus: Bus
+    pool: InstancePool
+    accounts: dict[int, GpuAccount]
+    clock: Clock
+    rng: Random
+
+
+class RequestServer:
+    """Serves requests on the instances of one node."""
+
+    def __init__(self, ports: RequestPorts, settings: RequestSettings) -> None:
+        self._ports = ports
+        self._settings = settings
+        self._waiting: deque[Delivery] = deque()
+        self._in_hand: dict[str, Delivery] = {}
+        self._done: deque[Completion] = deque()
+        self._done_news = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self.epoch = 0
+
+    @property
+    def in_flight(self) -> int:
+        """Requests taken and not yet acknowledged."""
+        return len(self._in_hand)
+
+    def stop_taking(self) -> None:
+        """Take nothing new from now on; what has been taken is finished."""
+        self._stopping.set()
+        self._ports.pool.changed.set()
+
+    async def drained(self) -> None:
+        """Wait until everything that was taken has been replied to."""
+        await self._empty.wait()
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._acknowledge(), name="acknowledge")
+            group.create_task(self._hold_leases(), name="leases")
+            group.create_task(self._claim(group), name="claim")
+            group.create_task(self._take(group), name="take")
+
+    # --- taking
+
+    async def _take(self, group: asyncio.TaskGroup) -> None:
+        backoff = Backoff(self._ports.rng)
+        recover = True
+        while True:
+            try:
+                if recover:
+                    self._accept(await self._ports.bus.own_pending(self._ports.consumer))
+                    recover = False
+                self._dispatch(group)
+                await self._take_some()
+                backoff.reset()
+            except BusUnavailableError:
+                # A call that failed may have delivered entries that never arrived here: they are in our pending list.
+                recover = True
+                await asyncio.sleep(backoff.next_s())
+
+    async def _take_some(self) -> None:
+        pool = self._ports.pool
+        if self._stopping.is_set() or self._waiting or pool.credits == 0:
+            pool.changed.clear()
+            # Work that an idle instance may not take yet becomes due by the clock alone (patience of `shares`).
+            patience_s = SHARE_PATIENCE_S if self._waiting and pool.credits else None
+            await happens_within(pool.changed, patience_s)
+            return
+        self._accept(
+            await self._ports.bus.pull(
+                self._ports.consumer, count=pool.credits, block_s=self._settings.block_s
+            )
+        )
+
+    def _accept(self, deliveries: list[Delivery]) -> None:
+        for delivery in deliveries:
+            if delivery.entry_id not in self._in_hand:
+                self._in_hand[delivery.entry_id] = delivery
+                self._waiting.append(delivery)
+                self._empty.clear()
+
+    def _dispatch(self, group: asyncio.TaskGroup) -> None:
+        """Give waiting requests to idle instances, oldest first."""
+        for _ in range(len(self._waiting)):
+            delivery = self._waiting.popleft()
+            if self._settled_at_once(delivery):
+                continue
+            request = delivery.request
+            waited_s = max(0.0, self._ports.clock.now_ms() - request.due_ms) / 1e3
+            demand = Demand(oldest_wait_s=waited_s, min_accuracy_pct=request.min_accuracy)
+            instance = self._ports.pool.choose(demand)
+            if instance is None:
+                self._waiting.appendleft(delivery)
+                return
+            self._ports.pool.begin(instance)
+            group.create_task(self._serve(instance, delivery, group))
+
+    def _settled_at_once(self, delivery: Delivery) -> bool:
+        request = delivery.request
+        if self._ports.clock.now_ms() > request.deadline_ms:
+            self._finish(delivery, Outcome.EXPIRED, "the deadline passed before work began")
+        elif delivery.times_delivered > MAX_DELIVERIES:
+            reason = f"delivered {delivery.times_delivered} times without an answer"
+            self._finish(delivery, Outcome.FAILED, reason, dead_reason=reason)
+        elif request.application != self._ports.application.name:
+            reason = f"application {request.application!r} is not served here, expected {self._ports.application.name!r}"
+            self._finish(delivery, Outcome.FAILED, reason, dead_reason=reason)
+        elif (
+            request.min_accuracy is not None
+            and request.min_accuracy > self._ports.application.largest.accuracy_pct
+        ):
+            most = self._ports.application.largest.accuracy_pct
+            self._finish(
+                delivery, Outcome.FAILED, f"min_accuracy {request.min_accuracy}: expected at most {most}"
+            )
+        else:
+            return False
+        return True
+
+    # --- serving
+
+    async def _serve(self, instance: Instance, delivery: Delivery, group: asyncio.TaskGroup) -> None:
+        begun_ms = self._ports.clock.now_ms()
+        epoch = self.epoch
+        busy_s = 0.0
+        try:
+            served = await instance.worker.serve(delivery.request)
+            busy_s = served.busy_s
+            self._answer(instance, delivery, served, begun_ms=begun_ms, epoch=epoch)
+        except InvalidInputError as error:
+            self._finish(delivery, Outcome.FAILED, str(error))
+        except ServingError as error:
+            self._retry(delivery, str(error))
+        finally:
+            self._ports.pool.end(instance, busy_s)
+        self._dispatch(group)
+
+    def _answer(
+        self, instance: Instance, delivery: Delivery, served: Served, *, begun_ms: float, epoch: int
+    ) -> None:
+        ports = self._ports
+        ports.accounts[instance.gpu].add_request(instance.kind.variant, served.energy_j)
+        reply = Reply(
+            id=delivery.request.id,
+            outcome=Outcome.OK,
+            node=ports.node,
+            gpu=instance.gpu,
+            profile=instance.kind.profile,
+            variant=instance.kind.variant,
+            accuracy_pct=ports.application.variant(instance.kind.variant).accuracy_pct,
+            epoch=epoch,
+            queue_ms=begun_ms - delivery.request.due_ms,
+            service_ms=served.service_ms,
+            energy_j=served.energy_j,
+            energy_source=ports.energy_source,
+            content_type=served.content_type,
+            payload=served.payload,
+        )
+        self._complete(Completion(delivery=delivery, reply=reply))
+
+    def _retry(self, delivery: Delivery, reason: str) -> None:
+        """Try a request again whose worker died under it, on whichever instance is next."""
+        again = msgspec.structs.replace(delivery, times_delivered=delivery.times_delivered + 1)
+        if again.times_delivered > MAX_DELIVERIES:
+            text = f"{MAX_DELIVERIES} tries, the last: {reason}"
+            self._finish(delivery, Outcome.FAILED, text, dead_reason=text)
+            return
+        self._in_hand[again.entry_id] = again
+        self._waiting.appendleft(again)
+
+    def _finish(self, delivery: Delivery, outcome: Outcome, reason: str, *, dead_reason: str = "") -> None:
+        reply = Reply(
+            id=delivery.request.id, outcome=outcome, reason=reason, node=self._ports.node, epoch=self.epoch
+        )
+        self._complete(Completion(delivery=delivery, reply=reply, dead_reason=dead_reason))
+
+    # --- acknowledging
+
+    def _complete(self, completion: Completion) -> None:
+        self._done.append(completion)
+        self._done_news.set()
+
+    async def _acknowledge(self) -> None:
+        """Write replies, everything that is ready in one call; an unknown outcome is repeated, the fence makes that safe."""
+        backoff = Backoff(self._ports.rng)
+        while True:
+            await self._done_news.wait()
+            self._done_news.clear()
+            batch = list(self._done)
+            self._done.clear()
+            while batch:
+                try:
+                    await self._ports.bus.finish(batch)
+                    break
+                except BusUnavailableError:
+                    await asyncio.sleep(backoff.next_s())
+            backoff.reset()
+            for completion in batch:
+                self._in_hand.pop(completion.delivery.entry_id, None)
+            if not self._in_hand:
+                self._empty.set()
+
+    # --- leases
+
+    async def _hold_leases(self) -> None:
+        """Say for everything in hand that it is being worked on, three times per lease."""
+        while True:
+            await asyncio.sleep(self._settings.lease_s / 3.0)
+            if self._in_hand:
+                try:
+                    await self._ports.bus.keep_alive(self._ports.consumer, list(self._in_hand.values()))
+                except BusUnavailableError:
+                    continue
+
+    async def _claim(self, group: asyncio.TaskGroup) -> None:
+        """Take over what a dead agent left, on a jittered timer that does not depend on traffic."""
+        while True:
+            await asyncio.sleep(self._settings.lease_s * self._ports.rng.uniform(0.4, 0.6))
+            free = self._ports.pool.credits - len(self._waiting)
+            if free <= 0 or self._stopping.is_set():
+                continue
+            try:
+                claimed = await self._ports.bus.claim(
+                    self._ports.consumer, min_idle_s=self._settings.lease_s, count=free
+                )
+            except BusUnavailableError:
+                continue
+            self._accept(claimed.deliveries)
+            self._dispatch(group)

@@ -1,0 +1,83 @@
+"""Between the values of the pure core and the structs of the wire."""
+
+from __future__ import annotations
+
+from clover.bus import messages
+from clover.core.carbon import CarbonIntensity
+from clover.core.configuration import Configuration, GpuConfiguration, InstanceKind
+from clover.core.dispatch import DispatchRule
+from clover.core.queueing import Evaluation
+from clover.plan.problem import Candidate
+
+
+def gpu_target(index: int, gpu: GpuConfiguration) -> messages.GpuTarget:
+    """Write one GPU's configuration as a target."""
+    instances = tuple(messages.InstanceTarget(profile=k.profile, variant=k.variant) for k in gpu.instances)
+    return messages.GpuTarget(index=index, mode=gpu.mode, instances=instances)
+
+
+def gpu_configuration(target: messages.GpuTarget) -> GpuConfiguration:
+    """Read one GPU's configuration; raises ValueError if it contradicts itself."""
+    kinds = tuple(InstanceKind(instance.profile, instance.variant) for instance in target.instances)
+    return GpuConfiguration(kinds, target.mode)
+
+
+def by_node(configuration: Configuration) -> dict[str, tuple[messages.GpuTarget, ...]]:
+    """Write a fleet's configuration, node by node."""
+    nodes: dict[str, list[messages.GpuTarget]] = {}
+    for gpu_id, gpu in configuration.gpus:
+        nodes.setdefault(gpu_id.node, []).append(gpu_target(gpu_id.index, gpu))
+    return {node: tuple(targets) for node, targets in nodes.items()}
+
+
+def dispatch_rule(rule: messages.DispatchRule) -> DispatchRule:
+    """Read a dispatch rule."""
+    shares = {InstanceKind(share.profile, share.variant): share.share for share in rule.shares}
+    return DispatchRule(name=rule.name, hold_back=rule.hold_back, shares=shares)
+
+
+def prediction(evaluation: Evaluation, objective: float) -> messages.Prediction:
+    """Write an evaluation; an infinite p95 becomes None."""
+    return messages.Prediction(
+        rate_rps=evaluation.rate_rps,
+        p95_ms=evaluation.p95_ms if evaluation.stable else None,
+        late_pct=100.0 * evaluation.late_fraction,
+        accuracy_pct=evaluation.accuracy_pct,
+        dynamic_j=evaluation.dynamic_j,
+        idle_power_w=evaluation.idle_power_w,
+        energy_j_per_request=evaluation.energy_j_per_request,
+        objective=objective,
+    )
+
+
+def alternative(candidate: Candidate) -> messages.Alternative:
+    """Write a candidate that was considered."""
+    evaluation = candidate.evaluation
+    return messages.Alternative(
+        configuration=str(candidate.gpu),
+        p95_ms=evaluation.p95_ms if evaluation.stable else None,
+        accuracy_pct=evaluation.accuracy_pct,
+        energy_j_per_request=evaluation.energy_j_per_request,
+        objective=candidate.objective,
+        meets_sla=candidate.meets_sla,
+    )
+
+
+def intensity_reading(
+    intensity: CarbonIntensity, *, pue: float, published_at_ms: float
+) -> messages.IntensityReading:
+    """Write an intensity."""
+    return messages.IntensityReading(
+        g_per_kwh=intensity.g_per_kwh,
+        zone=intensity.zone,
+        from_ms=intensity.from_s * 1e3,
+        to_ms=intensity.to_s * 1e3,
+        kind=intensity.kind,
+        factor=intensity.factor,
+        status=intensity.status,
+        source=intensity.source,
+        fallback_level=intensity.fallback_level,
+        published_at_ms=published_at_ms,
+        pue=pue,
+        trace_index=intensity.trace_index,
+    )

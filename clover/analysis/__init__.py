@@ -1,0 +1,1 @@
+"""What a run did: folds of messages into figures."""

@@ -1,0 +1,283 @@
+"""The summary of a run, folded from the streams while it goes on; memory does not grow with the number of requests.
+
+The run lasts from the generator's start (the service is ready then: loading the first plan is the stated start-up) to the end
+of its last request. Energy and footprint are the whole deployment's, from the ledger, at those two moments.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from clover.analysis.grid import GridHistory
+from clover.bus.messages import (
+    Event,
+    IntensityReading,
+    LedgerReading,
+    Message,
+    NodeTelemetry,
+    Prediction,
+    RequestLog,
+    RequestRecord,
+)
+from clover.core.histogram import LatencyHistogram
+from clover.core.outcome import ProducerOutcome
+from clover.core.units import J_PER_KWH, footprint_g
+
+#: Seconds of requests per bucket when dynamic energy is weighted by the grid.
+_BUCKET_MS = 1000.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Predictions:
+    """What was predicted for the targets of one epoch, and for the two baselines at the same load."""
+
+    plan: Prediction
+    base: Prediction
+    rightsized: Prediction
+
+
+@dataclass(slots=True)
+class _Change:
+    """MIG changes and seconds of change, as counted by the nodes."""
+
+    latest: dict[str, tuple[int, float]] = field(default_factory=dict[str, tuple[int, float]])
+    at_start: dict[str, tuple[int, float]] = field(default_factory=dict[str, tuple[int, float]])
+
+    def take(self, telemetry: NodeTelemetry, *, started: bool) -> None:
+        boot = f"{telemetry.node}/{telemetry.boot_id}"
+        self.latest[boot] = (telemetry.mig_changes, telemetry.change_s)
+        if not started:
+            self.at_start[boot] = self.latest[boot]
+
+    def since_start(self) -> tuple[int, float]:
+        none = (0, 0.0)
+        changes = sum(now[0] - self.at_start.get(boot, none)[0] for boot, now in self.latest.items())
+        seconds = sum(now[1] - self.at_start.get(boot, none)[1] for boot, now in self.latest.items())
+        return changes, seconds
+
+
+class RunSummary:
+    """Folds messages; `result` gives the figures so far."""
+
+    def __init__(self, *, sla_p95_ms: float) -> None:
+        self._sla_p95_ms = sla_p95_ms
+        self._started_ms: float | None = None
+        self._ended_ms: float | None = None
+        self._outcomes: Counter[ProducerOutcome] = Counter()
+        self._latencies = LatencyHistogram()
+        self._accuracy_sum = 0.0
+        self._sent: dict[str, tuple[int, int]] = {}
+        self._answered_at: Counter[tuple[int, int]] = Counter()
+        self._grid = GridHistory()
+        self._ledgers: deque[LedgerReading] = deque(maxlen=4)
+        self._ledger_at_start: LedgerReading | None = None
+        self._predictions: dict[int, Predictions] = {}
+        self._in_force: list[tuple[float, Predictions]] = []
+        self._decisions: dict[int, str] = {}
+        self._rolled: set[int] = set()
+        self._change = _Change()
+
+    # --- folding
+
+    def take(self, message: Message) -> None:
+        """Take in one message of any feed."""
+        match message:
+            case RequestLog():
+                self._take_requests(message)
+            case IntensityReading():
+                self._grid.take(message)
+            case LedgerReading():
+                self._take_ledger(message)
+            case NodeTelemetry():
+                self._change.take(message, started=self._started_ms is not None)
+            case Event():
+                self._take_event(message)
+            case _:
+                return
+
+    @property
+    def started(self) -> bool:
+        """Whether the generator has begun."""
+        return self._started_ms is not None
+
+    @property
+    def complete(self) -> bool:
+        """Whether the generator has finished and the ledger has caught up with its last request."""
+        return (
+            self._ended_ms is not None and bool(self._ledgers) and self._ledgers[-1].at_ms >= self._ended_ms
+        )
+
+    def _take_requests(self, log: RequestLog) -> None:
+        self._sent[log.producer] = (log.sent, log.duplicates)
+        for record in log.records:
+            self._outcomes[record.outcome] += 1
+            self._latencies.add(record.latency_ms)
+            if record.outcome.answered:
+                self._take_answer(record)
+
+    def _take_answer(self, record: RequestRecord) -> None:
+        self._accuracy_sum += record.accuracy_pct or 0.0
+        self._answered_at[(record.epoch, int((record.received_ms or record.due_ms) // _BUCKET_MS))] += 1
+
+    def _take_ledger(self, reading: LedgerReading) -> None:
+        self._ledgers.append(reading)
+        if self._started_ms is None or reading.at_ms <= self._started_ms:
+            self._ledger_at_start = reading
+
+    def _take_event(self, event: Event) -> None:
+        if event.kind == "generator.started" and self._started_ms is None:
+            self._started_ms = event.at_ms
+        elif event.kind == "generator.finished":
+            self._ended_ms = event.at_ms
+        elif event.kind == "decision":
+            self._decisions[event.data["decision"]] = event.data["trigger"]
+        elif event.kind in {"plan.step", "plan.serving"}:
+            self._take_plan(event)
+
+    def _take_plan(self, event: Event) -> None:
+        predictions = Predictions(
+            plan=msgspec.convert(event.data["prediction"], Prediction),
+            base=msgspec.convert(event.data["base"], Prediction),
+            rightsized=msgspec.convert(event.data["base_rightsized"], Prediction),
+        )
+        self._predictions[event.epoch] = predictions
+        self._in_force.append((event.at_ms, predictions))
+        if event.kind == "plan.step":
+            self._rolled.add(event.data["decision"])
+
+    # --- figures
+
+    def result(self) -> dict[str, Any]:
+        """Return the figures so far, as `clover up --json` prints them."""
+        answered = self._outcomes[ProducerOutcome.OK] + self._outcomes[ProducerOutcome.LATE]
+        finished = sum(self._outcomes.values())
+        bad = finished - self._outcomes[ProducerOutcome.OK]
+        energy_j, grams = self._used()
+        changes, change_s = self._change.since_start()
+        base_feasible, base_late_pct = self._baseline()
+        return {
+            "requests": {
+                "sent": finished,
+                **{outcome.value: self._outcomes[outcome] for outcome in ProducerOutcome},
+                "duplicate": sum(duplicates for _, duplicates in self._sent.values()),
+            },
+            "late_pct": _ratio(100.0 * bad, finished),
+            "goodput_pct": _ratio(100.0 * self._outcomes[ProducerOutcome.OK], finished),
+            "p95_ms": self._latencies.quantile_ms(0.95),
+            "p95_unbounded": self._latencies.unbounded(0.95),
+            "p50_ms": self._latencies.quantile_ms(0.50),
+            "sla_p95_ms": self._sla_p95_ms,
+            "accuracy_pct": _ratio(self._accuracy_sum, answered),
+            "energy_j": energy_j,
+            "energy_j_per_request": _ratio(energy_j, answered),
+            "footprint_g": grams,
+            "saved_pct": self._saved(grams, "base"),
+            "saved_pct_rightsized": self._saved(grams, "rightsized"),
+            "baseline": "modelled",
+            "baseline_late_pct": base_late_pct,
+            "baseline_feasible": base_feasible,
+            "predicted": self._predicted(answered),
+            "replans": sum(trigger != "start" for trigger in self._decisions.values()),
+            "reconfigurations": sum(self._decisions.get(d, "start") != "start" for d in self._rolled),
+            "mig_changes": changes,
+            "change_s_total": change_s,
+            "run_s": self._run_s(),
+            "unresolved_j": self._ledgers[-1].unresolved_j if self._ledgers else 0.0,
+            "energy_source": self._ledgers[-1].energy_source if self._ledgers else None,
+        }
+
+    def _used(self) -> tuple[float, float]:
+        """Return GPU energy in J and footprint in g between the start and the end of the run."""
+        if not self._ledgers or self._started_ms is None:
+            return 0.0, 0.0
+        end_j, end_g = self._ledger_at(self._end_ms())
+        start_j, start_g = self._ledger_at(self._started_ms)
+        return end_j - start_j, end_g - start_g
+
+    def _ledger_at(self, at_ms: float) -> tuple[float, float]:
+        """Interpolate the ledger; outside the kept readings the nearest one's rate goes on."""
+        kept = [r for r in (self._ledger_at_start, *self._ledgers) if r is not None]
+        readings = sorted({r.at_ms: r for r in kept}.values(), key=lambda r: r.at_ms)
+        if len(readings) == 1:
+            return readings[0].energy_j, readings[0].footprint_g
+        later = next((i for i, r in enumerate(readings) if r.at_ms >= at_ms and i > 0), len(readings) - 1)
+        before, after = readings[later - 1], readings[later]
+        part = (at_ms - before.at_ms) / (after.at_ms - before.at_ms)
+        energy = before.energy_j + part * (after.energy_j - before.energy_j)
+        return energy, before.footprint_g + part * (after.footprint_g - before.footprint_g)
+
+    def _end_ms(self) -> float:
+        if self._ended_ms is not None:
+            return self._ended_ms
+        return self._ledgers[-1].at_ms if self._ledgers else (self._started_ms or 0.0)
+
+    def _run_s(self) -> float:
+        return (self._end_ms() - self._started_ms) / 1e3 if self._started_ms is not None else 0.0
+
+    def _saved(self, grams: float, against: str) -> float | None:
+        other = self._modelled_g(against)
+        return None if other <= 0.0 else 100.0 * (1.0 - grams / other)
+
+    def _modelled_g(self, which: str) -> float:
+        """Return the footprint that the answered requests would have had by a prediction (`plan`, `base`, `rightsized`)."""
+        dynamic = sum(
+            footprint_g(n * self._of(epoch, which).dynamic_j, self._grid.at((bucket + 0.5) * _BUCKET_MS), 1.0)
+            for (epoch, bucket), n in self._answered_at.items()
+            if epoch in self._predictions
+        )
+        idle = sum(
+            getattr(predictions, which).idle_power_w * self._grid.integral(from_ms, to_ms) / J_PER_KWH
+            for from_ms, to_ms, predictions in self._segments()
+        )
+        return dynamic + idle
+
+    def _segments(self) -> list[tuple[float, float, Predictions]]:
+        """Return when which predictions were in force during the run."""
+        if self._started_ms is None:
+            return []
+        ends = [at for at, _ in self._in_force[1:]] + [self._end_ms()]
+        spans = zip(self._in_force, ends, strict=False)
+        cut = [(max(at, self._started_ms), min(end, self._end_ms()), p) for (at, p), end in spans]
+        return [(from_ms, to_ms, p) for from_ms, to_ms, p in cut if to_ms > from_ms]
+
+    def _of(self, epoch: int, which: str) -> Prediction:
+        return getattr(self._predictions[epoch], which)
+
+    def _predicted(self, answered: int) -> dict[str, float | None]:
+        per_epoch: Counter[int] = Counter()
+        for (epoch, _), n in self._answered_at.items():
+            per_epoch[epoch] += n
+        known = {epoch: n for epoch, n in per_epoch.items() if epoch in self._predictions}
+        total = sum(known.values())
+        if not total or not answered:
+            return dict.fromkeys(("p95_ms", "accuracy_pct", "energy_j_per_request", "saved_pct"))
+
+        def mean(name: str) -> float | None:
+            values = [(getattr(self._of(epoch, "plan"), name), n) for epoch, n in known.items()]
+            return None if any(v is None for v, _ in values) else sum(v * n for v, n in values) / total
+
+        idle_j = sum(p.plan.idle_power_w * (to_ms - from_ms) / 1e3 for from_ms, to_ms, p in self._segments())
+        return {
+            "p95_ms": mean("p95_ms"),
+            "accuracy_pct": mean("accuracy_pct"),
+            "energy_j_per_request": (mean("dynamic_j") or 0.0) + idle_j / answered,
+            "saved_pct": self._saved(self._modelled_g("plan"), "base"),
+        }
+
+    def _baseline(self) -> tuple[bool | None, float | None]:
+        if not self._in_force:
+            return None, None
+        late_pct = (
+            max(p.base.late_pct for _, _, p in self._segments())
+            if self._segments()
+            else self._in_force[-1][1].base.late_pct
+        )
+        return late_pct <= 5.0, late_pct
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return part / whole if whole else None

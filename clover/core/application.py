@@ -1,0 +1,207 @@
+"""Applications, their variants of different accuracy, and how long and how much energy each takes on an instance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """One model of an application's family.
+
+    Attributes:
+        name: Such as `xxlarge`.
+        accuracy_pct: Published accuracy in the application's metric, in per cent.
+        source: Where the accuracy was published.
+    """
+
+    name: str
+    accuracy_pct: float
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Application:
+    """A service that several variants can answer.
+
+    Attributes:
+        name: Such as `albert`.
+        title: For people.
+        accuracy_metric: Name and unit of the accuracy, such as `ImageNet top-1, %`.
+        request: What one request is, such as `8 pictures`.
+        servicer: `table` if only simulated figures exist, otherwise the model family that runs it.
+        variants: From the least to the most accurate.
+    """
+
+    name: str
+    title: str
+    accuracy_metric: str
+    request: str
+    servicer: str
+    variants: tuple[Variant, ...]
+
+    def __post_init__(self) -> None:
+        if not self.variants:
+            raise ValueError(f"application {self.name}: variants is empty, expected at least one")
+        accuracies = [variant.accuracy_pct for variant in self.variants]
+        if accuracies != sorted(accuracies):
+            raise ValueError(
+                f"application {self.name}: variants must be ordered by accuracy, got {accuracies}"
+            )
+
+    def variant(self, name: str) -> Variant:
+        """Return a variant by name; raises ValueError naming those that exist."""
+        for variant in self.variants:
+            if variant.name == name:
+                return variant
+        known = ", ".join(variant.name for variant in self.variants)
+        raise ValueError(f"variant {name!r} of application {self.name}: unknown, expected one of {known}")
+
+    @property
+    def largest(self) -> Variant:
+        """The most accurate variant, which BASE serves."""
+        return self.variants[-1]
+
+    @property
+    def smallest(self) -> Variant:
+        """The least accurate variant, which CO2OPT serves."""
+        return self.variants[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VariantPerformance:
+    """Mean times and energy of one variant; all for one request.
+
+    Attributes:
+        host_ms: Part of the service time that does not run on the instance (decode, pre- and post-processing).
+        service_ms: Part on the instance, by profile size such as `3g`.
+        dynamic_energy_j: Energy above idle, at an empty machine.
+        out_of_memory_on: Profile sizes on which the variant does not fit.
+    """
+
+    host_ms: float
+    service_ms: Mapping[str, float]
+    dynamic_energy_j: float
+    out_of_memory_on: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeTimes:
+    """What a change of a GPU costs in real seconds.
+
+    Attributes:
+        create_s, destroy_s: Per GPU instance.
+        worker_start_s: To start a worker and load its model; workers of one GPU start side by side.
+        provenance: `assumed` until measured.
+    """
+
+    create_s: float
+    destroy_s: float
+    worker_start_s: float
+    provenance: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PerformanceTable:
+    """How the variants of one application behave on one GPU model.
+
+    The service time of a request is
+    `host_ms x LogNormal(mean 1, host_sigma) x (1 + contention x rho) + service_ms x LogNormal(mean 1, gpu_sigma)` with rho the
+    mean busy fraction of the live instances; its dynamic energy `dynamic_energy_j x (1 - energy_contention x rho)`.
+
+    Attributes:
+        gpu_model: Such as `a100-40gb`.
+        application: Name of the application.
+        provenance: Where the figures come from and how far they can be trusted.
+        sla_p95_ms: 95th percentile of latency that the service promises on this GPU model.
+        idle_power_w: One GPU that works but has nothing to do.
+        parked_power_w: One GPU without workers.
+        host_lognormal_sigma, gpu_lognormal_sigma: Spread of the two parts (standard deviation of the logarithm).
+        host_contention: Relative growth of the host part at rho = 1 (kappa).
+        energy_contention: Relative fall of dynamic energy at rho = 1 (c).
+        change: What a change costs.
+        variants: Performance by variant name.
+    """
+
+    gpu_model: str
+    application: str
+    provenance: str
+    sla_p95_ms: float
+    idle_power_w: float
+    parked_power_w: float
+    host_lognormal_sigma: float
+    gpu_lognormal_sigma: float
+    host_contention: float
+    energy_contention: float
+    change: ChangeTimes
+    variants: Mapping[str, VariantPerformance]
+
+    def __post_init__(self) -> None:
+        _positive(f"table {self.application} on {self.gpu_model}: sla_p95_ms", self.sla_p95_ms)
+        for name in (
+            "idle_power_w",
+            "parked_power_w",
+            "host_lognormal_sigma",
+            "gpu_lognormal_sigma",
+            "host_contention",
+        ):
+            _not_negative(f"table {self.application} on {self.gpu_model}: {name}", getattr(self, name))
+        if not 0.0 <= self.energy_contention < 1.0:
+            raise ValueError(f"energy_contention {self.energy_contention}: expected 0 <= c < 1")
+        for variant, performance in self.variants.items():
+            where = f"table {self.application} on {self.gpu_model}: variant {variant}"
+            _not_negative(f"{where}: host_ms", performance.host_ms)
+            _not_negative(f"{where}: dynamic_energy_j", performance.dynamic_energy_j)
+            for size, service_ms in performance.service_ms.items():
+                _positive(f"{where}: service_ms[{size}]", service_ms)
+        object.__setattr__(self, "variants", MappingProxyType(dict(self.variants)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceModel:
+    """An application together with its table on the GPU model of the fleet: all that planning and simulation need."""
+
+    application: Application
+    table: PerformanceTable
+
+    def __post_init__(self) -> None:
+        missing = [v.name for v in self.application.variants if v.name not in self.table.variants]
+        extra = sorted(set(self.table.variants) - {v.name for v in self.application.variants})
+        if missing or extra:
+            raise ValueError(
+                f"table {self.table.application} on {self.table.gpu_model}: variants missing: {missing}, unknown: {extra}"
+            )
+
+    def fits(self, variant: str, profile: str) -> bool:
+        """Return whether the variant can run on a profile size at all."""
+        performance = self.table.variants[variant]
+        return profile in performance.service_ms and profile not in performance.out_of_memory_on
+
+    def host_ms(self, variant: str, rho: float) -> float:
+        """Return the mean host part of the service time in ms when a fraction `rho` of the instances is busy."""
+        return self.table.variants[variant].host_ms * (1.0 + self.table.host_contention * rho)
+
+    def gpu_ms(self, variant: str, profile: str) -> float:
+        """Return the mean part of the service time in ms that runs on the instance."""
+        return self.table.variants[variant].service_ms[profile]
+
+    def mean_ms(self, variant: str, profile: str, rho: float) -> float:
+        """Return the mean service time in ms."""
+        return self.host_ms(variant, rho) + self.gpu_ms(variant, profile)
+
+    def dynamic_j(self, variant: str, rho: float) -> float:
+        """Return the dynamic energy of one request in J."""
+        return self.table.variants[variant].dynamic_energy_j * (1.0 - self.table.energy_contention * rho)
+
+
+def _positive(field: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{field} = {value}: expected a finite number above 0")
+
+
+def _not_negative(field: str, value: float) -> None:
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"{field} = {value}: expected a finite number, 0 or more")

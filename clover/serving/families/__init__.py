@@ -1,0 +1,1 @@
+"""Model families that a worker process can load; each imports torch, so only workers may import one."""

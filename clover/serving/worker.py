@@ -1,0 +1,347 @@
+"""The agent's end of one worker process: jobs out, answers in, and the certainty of hearing of its death."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from clover.serving.framing import (
+    MAX_PAYLOAD_BYTES,
+    Failed,
+    FrameError,
+    FromWorker,
+    Job,
+    Ready,
+    Refused,
+    Result,
+    Start,
+    encode,
+    read_from_worker,
+)
+from clover.serving.port import InvalidInputError, Served, ServingError, WorkerDiedError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from clover.serving.port import InstanceSpec, ServableRequest
+
+_log = logging.getLogger(__name__)
+
+_KEPT_LINES: Final = 20
+_MAX_LINE_BYTES: Final = 1000
+#: How long a process may take to vanish after SIGKILL, or its stderr to end after its death, s.
+_REAP_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSettings:
+    """How long things may take, s, and what a core draws.
+
+    Attributes:
+        ready_s: Start of the process to a warm model.
+        request_s: One request; a worker that takes longer is taken for hung and killed.
+        stop_s: End of input to end of process; then it is killed.
+        power_w_per_core: Dynamic power of one busy core, W.
+    """
+
+    ready_s: float = 60.0
+    request_s: float = 60.0
+    stop_s: float = 5.0
+    power_w_per_core: float = 10.0
+
+
+class ProcessWorker:
+    """One worker process; made by `launch`. Implements `clover.serving.port.Worker`.
+
+    Everything that is read from the process is read by one supervising task, which lives as long as the
+    process and ends by settling what is open: the request in flight fails, `wait_died` returns.
+    """
+
+    def __init__(
+        self, spec: InstanceSpec, process: asyncio.subprocess.Process, settings: WorkerSettings
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self.spec = spec
+        self._process = process
+        self._settings = settings
+        self._stdin, self._stdout, self._stderr = _pipes(process)
+        self._turn = asyncio.Lock()
+        self._number = 0
+        self._answer: asyncio.Future[Result | Refused] | None = None
+        self._ready: asyncio.Future[Ready | Failed] = loop.create_future()
+        self._died: asyncio.Future[str] = loop.create_future()
+        self._cause = ""
+        self._stopping = False
+        self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
+        self._started_at = time.perf_counter()
+        self._start_s = 0.0
+        self._timings = Ready(load_s=0.0, warm_up_s=0.0)
+        self._supervisor = asyncio.create_task(self._supervise(), name=f"worker {spec.name}")
+
+    @classmethod
+    async def launch(
+        cls,
+        spec: InstanceSpec,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        settings: WorkerSettings,
+    ) -> ProcessWorker:
+        """Start the process without waiting for it to load anything; `ServingError` if that is impossible."""
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                spec.name,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                env=dict(environment),
+                # Ctrl-C in a terminal is for the agent, which stops its workers in good order.
+                start_new_session=True,
+            )
+        except OSError as exc:
+            raise ServingError(f"the worker of {spec.name} cannot be started: {exc}") from exc
+        return cls(spec, process, settings)
+
+    @property
+    def pid(self) -> int | None:
+        """Process id."""
+        return self._process.pid
+
+    @property
+    def ended(self) -> bool:
+        """Whether the process has ended and everybody who waited was told."""
+        return self._supervisor.done()
+
+    @property
+    def start_s(self) -> float:
+        """Seconds from the start of the process to the ready message, as the agent saw it."""
+        return self._start_s
+
+    @property
+    def load_s(self) -> float:
+        """Seconds in which the worker imported its libraries and loaded the variant."""
+        return self._timings.load_s
+
+    @property
+    def warm_up_s(self) -> float:
+        """Seconds of the first inferences."""
+        return self._timings.warm_up_s
+
+    @property
+    def last_lines(self) -> tuple[str, ...]:
+        """The last lines that the worker wrote to stderr, at most 20, oldest first."""
+        return tuple(self._lines)
+
+    async def get_ready(self, start: Start) -> None:
+        """Send the start frame and wait until the variant is loaded and warm.
+
+        Raises:
+            ServingError: It cannot be served, or not within the limit; the process has then ended.
+        """
+        try:
+            answer = await self._first_answer(start)
+        except BaseException:
+            self._kill("its start was broken off")
+            await self._ended()
+            raise
+        if isinstance(answer, Failed):
+            await self.stop()
+            raise ServingError(
+                f"{self.spec.name} ({self.spec.variant}) did not start: {answer.reason}", hint=answer.hint
+            )
+        self._timings = answer
+        self._start_s = time.perf_counter() - self._started_at
+
+    async def serve(self, request: ServableRequest) -> Served:
+        """Answer one request, see `clover.serving.port.Worker.serve`."""
+        if len(request.payload) > MAX_PAYLOAD_BYTES:
+            raise InvalidInputError(f"the input has more than {MAX_PAYLOAD_BYTES // 2**20} MiB")
+        async with self._turn:
+            # Not the event loop's time: some loops count whole milliseconds.
+            begun = time.perf_counter()
+            answer = await self._ask(request)
+            service_ms = (time.perf_counter() - begun) * 1e3
+        if isinstance(answer, Refused):
+            raise InvalidInputError(answer.reason)
+        return Served(
+            content_type=answer.content_type,
+            payload=answer.payload,
+            service_ms=service_ms,
+            energy_j=answer.cpu_s * self._settings.power_w_per_core,
+            busy_s=answer.cpu_s,
+        )
+
+    async def wait_died(self) -> str:
+        """Wait until the process has ended and return why."""
+        return await asyncio.shield(self._died)
+
+    async def stop(self) -> None:
+        """Close the worker's input, let it finish what it is doing, and kill it if that takes too long."""
+        self._stopping = True
+        self._stdin.close()
+        try:
+            async with asyncio.timeout(self._settings.stop_s):
+                await asyncio.shield(self._supervisor)
+        except TimeoutError:
+            self._kill("it did not stop when asked")
+            await self._ended()
+        except asyncio.CancelledError:
+            self._kill("its stop was broken off")
+            raise
+
+    # --- requests
+
+    async def _first_answer(self, start: Start) -> Ready | Failed:
+        try:
+            async with asyncio.timeout(self._settings.ready_s):
+                await self._send(encode(start))
+                return await self._ready
+        except TimeoutError as exc:
+            late = f"was not ready after {self._settings.ready_s:g} s{self._said()}"
+            raise ServingError(f"{self.spec.name} ({self.spec.variant}) {late}") from exc
+        except WorkerDiedError as exc:
+            raise ServingError(f"{self.spec.name} ({self.spec.variant}) did not start: {exc}") from exc
+
+    async def _ask(self, request: ServableRequest) -> Result | Refused:
+        if self._stopping or self._died.done():
+            raise WorkerDiedError(
+                self._died.result() if self._died.done() else f"{self.spec.name} is stopping"
+            )
+        self._number += 1
+        job = Job(number=self._number, content_type=request.content_type, payload=request.payload)
+        self._answer = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(self._settings.request_s):
+                await self._send(encode(job))
+                return await self._answer
+        except TimeoutError as exc:
+            self._kill(f"it did not answer within {self._settings.request_s:g} s")
+            await self._ended()
+            raise WorkerDiedError(self._reason()) from exc
+        finally:
+            self._answer = None
+
+    async def _send(self, frame: bytes) -> None:
+        """Write a frame; a closed pipe is no error here: the supervisor tells of the death and its cause."""
+        with contextlib.suppress(ConnectionError):
+            self._stdin.write(frame)
+            await self._stdin.drain()
+
+    # --- supervision
+
+    async def _supervise(self) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                errors = group.create_task(self._keep_stderr(), name=f"stderr {self.spec.name}")
+                await self._read_answers()
+                await self._reap()
+                # A process that the worker left behind may hold the pipe open for ever.
+                await asyncio.wait({errors}, timeout=_REAP_S)
+                errors.cancel()
+        finally:
+            self._kill("its agent ended")
+            self._stdin.close()
+            self._settle()
+
+    async def _read_answers(self) -> None:
+        """Hand out frames until the worker closes its output or writes something else."""
+        try:
+            while (frame := await read_from_worker(self._stdout)) is not None:
+                self._take(frame)
+        except FrameError as exc:
+            self._kill(f"it wrote garbage: {exc}")
+
+    def _take(self, frame: FromWorker) -> None:
+        if isinstance(frame, Ready | Failed):
+            if not self._ready.done():
+                self._ready.set_result(frame)
+        elif self._answer is not None and not self._answer.done() and frame.number == self._number:
+            self._answer.set_result(frame)
+        # Anything else is the answer to a request that was cancelled.
+
+    async def _reap(self) -> None:
+        """Wait for the process, which has closed its output and so can do nothing useful any more."""
+        try:
+            async with asyncio.timeout(self._settings.stop_s):
+                await self._process.wait()
+        except TimeoutError:
+            self._kill("it closed its output but did not end")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_REAP_S):
+                    await self._process.wait()
+
+    async def _keep_stderr(self) -> None:
+        rest = b""
+        while chunk := await self._stderr.read(4096):
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                self._keep_line(line)
+            rest = rest[-_MAX_LINE_BYTES:]
+        self._keep_line(rest)
+
+    def _keep_line(self, line: bytes) -> None:
+        if text := line[:_MAX_LINE_BYTES].decode(errors="replace").strip():
+            self._lines.append(text)
+
+    def _settle(self) -> None:
+        """Tell everybody who waits that the worker is gone."""
+        reason = self._reason()
+        if not self._stopping:
+            _log.warning("%s", "\n  ".join((reason, *self._lines)))
+        waiting: tuple[asyncio.Future[Ready | Failed] | asyncio.Future[Result | Refused] | None, ...]
+        waiting = (self._ready, self._answer)
+        for future in waiting:
+            if future is not None and not future.done():
+                future.set_exception(WorkerDiedError(reason))
+                # Whoever was waiting may have been cancelled; that is not worth a message of the event loop.
+                future.exception()
+        if not self._died.done():
+            self._died.set_result(reason)
+
+    async def _ended(self) -> None:
+        """Wait for the supervisor after a kill; a process that even SIGKILL does not end is the kernel's."""
+        await asyncio.wait({self._supervisor}, timeout=2 * _REAP_S)
+
+    def _kill(self, cause: str) -> None:
+        """Send SIGKILL if the process still runs; the first cause is the one that is told."""
+        if self._process.returncode is None:
+            self._cause = self._cause or cause
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+
+    def _reason(self) -> str:
+        who = f"worker {self.spec.name} ({self.spec.variant}, pid {self._process.pid})"
+        if self._cause:
+            return f"{who} was killed: {self._cause}{self._said()}"
+        if self._stopping:
+            return f"{who} was stopped"
+        return f"{who} {_ending(self._process.returncode)}{self._said()}"
+
+    def _said(self) -> str:
+        return f"; it last said: {self._lines[-1]}" if self._lines else ""
+
+
+def _ending(returncode: int | None) -> str:
+    """Describe an exit code as processes report it: negative for a signal."""
+    if returncode is None:
+        return "cannot be ended"
+    if returncode >= 0:
+        return f"ended with code {returncode}"
+    try:
+        return f"was ended by {signal.Signals(-returncode).name}"
+    except ValueError:
+        return f"was ended by signal {-returncode}"
+
+
+def _pipes(
+    process: asyncio.subprocess.Process,
+) -> tuple[asyncio.StreamWriter, asyncio.StreamReader, asyncio.StreamReader]:
+    if process.stdin is None or process.stdout is None or process.stderr is None:
+        raise ValueError("a worker process needs all three pipes")
+    return process.stdin, process.stdout, process.stderr

@@ -1,0 +1,91 @@
+"""A worker without models, for tests: the variant it is asked to load says how it behaves.
+
+It speaks the wire by itself, so that a change of the frames' meaning is noticed.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import sys
+from typing import Any
+
+import msgspec
+
+
+def read() -> dict[str, Any] | None:
+    head = sys.stdin.buffer.read(4)
+    if len(head) < 4:
+        return None
+    return msgspec.msgpack.decode(sys.stdin.buffer.read(struct.unpack(">I", head)[0]))
+
+
+def write(**frame: Any) -> None:
+    body = msgspec.msgpack.encode(frame)
+    sys.stdout.buffer.write(struct.pack(">I", len(body)) + body)
+    sys.stdout.buffer.flush()
+
+
+def wait_for_ever() -> None:
+    # Nobody ever writes to this pipe.
+    reader, _writer = os.pipe()
+    os.read(reader, 1)
+
+
+def write_garbage() -> None:
+    sys.stdout.buffer.write(b"hello, I am a library that prints\n" * 4)
+    sys.stdout.buffer.flush()
+    wait_for_ever()
+
+
+def say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+def serve(how: str, job: dict[str, Any]) -> None:
+    match how:
+        case "hangs":
+            wait_for_ever()
+        case "babbles":
+            write_garbage()
+        case "crashes":
+            say("about to crash")
+            os._exit(3)
+        case "refuses" if job["payload"] == b"bad":
+            write(type="refused", number=job["number"], reason="not a picture")
+            return
+    write(
+        type="result",
+        number=job["number"],
+        content_type="text/plain",
+        payload=job["payload"][::-1],
+        cpu_s=0.25,
+    )
+
+
+def main() -> None:
+    start = read()
+    assert start is not None
+    how = start["variant"]
+    say(f"loading {how}")
+    match how:
+        case "exits":
+            for number in range(30):
+                say(f"line {number}")
+            sys.exit(7)
+        case "never ready":
+            wait_for_ever()
+        case "babbles at start":
+            write_garbage()
+        case "fails":
+            write(type="failed", reason="the weights are not the published ones", hint="reinstall")
+            return
+    write(type="ready", load_s=0.5, warm_up_s=0.1)
+    while (job := read()) is not None:
+        serve(how, job)
+    if how == "never stops":
+        wait_for_ever()
+
+
+main()

