@@ -92,10 +92,7 @@ def _print_table(summary: dict[str, Any]) -> None:
     for header in ("partition", "maximal layouts", "codes"):
         table.add_column(header)
     for row in summary["partitions"]:
-        layouts = (
-            "  ".join(f"{each['size']}@{each['start']}" for each in layout)
-            for layout in row["maximal_layouts"]
-        )
+        layouts = ("  ".join(f"{each['size']}@{each['start']}" for each in layout) for layout in row["maximal_layouts"])
         mark = " *" if row["inclusion_maximal"] else ""
         table.add_row(
             partition.format_multiset(row["multiset"]) + mark,

@@ -42,6 +42,7 @@ class _ApplicationFile(msgspec.Struct, forbid_unknown_fields=True):
     request: str
     servicer: str
     variants: dict[str, _VariantFile]
+    default_rate_rps_per_gpu: float = 0.5
 
 
 class _ChangeFile(msgspec.Struct, forbid_unknown_fields=True):
@@ -97,13 +98,10 @@ def load_application(name: str) -> Application:
     """Read an application by name; raises ConfigurationError naming those that exist."""
     file = _data() / "applications" / f"{name}.toml"
     if name not in application_names():
-        raise ConfigurationError(
-            f"application {name!r} is unknown, expected one of {', '.join(application_names())}"
-        )
+        raise ConfigurationError(f"application {name!r} is unknown, expected one of {', '.join(application_names())}")
     parsed = _decode(file.read_text(), str(file), _ApplicationFile, msgspec.toml.decode)
     variants = tuple(
-        Variant(name=variant, accuracy_pct=v.accuracy, source=v.source)
-        for variant, v in parsed.variants.items()
+        Variant(name=variant, accuracy_pct=v.accuracy, source=v.source) for variant, v in parsed.variants.items()
     )
     return _build(
         str(file),
@@ -113,6 +111,7 @@ def load_application(name: str) -> Application:
             accuracy_metric=parsed.accuracy_metric,
             request=parsed.request,
             servicer=parsed.servicer,
+            default_rate_rps_per_gpu=parsed.default_rate_rps_per_gpu,
             variants=variants,
         ),
     )
@@ -173,9 +172,7 @@ def load_trace(name: str) -> IntensityTrace:
         try:
             return constant_trace(float(value))
         except ValueError:
-            raise TraceError(
-                f"trace {name!r}: {value!r} is not a number, expected constant:<gCO2e per kWh>"
-            ) from None
+            raise TraceError(f"trace {name!r}: {value!r} is not a number, expected constant:<gCO2e per kWh>") from None
     if name in trace_names():
         path = traces_folder() / "carbon" / f"{name}.csv"
     elif name.endswith(".csv") or os.sep in name:

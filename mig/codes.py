@@ -95,11 +95,8 @@ def has_codes(model: GpuModel) -> bool:
 def _sizes(model: GpuModel, code: int) -> tuple[str, ...]:
     if not has_codes(model):
         raise PartitionRejectedError(
-            f"code {code} on {model.name}: expected a board with 7 compute slices, "
-            f"this one has {model.compute_slices}",
-            hint="Name the sizes instead, such as "
-            + "+".join(p.size for p in model.basic_profiles[-2:])
-            + ".",
+            f"code {code} on {model.name}: expected a board with 7 compute slices, this one has {model.compute_slices}",
+            hint="Name the sizes instead, such as " + "+".join(p.size for p in model.basic_profiles[-2:]) + ".",
         )
     if not 0 <= code < len(CODES):
         raise PartitionRejectedError(

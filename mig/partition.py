@@ -30,9 +30,7 @@ Multiset: TypeAlias = tuple[str, ...]
 
 # A plus sign separates terms only before a digit: in "1g+me" it belongs to the size.
 _SEPARATOR = re.compile(r"\s*,\s*|\s*\+\s*(?=\d)|\s+")
-_REPEATED = re.compile(
-    r"(?P<before>\d{1,3})[x*](?P<size_after>\d.*)|(?P<size_before>\d+g.*)[x*](?P<after>\d{1,3})"
-)
+_REPEATED = re.compile(r"(?P<before>\d{1,3})[x*](?P<size_after>\d.*)|(?P<size_before>\d+g.*)[x*](?P<after>\d{1,3})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,9 +108,7 @@ def inclusion_maximal_multisets(model: GpuModel, *, all_profiles: bool = False) 
     Fewer than the maximal ones: 3g+2g+1g is maximal with the 3g at slice 0 only, elsewhere another 1g fits.
     """
     counts = {each: Counter(each) for each in multisets(model, all_profiles=all_profiles)}
-    return tuple(
-        each for each, count in counts.items() if not any(count < other for other in counts.values())
-    )
+    return tuple(each for each, count in counts.items() if not any(count < other for other in counts.values()))
 
 
 def layouts_of(model: GpuModel, multiset: Sequence[str]) -> tuple[Partition, ...]:
@@ -161,9 +157,7 @@ def parse_multiset(model: GpuModel, text: str) -> Multiset:
         raise PartitionRejectedError("partition '': expected sizes such as 4g+2g+1g or a code 0 to 18")
     if re.fullmatch(r"\d{1,3}", wanted):
         return multiset_of_code(model, int(wanted))
-    multiset = canonical_multiset(
-        model, (size for term in _SEPARATOR.split(wanted) for size in _repeated(term, text))
-    )
+    multiset = canonical_multiset(model, (size for term in _SEPARATOR.split(wanted) for size in _repeated(term, text)))
     return _layouts_of(model, multiset)[0].multiset
 
 
@@ -186,13 +180,10 @@ def _layouts_of(model: GpuModel, multiset: Multiset) -> tuple[Partition, ...]:
     counts = Counter(multiset)
     choices = [each for each in candidates(model, all_profiles=True) if each.profile.size in counts]
     limits = {size: min(count, model.profile(size).max_count) for size, count in counts.items()}
-    found = [
-        Partition(placed=placed) for placed in _disjoint(choices, limits) if len(placed) == len(multiset)
-    ]
+    found = [Partition(placed=placed) for placed in _disjoint(choices, limits) if len(placed) == len(multiset)]
     if not found:
         raise PartitionRejectedError(
-            f"partition {format_multiset(multiset)} does not fit on {model.name}: "
-            + _shortage(model, multiset),
+            f"partition {format_multiset(multiset)} does not fit on {model.name}: " + _shortage(model, multiset),
             hint="`clover mig partitions` lists the partitions that exist.",
         )
     # The sort is stable, so layouts with equal room stay in order of their starts.

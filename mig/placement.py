@@ -96,9 +96,7 @@ def misplaced(profile: Profile, placement: Placement) -> str:
         )
     if placement.start not in profile.starts:
         starts = ", ".join(map(str, profile.starts))
-        return (
-            f"placement {placement} of {profile.name} starts at {placement.start}: expected one of {starts}"
-        )
+        return f"placement {placement} of {profile.name} starts at {placement.start}: expected one of {starts}"
     return ""
 
 

@@ -54,9 +54,7 @@ class Profile:
             if value < 1:
                 raise ValueError(f"{field} of profile {self.name!r} is {value}: expected at least 1")
         if not self.starts or list(self.starts) != sorted(set(self.starts)) or self.starts[0] < 0:
-            raise ValueError(
-                f"starts of profile {self.name!r} are {self.starts}: expected ascending slices from 0"
-            )
+            raise ValueError(f"starts of profile {self.name!r} are {self.starts}: expected ascending slices from 0")
 
     @property
     def rank(self) -> tuple[int, int, str]:

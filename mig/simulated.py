@@ -140,8 +140,7 @@ class SimulatedGpu:
     def _check(self, profile: Profile, placement: Placement) -> None:
         if profile not in self._model.profiles:
             raise PartitionRejectedError(
-                f"GPU {self._index}: profile {profile.name} (id {profile.nvml_id}): "
-                f"expected one of {self._model.name}"
+                f"GPU {self._index}: profile {profile.name} (id {profile.nvml_id}): expected one of {self._model.name}"
             )
         reason = unfit(profile, placement, (instance.placed for instance in self._ordered()))
         if reason:

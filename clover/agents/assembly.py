@@ -53,9 +53,7 @@ class Fleet:
 def table_model(backend: str, board: str) -> str:
     """Return the GPU model whose performance table a backend needs."""
     if backend not in BACKENDS:
-        raise ConfigurationError(
-            f"backend {backend!r} is unknown or not built, expected one of {', '.join(BACKENDS)}"
-        )
+        raise ConfigurationError(f"backend {backend!r} is unknown or not built, expected one of {', '.join(BACKENDS)}")
     return "cpu" if backend == "cpu" else board
 
 
@@ -99,9 +97,7 @@ def make_node(
         if servicer is not None
         else SimulatedServicer(model=fleet.model, rng=rng, contention=pool.contention, sleep=sleep)
     )
-    return NodeAgent(
-        settings, model=fleet.model, bus=bus, clock=clock, gpus=boards, servicer=made, pool=pool, rng=rng
-    )
+    return NodeAgent(settings, model=fleet.model, bus=bus, clock=clock, gpus=boards, servicer=made, pool=pool, rng=rng)
 
 
 def make_controller(

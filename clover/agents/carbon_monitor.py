@@ -84,9 +84,7 @@ class CarbonMonitor:
         intensity = self._at(self._clock.now_s())
         messages: list[Message] = []
         if intensity != self._published:
-            messages.append(
-                intensity_reading(intensity, pue=self._settings.pue, published_at_ms=self._clock.now_ms())
-            )
+            messages.append(intensity_reading(intensity, pue=self._settings.pue, published_at_ms=self._clock.now_ms()))
         reading = self._ledger.reading()
         messages.append(reading)
         checkpoint = LedgerCheckpoint(

@@ -159,14 +159,10 @@ class ControllerAgent:
             rate_rps=plan.prediction.rate_rps,
             now_s=self._clock.now_s(),
         )
-        await self._say(
-            "controller.took_over", self._settings.name, f"plan of epoch {plan.epoch} stays in force"
-        )
+        await self._say("controller.took_over", self._settings.name, f"plan of epoch {plan.epoch} stays in force")
 
     def _new_machine(self) -> machine.ControllerMachine:
-        return machine.ControllerMachine(
-            rate_rps=self._settings.rate_rps, expected_nodes=self._settings.expected_nodes
-        )
+        return machine.ControllerMachine(rate_rps=self._settings.rate_rps, expected_nodes=self._settings.expected_nodes)
 
     # --- seeing
 
@@ -193,22 +189,17 @@ class ControllerAgent:
         if telemetry.application != self._maker.model.application.name:
             return
         gpus = {
-            gpu.index: machine.GpuReport(phase=gpu.phase, applied_epoch=gpu.applied_epoch)
-            for gpu in telemetry.gpus
+            gpu.index: machine.GpuReport(phase=gpu.phase, applied_epoch=gpu.applied_epoch) for gpu in telemetry.gpus
         }
         self._events.put_nowait(
-            machine.NodeSeen(
-                node=telemetry.node, boot_id=telemetry.boot_id, interval_s=telemetry.interval_s, gpus=gpus
-            )
+            machine.NodeSeen(node=telemetry.node, boot_id=telemetry.boot_id, interval_s=telemetry.interval_s, gpus=gpus)
         )
 
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(self._settings.tick_s)
             queue = await self._bus.queue()
-            rate = self._load.observe(
-                self._clock.now_s(), queue.admitted, expected_rps=self._machine.rate_rps
-            )
+            rate = self._load.observe(self._clock.now_s(), queue.admitted, expected_rps=self._machine.rate_rps)
             if rate is not None:
                 self._events.put_nowait(machine.LoadSeen(rate_rps=rate))
             self._events.put_nowait(machine.Tick())

@@ -73,9 +73,7 @@ class DecisionMaker:
         """Application and table."""
         return self._model
 
-    def decide(
-        self, ask: Decide, *, number: int, intensity_g_per_kwh: float, pue: float, at_ms: float
-    ) -> Decision:
+    def decide(self, ask: Decide, *, number: int, intensity_g_per_kwh: float, pue: float, at_ms: float) -> Decision:
         """Run the scheme; slow and pure, so that it may run in a thread."""
         problem = Problem(
             model=self._model,
@@ -153,8 +151,6 @@ class DecisionMaker:
     def _admission_bound(self, answer: Answer) -> int:
         """Most requests that may wait: what the fleet can finish between now and a request's deadline."""
         fleet = answer.configuration.fleet
-        capacity_rps = sum(
-            n * 1e3 / self._model.mean_ms(kind.variant, kind.profile, 1.0) for kind, n in fleet.kinds
-        )
+        capacity_rps = sum(n * 1e3 / self._model.mean_ms(kind.variant, kind.profile, 1.0) for kind, n in fleet.kinds)
         deadline_s = default_deadline_s(self._goals.sla_ms)
         return max(1, int(capacity_rps * (deadline_s - self._goals.sla_ms / 1e3)))

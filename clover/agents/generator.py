@@ -7,7 +7,7 @@ exactly one outcome of `ProducerOutcome`; replies beyond the first are counted a
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
@@ -72,11 +72,13 @@ class Generator:
         self._rng = rng
         self._inputs = inputs
         self._plan: PlanRecord | None = None
+        self._made_ms = clock.now_ms()
         self._to_send: deque[Request] = deque()
         self._send_news = asyncio.Event()
         self._all_done = asyncio.Event()
         self._records: list[RequestRecord] = []
         self._sent = 0
+        self._ended: Counter[ProducerOutcome] = Counter()
         self._outstanding = Outstanding()
         #: Set when the last request has ended and its record is written.
         self.finished = asyncio.Event()
@@ -105,6 +107,11 @@ class Generator:
         await self._say("generator.finished", f"{self._sent} requests", self._figures())
         self.finished.set()
 
+    def counts(self) -> dict[str, int]:
+        """Return how many requests were sent and how they ended so far."""
+        ended = {outcome.value: self._ended[outcome] for outcome in ProducerOutcome}
+        return {"sent": self._sent, **ended, "duplicate": self._outstanding.duplicates}
+
     # --- readiness
 
     async def _service_ready(self, stop: asyncio.Event) -> PlanRecord | None:
@@ -113,13 +120,21 @@ class Generator:
             try:
                 cursor = await self._bus.newest_id(Feed.EVENTS)
                 plan = await self._bus.plan()
-                if plan is not None and plan.state == "serving":
+                if plan is not None and await self._in_force(plan):
                     return plan
                 await self._bus.beat(f"generator:{self._settings.name}")
                 await self._bus.follow({Feed.EVENTS: cursor}, block_s=self._settings.block_s)
             except BusUnavailableError:
                 await asyncio.sleep(backoff.next_s())
         return None
+
+    async def _in_force(self, plan: PlanRecord) -> bool:
+        """Return whether living nodes have applied the plan; what an earlier run left on the server does not count."""
+        if plan.state != "serving":
+            return False
+        states = await self._bus.node_states()
+        nodes = [states.get(node) for node in plan.configuration]
+        return all(n is not None and n.at_ms >= self._made_ms and n.applied_epoch >= plan.epoch for n in nodes)
 
     async def _follow_plan(self) -> None:
         """Keep deadline and admission bound as the newest plan says."""
@@ -184,9 +199,7 @@ class Generator:
                 backoff.reset()
                 for request, answer in zip(batch, answers, strict=True):
                     if answer is Admission.FULL:
-                        self._end(
-                            request.id, ProducerOutcome.OVERLOADED, reason="refused at the door: queue full"
-                        )
+                        self._end(request.id, ProducerOutcome.OVERLOADED, reason="refused at the door: queue full")
 
     # --- receiving
 
@@ -194,9 +207,7 @@ class Generator:
         backoff = Backoff(self._rng)
         while True:
             try:
-                replies, cursor = await self._bus.replies(
-                    self._settings.name, cursor, block_s=self._settings.block_s
-                )
+                replies, cursor = await self._bus.replies(self._settings.name, cursor, block_s=self._settings.block_s)
                 backoff.reset()
             except BusUnavailableError:
                 await asyncio.sleep(backoff.next_s())
@@ -235,6 +246,7 @@ class Generator:
 
     def _record(self, record: RequestRecord) -> None:
         self._records.append(record)
+        self._ended[record.outcome] += 1
         if self._outstanding.count == 0:
             self._all_done.set()
 

@@ -83,9 +83,7 @@ class GpuRunner:
     @property
     def change_s(self) -> float:
         """Seconds spent changing so far."""
-        running = (
-            self._ports.clock.now_s() - self._changing_since_s if self._changing_since_s is not None else 0.0
-        )
+        running = self._ports.clock.now_s() - self._changing_since_s if self._changing_since_s is not None else 0.0
         return self._change_s + running
 
     def want(self, epoch: int, wanted: GpuConfiguration) -> None:
@@ -240,9 +238,7 @@ class GpuRunner:
         self._ports.pool.fail(instance)
         if not in_work:
             self._ports.pool.remove(instance)
-        self._report(
-            "worker.died", f"{self._name(instance.device)} {instance.kind}: {reason}", self.applied_epoch
-        )
+        self._report("worker.died", f"{self._name(instance.device)} {instance.kind}: {reason}", self.applied_epoch)
         self._fail(self.applied_epoch, f"worker of {instance.kind} died: {reason}")
 
     # --- phases

@@ -137,9 +137,7 @@ class NodeAgent:
                 await self._server.drained()
         except TimeoutError:
             # What is left stays in the pending list, where other nodes claim it.
-            self._report(
-                self._event("node.drain_timeout", f"{self._server.in_flight} requests left to other nodes")
-            )
+            self._report(self._event("node.drain_timeout", f"{self._server.in_flight} requests left to other nodes"))
         with contextlib.suppress(BusUnavailableError):
             await self._publish_now()
 

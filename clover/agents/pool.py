@@ -111,9 +111,7 @@ class InstancePool:
 
     def on_gpu(self, gpu: int) -> list[Instance]:
         """Return the instances of one GPU by placement."""
-        return sorted(
-            (i for i in self._instances.values() if i.gpu == gpu), key=lambda i: i.device.placement.start
-        )
+        return sorted((i for i in self._instances.values() if i.gpu == gpu), key=lambda i: i.device.placement.start)
 
     def __iter__(self) -> Iterator[Instance]:
         return iter(list(self._instances.values()))

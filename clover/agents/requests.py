@@ -123,9 +123,7 @@ class RequestServer:
             await happens_within(pool.changed, patience_s)
             return
         self._accept(
-            await self._ports.bus.pull(
-                self._ports.consumer, count=pool.credits, block_s=self._settings.block_s
-            )
+            await self._ports.bus.pull(self._ports.consumer, count=pool.credits, block_s=self._settings.block_s)
         )
 
     def _accept(self, deliveries: list[Delivery]) -> None:
@@ -159,16 +157,13 @@ class RequestServer:
             reason = f"delivered {delivery.times_delivered} times without an answer"
             self._finish(delivery, Outcome.FAILED, reason, dead_reason=reason)
         elif request.application != self._ports.application.name:
-            reason = f"application {request.application!r} is not served here, expected {self._ports.application.name!r}"
-            self._finish(delivery, Outcome.FAILED, reason, dead_reason=reason)
-        elif (
-            request.min_accuracy is not None
-            and request.min_accuracy > self._ports.application.largest.accuracy_pct
-        ):
-            most = self._ports.application.largest.accuracy_pct
-            self._finish(
-                delivery, Outcome.FAILED, f"min_accuracy {request.min_accuracy}: expected at most {most}"
+            reason = (
+                f"application {request.application!r} is not served here, expected {self._ports.application.name!r}"
             )
+            self._finish(delivery, Outcome.FAILED, reason, dead_reason=reason)
+        elif request.min_accuracy is not None and request.min_accuracy > self._ports.application.largest.accuracy_pct:
+            most = self._ports.application.largest.accuracy_pct
+            self._finish(delivery, Outcome.FAILED, f"min_accuracy {request.min_accuracy}: expected at most {most}")
         else:
             return False
         return True
@@ -181,7 +176,7 @@ class RequestServer:
         busy_s = 0.0
         try:
             served = await instance.worker.serve(delivery.request)
-            busy_s = served.busy_s
+            busy_s = served.service_ms / 1e3
             self._answer(instance, delivery, served, begun_ms=begun_ms, epoch=epoch)
         except InvalidInputError as error:
             self._finish(delivery, Outcome.FAILED, str(error))
@@ -191,9 +186,7 @@ class RequestServer:
             self._ports.pool.end(instance, busy_s)
         self._dispatch(group)
 
-    def _answer(
-        self, instance: Instance, delivery: Delivery, served: Served, *, begun_ms: float, epoch: int
-    ) -> None:
+    def _answer(self, instance: Instance, delivery: Delivery, served: Served, *, begun_ms: float, epoch: int) -> None:
         ports = self._ports
         ports.accounts[instance.gpu].add_request(instance.kind.variant, served.energy_j)
         reply = Reply(
@@ -225,9 +218,7 @@ class RequestServer:
         self._waiting.appendleft(again)
 
     def _finish(self, delivery: Delivery, outcome: Outcome, reason: str, *, dead_reason: str = "") -> None:
-        reply = Reply(
-            id=delivery.request.id, outcome=outcome, reason=reason, node=self._ports.node, epoch=self.epoch
-        )
+        reply = Reply(id=delivery.request.id, outcome=outcome, reason=reason, node=self._ports.node, epoch=self.epoch)
         self._complete(Completion(delivery=delivery, reply=reply, dead_reason=dead_reason))
 
     # --- acknowledging

@@ -63,9 +63,7 @@ def alternative(candidate: Candidate) -> messages.Alternative:
     )
 
 
-def intensity_reading(
-    intensity: CarbonIntensity, *, pue: float, published_at_ms: float
-) -> messages.IntensityReading:
+def intensity_reading(intensity: CarbonIntensity, *, pue: float, published_at_ms: float) -> messages.IntensityReading:
     """Write an intensity."""
     return messages.IntensityReading(
         g_per_kwh=intensity.g_per_kwh,

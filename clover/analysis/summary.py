@@ -107,9 +107,7 @@ class RunSummary:
     @property
     def complete(self) -> bool:
         """Whether the generator has finished and the ledger has caught up with its last request."""
-        return (
-            self._ended_ms is not None and bool(self._ledgers) and self._ledgers[-1].at_ms >= self._ended_ms
-        )
+        return self._ended_ms is not None and bool(self._ledgers) and self._ledgers[-1].at_ms >= self._ended_ms
 
     def _take_requests(self, log: RequestLog) -> None:
         self._sent[log.producer] = (log.sent, log.duplicates)

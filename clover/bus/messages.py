@@ -31,7 +31,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 # --- requests and replies -------------------------------------------------------------------------------------------
 
 
-class Request(Message):
+class Request(Message, frozen=True):
     """One inference request.
 
     Attributes:
@@ -59,7 +59,7 @@ class Request(Message):
     payload: bytes = b""
 
 
-class Reply(Message):
+class Reply(Message, frozen=True):
     """The one answer to an admitted request.
 
     Attributes:
@@ -93,7 +93,7 @@ class Reply(Message):
     payload: bytes = b""
 
 
-class RequestRecord(Message):
+class RequestRecord(Message, frozen=True):
     """One line of the request log, written by the producer when the request has ended for it."""
 
     id: str
@@ -113,7 +113,7 @@ class RequestRecord(Message):
     reason: str = ""
 
 
-class RequestLog(Message):
+class RequestLog(Message, frozen=True):
     """A batch of finished requests of one producer; `sent` and `duplicates` are its totals so far."""
 
     producer: str
@@ -122,7 +122,7 @@ class RequestLog(Message):
     records: tuple[RequestRecord, ...]
 
 
-class LogLine(Message):
+class LogLine(Message, frozen=True):
     """A log line of an agent, from warning up."""
 
     at_ms: float
@@ -134,17 +134,17 @@ class LogLine(Message):
 # --- telemetry ------------------------------------------------------------------------------------------------------
 
 
-class EnergyCounters(Message):
+class EnergyCounters(Message, frozen=True):
     """Cumulative joules of one GPU (host: of one node) since the node agent's boot, by cause; the parts sum to the meter."""
 
-    requests_j: dict[str, float] = msgspec.field(default_factory=dict)
+    requests_j: dict[str, float] = msgspec.field(default_factory=dict[str, float])
     idle_j: float = 0.0
     unallocated_j: float = 0.0
     parked_j: float = 0.0
     transition_j: float = 0.0
 
 
-class InstanceTelemetry(Message):
+class InstanceTelemetry(Message, frozen=True):
     """One instance: a variant on a GPU instance. `served` and `busy_s` count since its worker started."""
 
     profile: str
@@ -157,7 +157,7 @@ class InstanceTelemetry(Message):
     busy_s: float
 
 
-class GpuTelemetry(Message):
+class GpuTelemetry(Message, frozen=True):
     """One GPU; `since_ms` is when it entered its phase, `reason` why (a target's epoch, or the fault)."""
 
     index: int
@@ -170,7 +170,7 @@ class GpuTelemetry(Message):
     energy: EnergyCounters
 
 
-class NodeTelemetry(Message):
+class NodeTelemetry(Message, frozen=True):
     """One node, once per telemetry interval and at every change of a GPU's phase.
 
     Attributes:
@@ -215,7 +215,7 @@ class NodeTelemetry(Message):
 # --- carbon ---------------------------------------------------------------------------------------------------------
 
 
-class IntensityReading(Message):
+class IntensityReading(Message, frozen=True):
     """Carbon intensity of the grid for an interval.
 
     Attributes:
@@ -246,7 +246,7 @@ class IntensityReading(Message):
     trace_index: int | None = None
 
 
-class LedgerReading(Message):
+class LedgerReading(Message, frozen=True):
     """Energy and footprint of the whole deployment since the ledger began; the only place where joules become grams.
 
     Attributes:
@@ -269,7 +269,7 @@ class LedgerReading(Message):
     energy_source: str = "simulated"
 
 
-class LedgerCheckpoint(Message):
+class LedgerCheckpoint(Message, frozen=True):
     """What the carbon monitor needs to go on after a restart without counting anything twice.
 
     Attributes:
@@ -290,14 +290,14 @@ class LedgerCheckpoint(Message):
 # --- control --------------------------------------------------------------------------------------------------------
 
 
-class InstanceTarget(Message):
+class InstanceTarget(Message, frozen=True):
     """One wanted instance: profile size such as `3g` and variant name."""
 
     profile: str
     variant: str
 
 
-class GpuTarget(Message):
+class GpuTarget(Message, frozen=True):
     """What one GPU shall be; `instances` is a multiset, the node chooses the placements that keep most."""
 
     index: int
@@ -305,7 +305,7 @@ class GpuTarget(Message):
     instances: tuple[InstanceTarget, ...] = ()
 
 
-class Share(Message):
+class Share(Message, frozen=True):
     """Wanted share (0..1) of a node's requests for one kind of instance."""
 
     variant: str
@@ -313,7 +313,7 @@ class Share(Message):
     share: float
 
 
-class DispatchRule(Message):
+class DispatchRule(Message, frozen=True):
     """Which idle instance takes the next request, see `clover.core.dispatch`."""
 
     name: Literal["longest_idle", "fastest", "accurate", "shares"] = "longest_idle"
@@ -321,7 +321,7 @@ class DispatchRule(Message):
     shares: tuple[Share, ...] = ()
 
 
-class Target(Message):
+class Target(Message, frozen=True):
     """The complete desired state of one node; never a delta, the newest epoch wins."""
 
     epoch: int
@@ -332,7 +332,7 @@ class Target(Message):
     reason: str
 
 
-class Prediction(Message):
+class Prediction(Message, frozen=True):
     """Evaluation of a configuration by the performance model, at the load it was planned for (modelled, not measured).
 
     Attributes:
@@ -356,7 +356,7 @@ class Prediction(Message):
     objective: float
 
 
-class Alternative(Message):
+class Alternative(Message, frozen=True):
     """A configuration that the decision beat, and how it would have done."""
 
     configuration: str
@@ -367,7 +367,7 @@ class Alternative(Message):
     meets_sla: bool
 
 
-class PlanRecord(Message):
+class PlanRecord(Message, frozen=True):
     """The plan in force, as last written under the lease.
 
     Attributes:
@@ -418,7 +418,7 @@ class PlanRecord(Message):
     controller: str
 
 
-class Event(Message):
+class Event(Message, frozen=True):
     """Something that happened, for people and for analysis; kinds are listed in docs/wire.md.
 
     Attributes:
@@ -437,7 +437,7 @@ class Event(Message):
     subject: str = ""
     reason: str = ""
     epoch: int = 0
-    data: dict[str, Any] = msgspec.field(default_factory=dict)
+    data: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
 
 
 #: Wire name (`t` field) of every message that is written as a stream entry or a value.

@@ -34,6 +34,7 @@ class Application:
         request: What one request is, such as `8 pictures`.
         servicer: `table` if only simulated figures exist, otherwise the model family that runs it.
         variants: From the least to the most accurate.
+        default_rate_rps_per_gpu: Load that one whole GPU with the largest variant carries well.
     """
 
     name: str
@@ -42,15 +43,14 @@ class Application:
     request: str
     servicer: str
     variants: tuple[Variant, ...]
+    default_rate_rps_per_gpu: float = 0.5
 
     def __post_init__(self) -> None:
         if not self.variants:
             raise ValueError(f"application {self.name}: variants is empty, expected at least one")
         accuracies = [variant.accuracy_pct for variant in self.variants]
         if accuracies != sorted(accuracies):
-            raise ValueError(
-                f"application {self.name}: variants must be ordered by accuracy, got {accuracies}"
-            )
+            raise ValueError(f"application {self.name}: variants must be ordered by accuracy, got {accuracies}")
 
     def variant(self, name: str) -> Variant:
         """Return a variant by name; raises ValueError naming those that exist."""

@@ -100,9 +100,7 @@ def parse_trace(text: str, *, name: str) -> IntensityTrace:
         where = f"trace {name} line {line_number}"
         hour, value = _cells(line, where)
         if hour != len(values):
-            raise TraceError(
-                f"{where}: hour = {hour:g}, expected {len(values)} (a gap, a repetition or a wrong order)"
-            )
+            raise TraceError(f"{where}: hour = {hour:g}, expected {len(values)} (a gap, a repetition or a wrong order)")
         _check_intensity(value, where)
         values.append(value)
     if not values:
@@ -110,9 +108,7 @@ def parse_trace(text: str, *, name: str) -> IntensityTrace:
     factor = meta.get("factor", "unknown")
     if factor != "direct" and factor != "lifecycle" and factor != "unknown":  # noqa: PLR1714 - narrows the type
         raise TraceError(f"trace {name}: factor = {factor!r}, expected direct, lifecycle or unknown")
-    return IntensityTrace(
-        name=name, zone=meta.get("zone", "unknown"), values_g_per_kwh=tuple(values), factor=factor
-    )
+    return IntensityTrace(name=name, zone=meta.get("zone", "unknown"), values_g_per_kwh=tuple(values), factor=factor)
 
 
 def _split(text: str) -> tuple[dict[str, str], list[tuple[int, str]]]:

@@ -277,11 +277,7 @@ class ControllerMachine:
         self._enter("deciding", f"{trigger}: {reason}")
         configurations = sorted(set(self.assigned.values()), key=str)
         current = configurations[0] if len(configurations) == 1 else None
-        return [
-            Decide(
-                trigger=trigger, reason=reason, gpus=self._fleet(), rate_rps=self.rate_rps, current=current
-            )
-        ]
+        return [Decide(trigger=trigger, reason=reason, gpus=self._fleet(), rate_rps=self.rate_rps, current=current)]
 
     def _decided(self, configuration: Configuration, now_s: float) -> list[Command]:
         self._expect("deciding", configuration)

@@ -91,9 +91,7 @@ class Objective:
 
     def value(self, evaluation: Evaluation) -> float:
         """Return f of an evaluation, whether or not it keeps the promise."""
-        reference = footprint_g(
-            self.baseline.energy_j_per_request, REFERENCE_INTENSITY_G_PER_KWH, REFERENCE_PUE
-        )
+        reference = footprint_g(self.baseline.energy_j_per_request, REFERENCE_INTENSITY_G_PER_KWH, REFERENCE_PUE)
         now = footprint_g(evaluation.energy_j_per_request, self.intensity_g_per_kwh, self.pue)
         carbon = (reference - now) / reference
         accuracy = (self.baseline.accuracy_pct - evaluation.accuracy_pct) / self.baseline.accuracy_pct

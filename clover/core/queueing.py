@@ -108,9 +108,7 @@ def evaluate(model: ServiceModel, fleet: FleetCounts, rate_rps: float, sla_ms: f
     accuracy = float(
         sum(s * model.application.variant(k.variant).accuracy_pct for s, k in zip(shares, kinds, strict=True))
     )
-    dynamic = float(
-        sum(s * model.dynamic_j(k.variant, operating.rho) for s, k in zip(shares, kinds, strict=True))
-    )
+    dynamic = float(sum(s * model.dynamic_j(k.variant, operating.rho) for s, k in zip(shares, kinds, strict=True)))
     late, p95 = 1.0, math.inf
     if not operating.overloaded:
         latency = _Latency(
@@ -137,9 +135,7 @@ def _check(model: ServiceModel, fleet: FleetCounts, rate_rps: float) -> None:
         raise ValueError("fleet has no instance: expected at least one")
     for kind, _ in fleet.kinds:
         if not model.fits(kind.variant, kind.profile):
-            raise ValueError(
-                f"variant {kind.variant} does not fit on {kind.profile} of {model.table.gpu_model}"
-            )
+            raise ValueError(f"variant {kind.variant} does not fit on {kind.profile} of {model.table.gpu_model}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,9 +147,7 @@ class _Operating:
     overloaded: bool
 
 
-def _operating_point(
-    model: ServiceModel, kinds: list[InstanceKind], counts: Floats, rate_rps: float
-) -> _Operating:
+def _operating_point(model: ServiceModel, kinds: list[InstanceKind], counts: Floats, rate_rps: float) -> _Operating:
     full = _mean_s(model, kinds, 1.0)
     if float((counts / full).sum()) <= rate_rps:
         return _Operating(rates=counts / full, rho=1.0, overloaded=True)
@@ -209,9 +203,7 @@ def _waiting(
     pooled_rate = float((counts / service).sum())
     probability = _erlang_c(servers, servers * rate_rps / pooled_rate)
     mean = float((shares * service).sum())
-    second = float(
-        sum(s * _second_moment_s2(model, k, operating.rho) for s, k in zip(shares, kinds, strict=True))
-    )
+    second = float(sum(s * _second_moment_s2(model, k, operating.rho) for s, k in zip(shares, kinds, strict=True)))
     cv2 = max(0.0, second / mean**2 - 1.0)
     return _Waiting(probability, (1.0 + cv2) / 2.0 / (pooled_rate - rate_rps) * 1e3)
 
@@ -247,9 +239,7 @@ class _Latency:
         gpu = np.array([model.gpu_ms(k.variant, k.profile) for k in kinds])
         # A log-normal with mean 1 has mu = -sigma^2 / 2.
         self._host_mu = np.log(host) - self._host_sigma**2 / 2.0
-        self._gpu = gpu[:, None] * np.exp(
-            table.gpu_lognormal_sigma * _GPU_Z - table.gpu_lognormal_sigma**2 / 2.0
-        )
+        self._gpu = gpu[:, None] * np.exp(table.gpu_lognormal_sigma * _GPU_Z - table.gpu_lognormal_sigma**2 / 2.0)
         self._wait = _WAIT_E * waiting.mean_ms
         self._upper = 20.0 * float((host + gpu).max()) + 20.0 * waiting.mean_ms
 

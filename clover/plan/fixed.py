@@ -24,11 +24,7 @@ class FixedScheme:
         """Return the fixed configuration, evaluated."""
         gpu = base_gpu(problem.model, problem.whole) if self._name == "base" else _co2opt_gpu(problem)
         candidate = self._evaluator.candidate(problem, problem.objective(), gpu)
-        kind = (
-            "largest variant on whole GPUs"
-            if self._name == "base"
-            else "smallest variant on the finest partition"
-        )
+        kind = "largest variant on whole GPUs" if self._name == "base" else "smallest variant on the finest partition"
         return Answer(
             configuration=Configuration.uniform(problem.gpus, gpu),
             evaluation=candidate.evaluation,

@@ -120,7 +120,9 @@ class SearchScheme:
         ordered = best_first(list(search.seen.values()))
         best = ordered[0] if search.feasible else search.seen[present]
         if not search.feasible:
-            reason = f"none of {len(ordered)} candidates keeps p95 within {search.problem.sla_ms:g} ms: configuration kept"
+            reason = (
+                f"none of {len(ordered)} candidates keeps p95 within {search.problem.sla_ms:g} ms: configuration kept"
+            )
         elif best.gpu == search.problem.current:
             reason = f"the present configuration is the best of {len(ordered)} candidates"
         else:

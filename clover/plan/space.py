@@ -9,16 +9,12 @@ from clover.core.application import ServiceModel
 from clover.core.configuration import GpuConfiguration, InstanceKind
 
 
-def all_gpu_configurations(
-    model: ServiceModel, multisets: tuple[tuple[str, ...], ...]
-) -> list[GpuConfiguration]:
+def all_gpu_configurations(model: ServiceModel, multisets: tuple[tuple[str, ...], ...]) -> list[GpuConfiguration]:
     """Enumerate every distinct (partition, variants) of one GPU in which each variant fits; no empty instance."""
     found: dict[GpuConfiguration, None] = {}
     for multiset in multisets:
         sizes = sorted(set(multiset), key=multiset.index)
-        choices = [
-            list(combinations_with_replacement(_fitting(model, size), multiset.count(size))) for size in sizes
-        ]
+        choices = [list(combinations_with_replacement(_fitting(model, size), multiset.count(size))) for size in sizes]
         for chosen in product(*choices):
             instances = tuple(
                 InstanceKind(size, variant)

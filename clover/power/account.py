@@ -17,9 +17,7 @@ PowerState = Literal["serving", "changing", "parked", "off"]
 class GpuAccount:
     """Cumulative joules of one GPU since `now_s` at construction."""
 
-    def __init__(
-        self, *, idle_power_w: float, parked_power_w: float, compute_slices: int, now_s: float
-    ) -> None:
+    def __init__(self, *, idle_power_w: float, parked_power_w: float, compute_slices: int, now_s: float) -> None:
         self._idle_power_w = idle_power_w
         self._parked_power_w = parked_power_w
         self._compute_slices = compute_slices

@@ -51,9 +51,7 @@ class Ledger:
     counters: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
     counters_at_ms: dict[str, float] = field(default_factory=dict[str, float])
 
-    def restore(
-        self, reading: LedgerReading, counters: dict[str, dict[str, float]], at_ms: dict[str, float]
-    ) -> None:
+    def restore(self, reading: LedgerReading, counters: dict[str, dict[str, float]], at_ms: dict[str, float]) -> None:
         """Go on from a checkpoint."""
         self.at_ms, self.footprint_g = reading.at_ms, reading.footprint_g
         self.host_j, self.host_g, self.unresolved_j = reading.host_j, reading.host_g, reading.unresolved_j

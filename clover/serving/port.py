@@ -69,9 +69,7 @@ class InstanceSpec:
     def __post_init__(self) -> None:
         """Refuse a share of the GPU that is not within (0, 1]."""
         if not 0 < self.compute_slices <= self.total_slices:
-            raise ValueError(
-                f"compute_slices must be 1..total_slices ({self.total_slices}), got {self.compute_slices}"
-            )
+            raise ValueError(f"compute_slices must be 1..total_slices ({self.total_slices}), got {self.compute_slices}")
 
     @property
     def fraction(self) -> float:

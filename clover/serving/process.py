@@ -55,7 +55,7 @@ class ProcessServicer:
         """Start a process and wait until it is warm (`clover.serving.port.Servicer`); many may at once."""
         if self._closed:
             raise ServingError(f"{spec.name} cannot start: the node is closing")
-        worker = await ProcessWorker.launch(spec, self._command, self._environment(spec), self._settings)
+        worker = ProcessWorker(spec, await self._spawn(spec), self._settings)
         self._forget_ended()
         self._workers.add(worker)
         if self._closed:
@@ -78,6 +78,22 @@ class ProcessServicer:
                 group.create_task(worker.stop(), name=f"stop {worker.spec.name}")
         self._workers.clear()
 
+    async def _spawn(self, spec: InstanceSpec) -> asyncio.subprocess.Process:
+        """Start the program without waiting for it to load anything."""
+        try:
+            return await asyncio.create_subprocess_exec(
+                *self._command,
+                spec.name,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                env=self._environment(spec),
+                # Ctrl-C in a terminal is for the agent, which stops its workers in good order.
+                start_new_session=True,
+            )
+        except OSError as exc:
+            raise ServingError(f"the worker of {spec.name} cannot be started: {exc}") from exc
+
     def _forget_ended(self) -> None:
         self._workers = {worker for worker in self._workers if not worker.ended}
 
@@ -92,7 +108,5 @@ class ProcessServicer:
         }
         if _ROOT.name not in {"site-packages", "dist-packages"}:
             # A checkout that is not installed is on sys.path of this process, which a child does not inherit.
-            environment["PYTHONPATH"] = os.pathsep.join(
-                filter(None, (str(_ROOT), os.environ.get("PYTHONPATH")))
-            )
+            environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
         return environment

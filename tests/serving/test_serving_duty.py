@@ -32,9 +32,7 @@ class _Clock:
     sections=st.lists(st.floats(0.01, 0.1), min_size=200, max_size=200),
     lag_s=st.floats(0.0, 0.01),
 )
-def test_the_share_is_kept_however_late_the_timer_is(
-    slices: int, sections: list[float], lag_s: float
-) -> None:
+def test_the_share_is_kept_however_late_the_timer_is(slices: int, sections: list[float], lag_s: float) -> None:
     clock = _Clock(lag_s)
     duty = DutyCycle(slices / 7, sleep=clock.sleep, clock=clock)
     for cpu_s in sections:

@@ -68,9 +68,7 @@ def test_jobs_come_through_unchanged(payload: bytes, number: int, kind: str) -> 
 def test_a_frame_torn_by_a_death_is_the_end_of_the_stream(cut: int) -> None:
     whole = encode(Result(number=1, content_type="text/plain", payload=b"x" * 200, cpu_s=0.1))
     run(_assert_ends(whole[:cut]))
-    assert (
-        read_to_worker(io.BytesIO(encode(Job(number=1, content_type="", payload=b"x" * 200))[:cut])) is None
-    )
+    assert read_to_worker(io.BytesIO(encode(Job(number=1, content_type="", payload=b"x" * 200))[:cut])) is None
 
 
 async def _assert_ends(content: bytes) -> None:
@@ -84,9 +82,7 @@ async def _assert_ends(content: bytes) -> None:
         b"\xc1",
         msgspec.msgpack.encode({"type": "ready"}),
         msgspec.msgpack.encode({"type": "job", "number": 1, "content_type": "", "payload": b""}),
-        msgspec.msgpack.encode(
-            {"type": "result", "number": "1", "content_type": "", "payload": b"", "cpu_s": 1.0}
-        ),
+        msgspec.msgpack.encode({"type": "result", "number": "1", "content_type": "", "payload": b"", "cpu_s": 1.0}),
         msgspec.msgpack.encode([1, 2, 3]),
     ],
 )
@@ -113,10 +109,7 @@ def test_garbage_never_raises_anything_else(garbage: bytes) -> None:
 
 
 def test_sizes_are_limited_on_both_sides() -> None:
-    assert (
-        len(encode(Job(number=1, content_type="image/png", payload=bytes(MAX_PAYLOAD_BYTES))))
-        <= MAX_FRAME_BYTES + 4
-    )
+    assert len(encode(Job(number=1, content_type="image/png", payload=bytes(MAX_PAYLOAD_BYTES)))) <= MAX_FRAME_BYTES + 4
     with pytest.raises(FrameError, match="above the limit"):
         encode(Job(number=1, content_type="image/png", payload=bytes(MAX_FRAME_BYTES)))
     with pytest.raises(FrameError, match="above the limit"):

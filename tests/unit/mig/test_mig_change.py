@@ -23,9 +23,7 @@ Layout = frozenset[tuple[str, int]]
 
 def brute_force_layouts() -> dict[tuple[str, ...], list[Layout]]:
     """Every layout by trying all subsets of the 14 placements, grouped by sorted sizes."""
-    masks = {
-        (size, start): ((1 << n) - 1) << start for size, (n, starts) in GEOMETRY.items() for start in starts
-    }
+    masks = {(size, start): ((1 << n) - 1) << start for size, (n, starts) in GEOMETRY.items() for start in starts}
     grouped: dict[tuple[str, ...], list[Layout]] = {}
     for count in range(1, 8):
         for chosen in combinations(masks, count):

@@ -41,9 +41,7 @@ def test_created_at_the_highest_start_the_codes_give_18_of_the_19_maximal_layout
 
 def test_boards_without_seven_slices_have_no_codes() -> None:
     a30 = gpu_model("a30")
-    with pytest.raises(
-        PartitionRejectedError, match="code 0 on a30: expected a board with 7 compute slices"
-    ) as caught:
+    with pytest.raises(PartitionRejectedError, match="code 0 on a30: expected a board with 7 compute slices") as caught:
         multiset_of_code(a30, 0)
     assert "2g+1g" in caught.value.hint
     assert codes_of_multiset(a30, ("1g",)) == ()

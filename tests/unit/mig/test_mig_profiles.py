@@ -87,8 +87,7 @@ def test_basic_profiles_leave_out_media_engines_and_double_memory() -> None:
 
 def test_the_same_id_means_different_sizes_on_different_boards() -> None:
     meaning = {
-        name: {profile.nvml_id: profile.size for profile in model.profiles}
-        for name, model in GPU_MODELS.items()
+        name: {profile.nvml_id: profile.size for profile in model.profiles} for name, model in GPU_MODELS.items()
     }
     assert (meaning["a100-40gb"][14], meaning["a30"][14]) == ("2g", "1g")
     assert (meaning["a100-40gb"][5], meaning["a30"][5]) == ("4g", "2g")

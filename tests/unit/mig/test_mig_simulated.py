@@ -57,9 +57,7 @@ def test_creating_on_taken_slices_is_rejected_and_changes_nothing() -> None:
         waits = Waits()
         gpu = board(waits=waits)
         await add(gpu, "3g", 0)
-        with pytest.raises(
-            PartitionRejectedError, match=r"GPU 0: insufficient resources: .* overlaps 3g.20gb"
-        ):
+        with pytest.raises(PartitionRejectedError, match=r"GPU 0: insufficient resources: .* overlaps 3g.20gb"):
             await add(gpu, "4g", 0)
         assert len(await gpu.instances()) == 1
         assert waits.seconds == [0.5]
@@ -83,9 +81,7 @@ def test_illegal_places_and_foreign_profiles_are_rejected() -> None:
         with pytest.raises(PartitionRejectedError, match="starts at 2: expected one of 0, 4"):
             await gpu.create(A100.profile("3g"), Placement(start=2, size=4))
         foreign = gpu_model("a30").profile("1g")
-        with pytest.raises(
-            PartitionRejectedError, match=r"profile 1g.6gb \(id 14\): expected one of a100-40gb"
-        ):
+        with pytest.raises(PartitionRejectedError, match=r"profile 1g.6gb \(id 14\): expected one of a100-40gb"):
             await gpu.create(foreign, Placement(start=0, size=1))
 
     asyncio.run(run())

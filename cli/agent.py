@@ -1,0 +1,235 @@
+"""`clover agent ...`: one agent as one process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli import options
+from cli.output import print_json, tell
+
+if TYPE_CHECKING:
+    from clover.bus.port import Bus
+    from clover.core.clock import Clock
+
+    Build = Callable[[Bus, Clock], Callable[[asyncio.Event], Awaitable[None]]]
+
+app = typer.Typer(no_args_is_help=True)
+
+DEFAULT_WAIT_S = 60.0
+
+
+@app.command()
+def node(
+    *,
+    name: Annotated[str | None, typer.Option("--name", help="Name of the node (default: the host's).")] = None,
+    gpus: Annotated[int | None, typer.Option("--gpus", min=1, max=64, help="GPUs of this node (cpu: cores - 1).")] = None,
+    application: options.App = "albert",
+    backend: options.Backend = "sim",
+    board: options.Board = "a100-40gb",
+    profile: options.Profile = None,
+    seed: options.Seed = 0,
+    deployment: options.Deployment = "clover",
+    redis: options.Redis = None,
+    state_dir: options.StateDir = None,
+    wait: options.Wait = "60s",  # pyright: ignore[reportArgumentType] - parsed like a flag
+) -> None:
+    """Serve requests on the GPUs of this host.
+
+    Example: clover agent node --name n1 --gpus 5
+    """
+    from clover.agents.assembly import make_node  # noqa: PLC0415 - keeps --help fast
+    from clover.agents.node import NodeSettings  # noqa: PLC0415
+    from clover.agents.survivors import WorkerRecord  # noqa: PLC0415
+
+    here = options.where(deployment, redis, state_dir, wait)
+    fleet = options.fleet(application, backend, board, profile)
+    node_name = name or options.host_name()
+    count = gpus or options.default_gpus(backend)
+    record = WorkerRecord(here.state_folder / here.deployment, node_name)
+
+    def build(bus: Bus, clock: Clock) -> Callable[[asyncio.Event], Awaitable[None]]:
+        agent = make_node(
+            NodeSettings(name=node_name, backend=backend),
+            fleet=fleet,
+            gpus=count,
+            bus=bus,
+            clock=clock,
+            seed=seed,
+            servicer=options.process_servicer(record) if backend == "cpu" else None,
+        )
+        return agent.run
+
+    record.end_survivors()
+    _run(here, f"node:{node_name}", build)
+
+
+@app.command()
+def carbon(
+    *,
+    trace: options.Trace = "ciso-march",
+    hour: options.Hour = "1h",  # pyright: ignore[reportArgumentType] - parsed like a flag
+    pue: options.Pue = 1.5,
+    application: options.App = "albert",
+    backend: options.Backend = "sim",
+    board: options.Board = "a100-40gb",
+    profile: options.Profile = None,
+    seed: options.Seed = 0,
+    deployment: options.Deployment = "clover",
+    redis: options.Redis = None,
+    state_dir: options.StateDir = None,
+    wait: options.Wait = "60s",  # pyright: ignore[reportArgumentType]
+) -> None:
+    """Publish the grid's carbon intensity and keep the ledger of joules and grams.
+
+    Example: clover agent carbon --trace ciso-march --hour 20s
+    """
+    from clover.agents.assembly import make_carbon_monitor  # noqa: PLC0415 - keeps --help fast
+    from clover.agents.carbon_monitor import CarbonSettings  # noqa: PLC0415
+    from clover.catalog import load_trace  # noqa: PLC0415
+
+    here = options.where(deployment, redis, state_dir, wait)
+    options.check_goals(0.5, pue, None)
+    settings = CarbonSettings(
+        trace=load_trace(trace),
+        hour_s=hour,
+        pue=pue,
+        idle_power_w=options.fleet(application, backend, board, profile).model.table.idle_power_w,
+    )
+
+    def build(bus: Bus, clock: Clock) -> Callable[[asyncio.Event], Awaitable[None]]:
+        return make_carbon_monitor(settings, bus=bus, clock=clock, seed=seed).run
+
+    _run(here, "carbon", build)
+
+
+@app.command()
+def controller(
+    *,
+    name: Annotated[str | None, typer.Option("--name", help="Name of the controller (default: host and pid).")] = None,
+    expect_nodes: Annotated[int, typer.Option("--expect-nodes", min=1, help="Nodes to wait for at first.")] = 1,
+    scheme: options.Scheme = "clover",
+    lambda_: options.Lambda = 0.5,
+    sla: options.Sla = None,
+    rate: options.Rate = None,
+    gpus: Annotated[int, typer.Option("--gpus", min=1, help="GPUs of the fleet, for the default rate.")] = 10,
+    faithful: options.Faithful = False,
+    application: options.App = "albert",
+    backend: options.Backend = "sim",
+    board: options.Board = "a100-40gb",
+    profile: options.Profile = None,
+    seed: options.Seed = 0,
+    deployment: options.Deployment = "clover",
+    redis: options.Redis = None,
+    state_dir: options.StateDir = None,
+    wait: options.Wait = "60s",  # pyright: ignore[reportArgumentType]
+) -> None:
+    """Decide what every GPU shall be and send it to the nodes.
+
+    Example: clover agent controller --scheme clover --expect-nodes 2 --rate 12.5
+    """
+    from clover.agents.assembly import make_controller  # noqa: PLC0415 - keeps --help fast
+    from clover.agents.controller import ControllerSettings  # noqa: PLC0415
+    from clover.agents.decision import Goals  # noqa: PLC0415
+    from clover.plan.schemes import make_scheme  # noqa: PLC0415
+
+    here = options.where(deployment, redis, state_dir, wait)
+    options.check_goals(lambda_, 1.0, sla)
+    make_scheme(scheme, seed=seed)
+    fleet = options.fleet(application, backend, board, profile)
+    settings = ControllerSettings(
+        name=name or options.unique_name(),
+        rate_rps=options.rate_of(rate, gpus, fleet),
+        expected_nodes=expect_nodes,
+    )
+    goals = Goals(lambda_=lambda_, sla_ms=sla or fleet.model.table.sla_p95_ms)
+
+    def build(bus: Bus, clock: Clock) -> Callable[[asyncio.Event], Awaitable[None]]:
+        agent = make_controller(
+            settings,
+            fleet=fleet,
+            scheme=scheme,
+            goals=goals,
+            faithful=faithful,
+            bus=bus,
+            clock=clock,
+            seed=seed,
+            compute=asyncio.to_thread,
+        )
+        return agent.run
+
+    _run(here, f"controller:{settings.name}", build)
+
+
+@app.command()
+def generator(
+    *,
+    rate: options.Rate = None,
+    gpus: Annotated[int, typer.Option("--gpus", min=1, help="GPUs of the fleet, for the default rate.")] = 10,
+    duration: options.Duration = None,
+    application: options.App = "albert",
+    backend: options.Backend = "sim",
+    board: options.Board = "a100-40gb",
+    profile: options.Profile = None,
+    seed: options.Seed = 0,
+    deployment: options.Deployment = "clover",
+    redis: options.Redis = None,
+    state_dir: options.StateDir = None,
+    wait: options.Wait = "60s",  # pyright: ignore[reportArgumentType]
+    as_json: options.Json = False,
+) -> None:
+    """Send requests (Poisson, open loop) and account for every one of them.
+
+    Example: clover agent generator --rate 12.5 --duration 5m
+    """
+    from random import Random  # noqa: PLC0415 - keeps --help fast
+
+    from clover.agents.generator import Generator, GeneratorSettings  # noqa: PLC0415
+
+    here = options.where(deployment, redis, state_dir, wait)
+    fleet = options.fleet(application, backend, board, profile)
+    settings = GeneratorSettings(
+        name=f"generator-{options.unique_name()}",
+        application=application,
+        rate_rps=options.rate_of(rate, gpus, fleet),
+        duration_s=duration,
+    )
+    inputs = options.inputs_of(fleet)
+    made: list[Generator] = []
+
+    def build(bus: Bus, clock: Clock) -> Callable[[asyncio.Event], Awaitable[None]]:
+        rng = Random(f"{seed}/generator")  # noqa: S311 - arrivals
+        made.append(Generator(settings, bus=bus, clock=clock, rng=rng, inputs=inputs))
+        return made[0].run
+
+    _run(here, f"generator:{settings.name}", build)
+    if as_json:
+        print_json({"producer": settings.name, "requests": made[0].counts()})
+
+
+def _run(here: options.Where, source: str, build: Build) -> None:
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    asyncio.run(_run_async(here, source, build))
+
+
+async def _run_async(here: options.Where, source: str, build: Build) -> None:
+    from clover.agents.runtime import die_with_parent, run_agent, wait_for_bus  # noqa: PLC0415 - keeps --help fast
+    from clover.agents.system_clock import SystemClock  # noqa: PLC0415
+
+    die_with_parent()
+    bus = await wait_for_bus(
+        redis=here.redis,
+        state_folder=here.state_folder,
+        deployment=here.deployment,
+        client=source.replace(":", "-"),
+        wait_s=here.wait_s,
+        tell=tell,
+    )
+    clock = SystemClock()
+    tell(f"{source}: connected to deployment {here.deployment!r}")
+    await run_agent(bus=bus, clock=clock, source=source, work=build(bus, clock))

@@ -1,0 +1,83 @@
+"""The `clover` command: its tree of commands, its settings file, and the one place where errors become lines and codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from cli import agent, events, infer, mig, server, status, up, watch
+from cli.settings import load_settings
+from clover import __version__
+from clover.errors import CloverError
+
+app = typer.Typer(
+    name="clover",
+    help="Carbon-aware inference serving on MIG-partitioned GPUs. Start with: clover up",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("up", help=up.up.__doc__)(up.up)
+app.command("server", help=server.server.__doc__)(server.server)
+app.add_typer(agent.app, name="agent", help="Start one agent by hand: node, carbon, controller, generator.")
+app.command("status", help=status.status.__doc__)(status.status)
+app.command("events", help=events.events.__doc__)(events.events)
+app.command("dashboard", help=watch.dashboard.__doc__)(watch.dashboard)
+app.command("infer", help=infer.infer.__doc__)(infer.infer)
+app.add_typer(mig.app, name="mig", help="GPUs and their MIG partitions; works without a deployment.")
+
+
+def _version(*, value: bool) -> None:
+    if value:
+        print(f"clover {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    context: typer.Context,
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Read the settings file before any command runs."""
+    del version
+    context.default_map = load_settings(typer.main.get_command(app))
+
+
+def main() -> None:
+    """Run the command line; every error of ours is one line, a hint if there is one, and an exit code."""
+    try:
+        app()
+    except Exception as error:
+        if os.environ.get("CLOVER_DEBUG"):
+            traceback.print_exc()
+        message, hint, code = _describe(error)
+        print(f"clover: {message}", file=sys.stderr)
+        if hint:
+            print(f"  hint: {hint}", file=sys.stderr)
+        sys.exit(code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _describe(error: BaseException) -> tuple[str, str, int]:
+    from mig.errors import MigError, UnknownGpuModelError  # noqa: PLC0415 - only needed when something went wrong
+
+    if isinstance(error, BaseExceptionGroup):
+        return _describe(error.exceptions[0])
+    if isinstance(error, CloverError):
+        return str(error), error.hint, error.exit_code
+    if isinstance(error, MigError):
+        return str(error), error.hint, 3 if isinstance(error, UnknownGpuModelError) else 6
+    if isinstance(error, BrokenPipeError):
+        # The reader of our output went away (`| head`): nothing to say, and nobody to say it to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return "output closed", "", 0
+    return f"bug: {type(error).__name__}: {error}", "set CLOVER_DEBUG=1 for the traceback and report it", 1

@@ -1,0 +1,245 @@
+"""One run of `clover up`: the processes, what is observed of them, and the end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import signal
+from typing import TYPE_CHECKING, Any
+
+from cli.output import tell
+from cli.watch import LiveDashboard
+from clover.agents.deployment import claim_state, find_url, release_state
+from clover.agents.lifetime import happens_within
+from clover.agents.runtime import check_state_folder
+from clover.agents.supervisor import ChildFailedError, ChildSpec, Supervisor
+from clover.agents.system_clock import SystemClock
+from clover.analysis.summary import RunSummary
+from clover.analysis.view import DeploymentView
+from clover.bus.embedded import EmbeddedServer
+from clover.bus.messages import Event
+from clover.bus.port import Bus, Feed
+from clover.bus.redis import connect
+from clover.errors import BusUnavailableError, CloverError, NotReadyError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cli.up import UpSettings
+
+#: Everything must serve after this long, start-up of workers and first plan included.
+READY_WITHIN_S = 180.0
+
+#: After the last answer the ledger has this long to catch up.
+LEDGER_WITHIN_S = 15.0
+
+GENERATOR = "generator"
+
+
+class UpSession:
+    """Runs a deployment and folds what it does into a summary."""
+
+    def __init__(self, settings: UpSettings) -> None:
+        self._settings = settings
+        self._clock = SystemClock()
+        self._summary = RunSummary(sla_p95_ms=settings.sla_ms)
+        self._view = DeploymentView(sla_p95_ms=settings.sla_ms)
+        self._stop = asyncio.Event()
+        self._over = asyncio.Event()
+        self._started = asyncio.Event()
+        self._complete = asyncio.Event()
+        self._failure: CloverError | None = None
+        self._notices: asyncio.Queue[Event] = asyncio.Queue()
+        self._generating_since_s: float | None = None
+
+    async def run(self) -> dict[str, Any]:
+        """Run until the duration is over or somebody stops it; return the summary."""
+        where = self._settings.where
+        folder = check_state_folder(where.state_folder)
+        given = find_url(where.redis, folder, "")
+        claim_state(folder, where.deployment, url=given or "", owner="up")
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                url = given or await self._start_server(stack)
+                claim_state(folder, where.deployment, url=url, owner="up")
+                bus = connect(url, where.deployment, "up")
+                stack.push_async_callback(bus.close)
+                await bus.ping()
+                await self._run_on(bus, url)
+        finally:
+            release_state(folder, where.deployment)
+        if self._failure is not None:
+            raise self._failure
+        return self._summary.result()
+
+    async def _start_server(self, stack: contextlib.AsyncExitStack) -> str:
+        """Start the embedded server on empty data: a new `up` is a new run."""
+        data = self._settings.where.state_folder / self._settings.where.deployment / "server"
+        await asyncio.to_thread(shutil.rmtree, data, ignore_errors=True)
+        server = await stack.enter_async_context(EmbeddedServer(data))
+        return server.url
+
+    # --- the run
+
+    async def _run_on(self, bus: Bus, url: str) -> None:
+        where = self._settings.where
+        logs = where.state_folder / where.deployment / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
+        supervisor = Supervisor(
+            environment={"CLOVER_REDIS": url, "CLOVER_STATE_DIR": str(where.state_folder)},
+            log_folder=logs,
+            tell=self._notice,
+        )
+        self._install_signals(supervisor)
+        cursors = {feed: await bus.newest_id(feed) for feed in Feed}
+        try:
+            async with asyncio.TaskGroup() as group:
+                observers = [
+                    group.create_task(self._observe(bus, cursors)),
+                    group.create_task(self._publish_notices(bus)),
+                    group.create_task(LiveDashboard(deployment=where.deployment, show=self._settings.dashboard).run(self._view, self._stop)),
+                ]
+                for spec in self._children():
+                    group.create_task(self._keep(supervisor, spec))
+                await self._until_over()
+                await self._wind_down(supervisor)
+                for observer in observers:
+                    observer.cancel()
+        finally:
+            supervisor.kill_all()
+
+    async def _keep(self, supervisor: Supervisor, spec: ChildSpec) -> None:
+        try:
+            await supervisor.keep(spec)
+        except ChildFailedError as error:
+            self._failure = self._failure or error
+            self._over.set()
+        if spec.name == GENERATOR:
+            self._over.set()
+
+    async def _until_over(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            waits = [group.create_task(self._started_in_time()), group.create_task(self._stop.wait())]
+            waits.append(group.create_task(self._over.wait()))
+            stopped_or_over = waits[1:]
+            await asyncio.wait(stopped_or_over, return_when=asyncio.FIRST_COMPLETED)
+            for wait in waits:
+                wait.cancel()
+
+    async def _started_in_time(self) -> None:
+        if not await happens_within(self._started, READY_WITHIN_S):
+            self._failure = NotReadyError(
+                f"the service was not ready within {READY_WITHIN_S:g} s",
+                hint=f"see the logs in {self._settings.where.state_folder / self._settings.where.deployment / 'logs'}",
+            )
+            self._over.set()
+
+    async def _wind_down(self, supervisor: Supervisor) -> None:
+        """End in the order that loses nothing: arrivals, then what serves them, then what decides and counts."""
+        await supervisor.end([GENERATOR])
+        if self._failure is None and self._summary.started:
+            await happens_within(self._complete, LEDGER_WITHIN_S)
+        await supervisor.end([name for name in supervisor.pids if name.startswith("node-")])
+        await supervisor.end(list(supervisor.pids))
+        await supervisor.end([spec.name for spec in self._children()])
+
+    # --- children
+
+    def _children(self) -> Sequence[ChildSpec]:
+        s = self._settings
+        common = ["--deployment", s.where.deployment, *s.shared]
+        fleet = ["--gpus", str(sum(s.gpus))]
+        nodes = [
+            ChildSpec(
+                name=f"node-n{number}",
+                arguments=lambda number=number, gpus=gpus: [
+                    *("agent", "node", "--name", f"n{number}", "--gpus", str(gpus)),
+                    *common,
+                    # Nodes must not repeat each other's random numbers.
+                    *("--seed", str(s.seed * 100 + number)),
+                ],
+            )
+            for number, gpus in enumerate(s.gpus, start=1)
+        ]
+        carbon = ["agent", "carbon", "--trace", s.trace, "--hour", f"{s.hour_s}s", "--pue", str(s.pue), *common]
+        controller = [
+            *("agent", "controller", "--name", "controller", "--scheme", s.scheme, "--lambda", str(s.lambda_)),
+            *("--sla", str(s.sla_ms), "--rate", str(s.rate_rps), "--expect-nodes", str(len(s.gpus))),
+            *(["--faithful"] if s.faithful else []),
+            *fleet,
+            *common,
+        ]
+        return [
+            *nodes,
+            ChildSpec(name="carbon", arguments=lambda: carbon),
+            ChildSpec(name="controller", arguments=lambda: controller),
+            ChildSpec(name=GENERATOR, arguments=lambda: self._generator_arguments([*fleet, *common]), once=True),
+        ]
+
+    def _generator_arguments(self, common: list[str]) -> list[str]:
+        """Return the generator's arguments; one that is started again gets the time that is left."""
+        arguments = ["agent", "generator", "--rate", str(self._settings.rate_rps), *common]
+        if self._settings.duration_s is None:
+            return arguments
+        gone_s = self._clock.now_s() - self._generating_since_s if self._generating_since_s is not None else 0.0
+        return [*arguments, "--duration", f"{max(0.1, self._settings.duration_s - gone_s)}s"]
+
+    # --- observing
+
+    async def _observe(self, bus: Bus, cursors: dict[Feed, str]) -> None:
+        plan_epoch = -1
+        while True:
+            try:
+                entries = await bus.follow(cursors, block_s=1.0)
+                if any(isinstance(e.message, Event) and e.message.epoch != plan_epoch for e in entries):
+                    plan = await bus.plan()
+                    plan_epoch = plan.epoch if plan else -1
+                    self._view.set_plan(plan)
+            except BusUnavailableError:
+                await asyncio.sleep(0.2)
+                continue
+            for entry in entries:
+                cursors[entry.feed] = entry.id
+                self._summary.take(entry.message)
+                self._view.take(entry.message)
+            self._note_progress()
+
+    def _note_progress(self) -> None:
+        if self._summary.started and not self._started.is_set():
+            self._started.set()
+            self._generating_since_s = self._clock.now_s()
+        if self._summary.complete:
+            self._complete.set()
+
+    def _notice(self, kind: str, child: str, reason: str) -> None:
+        """Tell of a child's death, on the terminal where there is no dashboard and in the event stream."""
+        if not self._settings.dashboard:
+            tell(f"{child}: {reason}")
+        self._notices.put_nowait(
+            Event(at_ms=self._clock.now_ms(), kind=kind, source="supervisor", subject=child, reason=reason)
+        )
+
+    async def _publish_notices(self, bus: Bus) -> None:
+        while True:
+            notice = await self._notices.get()
+            with contextlib.suppress(BusUnavailableError):
+                await bus.publish(Feed.EVENTS, [notice])
+
+    # --- signals
+
+    def _install_signals(self, supervisor: Supervisor) -> None:
+        """First signal: no new requests, let the rest finish. Second: end everything now."""
+        loop = asyncio.get_running_loop()
+
+        def on_signal() -> None:
+            if self._stop.is_set():
+                tell("stopping now")
+                self._complete.set()
+                supervisor.kill_all()
+                return
+            self._stop.set()
+            tell("stopping: requests in work are finished; Ctrl-C again stops at once")
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, on_signal)

@@ -1,0 +1,190 @@
+"""`clover up`: a whole deployment on this host with one command."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cli import options
+from cli.output import number, print_json, tell
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpSettings:
+    """What `up` was asked for, checked.
+
+    Attributes:
+        where: Deployment and server.
+        gpus: GPUs per node.
+        rate_rps: Arrival rate.
+        sla_ms: Promised 95th percentile.
+        shared: Options that every agent gets.
+        trace, hour_s, pue: Grid.
+        scheme, lambda_, faithful: Planning.
+        duration_s: How long requests become due, None until stopped.
+        seed: Of everything random.
+        dashboard: Whether to draw the dashboard where there is a terminal.
+        as_json: Whether the summary is JSON.
+    """
+
+    where: options.Where
+    gpus: tuple[int, ...]
+    rate_rps: float
+    sla_ms: float
+    shared: tuple[str, ...]
+    trace: str
+    hour_s: float
+    pue: float
+    scheme: str
+    lambda_: float
+    faithful: bool
+    duration_s: float | None
+    seed: int
+    dashboard: bool
+    as_json: bool
+
+
+def up(
+    *,
+    application: options.App = "albert",
+    gpus: Annotated[
+        int | None,
+        typer.Option("--gpus", min=1, max=1000, help="GPUs in all (default 10; cpu: cores - 1).", envvar="CLOVER_GPUS"),
+    ] = None,
+    nodes: Annotated[
+        int | None,
+        typer.Option("--nodes", min=1, max=64, help="Nodes to spread them over (default 2; cpu: 1).", envvar="CLOVER_NODES"),
+    ] = None,
+    board: options.Board = "a100-40gb",
+    backend: options.Backend = "sim",
+    scheme: options.Scheme = "clover",
+    trace: options.Trace = "ciso-march",
+    hour: options.Hour = "20s",  # pyright: ignore[reportArgumentType] - parsed like a flag
+    rate: options.Rate = None,
+    lambda_: options.Lambda = 0.5,
+    sla: options.Sla = None,
+    pue: options.Pue = 1.5,
+    profile: options.Profile = None,
+    faithful: options.Faithful = False,
+    duration: options.Duration = None,
+    seed: options.Seed = 0,
+    deployment: options.Deployment = "clover",
+    redis: options.Redis = None,
+    state_dir: options.StateDir = None,
+    no_tui: Annotated[bool, typer.Option("--no-tui", help="No dashboard: a status line now and then.")] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Start server, nodes, carbon monitor, controller and generator; show what they do; print a summary at the end.
+
+    Examples: clover up; clover up --app yolov5 --trace eso-march; clover up --duration 2m --no-tui --json
+    """
+    settings = _check(
+        where=options.where(deployment, redis, state_dir),
+        application=application,
+        gpus=gpus,
+        nodes=nodes,
+        board=board,
+        backend=backend,
+        scheme=scheme,
+        trace=trace,
+        hour_s=hour,
+        rate=rate,
+        lambda_=lambda_,
+        sla=sla,
+        pue=pue,
+        profile=profile,
+        faithful=faithful,
+        duration_s=duration,
+        seed=seed,
+        dashboard=not (no_tui or as_json),
+        as_json=as_json,
+    )
+    from cli.session import UpSession  # noqa: PLC0415 - keeps --help fast
+
+    result = asyncio.run(UpSession(settings).run())
+    if as_json:
+        print_json(result)
+    else:
+        _print_summary(result)
+    if result["requests"]["lost"]:
+        sys.exit(11)
+
+
+def _check(
+    *,
+    where: options.Where,
+    application: str,
+    gpus: int | None,
+    nodes: int | None,
+    board: str,
+    backend: str,
+    scheme: str,
+    trace: str,
+    rate: float | None,
+    sla: float | None,
+    profile: Path | None,
+    lambda_: float,
+    pue: float,
+    seed: int,
+    **rest: Any,
+) -> UpSettings:
+    """Refuse what cannot work before anything is started."""
+    from clover.catalog import load_trace  # noqa: PLC0415 - keeps --help fast
+    from clover.plan.schemes import make_scheme  # noqa: PLC0415
+
+    options.check_goals(lambda_, pue, sla)
+    make_scheme(scheme, seed=seed)
+    fleet = options.fleet(application, backend, board, profile)
+    load_trace(trace)
+    options.inputs_of(fleet)
+    count = gpus or (options.default_gpus(backend) if backend == "cpu" else 10)
+    spread = options.spread_gpus(count, nodes or (1 if backend == "cpu" else min(2, count)))
+    if backend == "cpu":
+        options.check_memory(workers=count * fleet.board.compute_slices)
+    shared = ["--app", application, "--backend", backend, "--gpu-model", board, "--seed", str(seed)]
+    if profile is not None:
+        shared += ["--profile", str(profile.resolve())]
+    return UpSettings(
+        where=where,
+        gpus=spread,
+        rate_rps=options.rate_of(rate, count, fleet),
+        sla_ms=sla or fleet.model.table.sla_p95_ms,
+        shared=tuple(shared),
+        trace=trace,
+        pue=pue,
+        scheme=scheme,
+        lambda_=lambda_,
+        seed=seed,
+        **rest,
+    )
+
+
+def _print_summary(result: dict[str, Any]) -> None:
+    requests, predicted = result["requests"], result["predicted"]
+    outcomes = ", ".join(f"{name} {count}" for name, count in requests.items() if count)
+    tell(f"requests    {outcomes or 'none'}")
+    tell(
+        f"latency     p95 {number(result['p95_ms'], ' ms')} (SLA {result['sla_p95_ms']:g} ms), "
+        f"late {number(result['late_pct'], ' %', 2)}; predicted p95 {number(predicted['p95_ms'], ' ms')}"
+    )
+    tell(f"accuracy    {number(result['accuracy_pct'], ' %', 2)}; predicted {number(predicted['accuracy_pct'], ' %', 2)}")
+    tell(
+        f"energy      {number(result['energy_j_per_request'], ' J', 2)} per request ({result['energy_source']}); "
+        f"predicted {number(predicted['energy_j_per_request'], ' J', 2)}"
+    )
+    tell(
+        f"carbon      {number(result['footprint_g'], ' g', 2)} in all; saved {number(result['saved_pct'], ' %')} against BASE, "
+        f"{number(result['saved_pct_rightsized'], ' %')} against right-sized BASE (both modelled); "
+        f"predicted {number(predicted['saved_pct'], ' %')}"
+    )
+    if result["baseline_feasible"] is False:
+        tell(f"            BASE itself would be late for {number(result['baseline_late_pct'], ' %')}: not a fair comparison")
+    tell(
+        f"decisions   {result['replans']} replans, {result['reconfigurations']} reconfigurations, "
+        f"{result['mig_changes']} MIG changes, {number(result['change_s_total'], ' s')} changing"
+    )

@@ -1,0 +1,325 @@
+"""The one registry of everything that Clover keeps on the server: key, type, writers, readers, bound, time to live.
+
+Key names are made here and nowhere else. All keys of a deployment share the hash tag `{<deployment>}`, so that one
+script may touch several of them under Redis Cluster as well. docs/wire.md is generated from this module
+(`clover.bus.wire`).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+from clover.bus.port import Feed
+from clover.errors import ConfigurationError, MessageRejectedError
+
+#: Consumer group of the request streams.
+GROUP = "serve"
+
+#: An id stays known until this long after the request's deadline.
+IDEMPOTENCY_AFTER_DEADLINE_MS = 60_000
+#: Replies that nobody fetches vanish this long after the last one was written.
+REPLY_TTL_MS = 600_000
+#: Last intensity and ledger; long enough to see over a weekend what the grid monitor last said.
+NOW_TTL_MS = 7 * 86_400_000
+#: Heartbeats older than this are forgotten.
+LIVE_WINDOW_MS = 3_600_000
+
+REPLY_MAXLEN = 20_000
+DEAD_MAXLEN = 10_000
+TARGET_MAXLEN = 100
+FEED_MAXLEN: dict[Feed, int] = {
+    Feed.LOG: 100_000,
+    Feed.TELEMETRY: 50_000,
+    Feed.CARBON: 20_000,
+    Feed.EVENTS: 100_000,
+}
+
+_DEPLOYMENT = re.compile(r"[a-z0-9][a-z0-9-]{0,40}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeySpec:
+    """One kind of key.
+
+    Attributes:
+        pattern: Name, where `{d}` stands for the hash tag and `<x>` for a name.
+        kind: Redis type.
+        writers, readers: Which agents do so.
+        bound: What keeps it from growing, for people.
+        ttl: How long it lives after the last write, for people; empty if it is permanent.
+        what: Meaning.
+    """
+
+    pattern: str
+    kind: Literal["stream", "string", "hash", "zset"]
+    writers: str
+    readers: str
+    bound: str
+    ttl: str
+    what: str
+
+    @property
+    def permanent(self) -> bool:
+        """Whether the key stays until somebody deletes it."""
+        return not self.ttl
+
+
+REGISTRY: tuple[KeySpec, ...] = (
+    KeySpec(
+        pattern="{d}:req",
+        kind="stream",
+        writers="producers",
+        readers="nodes (group `serve`)",
+        bound="admission bound; never trimmed, deleted on acknowledge",
+        ttl="",
+        what="requests of normal priority",
+    ),
+    KeySpec(
+        pattern="{d}:req:hi",
+        kind="stream",
+        writers="producers",
+        readers="nodes (group `serve`)",
+        bound="admission bound, shared with `{d}:req`",
+        ttl="",
+        what="requests of high priority, read first",
+    ),
+    KeySpec(
+        pattern="{d}:rep:<producer>",
+        kind="stream",
+        writers="nodes",
+        readers="the producer",
+        bound=f"~{REPLY_MAXLEN} entries",
+        ttl="10 min after the last reply",
+        what="replies to one producer",
+    ),
+    KeySpec(
+        pattern="{d}:idm:<id>",
+        kind="string",
+        writers="producers",
+        readers="producers",
+        bound="one per admitted request",
+        ttl="until 60 s after the request's deadline",
+        what="a request id that was admitted already",
+    ),
+    KeySpec(
+        pattern="{d}:dead",
+        kind="stream",
+        writers="all agents",
+        readers="operators",
+        bound=f"~{DEAD_MAXLEN} entries",
+        ttl="",
+        what="malformed entries and exhausted requests: `stream`, `id`, `reason`, and the raw fields as `raw:<field>`, "
+        "cut to 4 KiB in all",
+    ),
+    KeySpec(
+        pattern="{d}:log",
+        kind="stream",
+        writers="producers; all agents",
+        readers="dashboard, analysis",
+        bound=f"~{FEED_MAXLEN[Feed.LOG]} entries",
+        ttl="",
+        what="finished requests in batches (`requests`) and log lines from warning up (`log`)",
+    ),
+    KeySpec(
+        pattern="{d}:tel",
+        kind="stream",
+        writers="nodes",
+        readers="carbon monitor, controller, dashboard",
+        bound=f"~{FEED_MAXLEN[Feed.TELEMETRY]} entries",
+        ttl="",
+        what="telemetry (`telemetry`)",
+    ),
+    KeySpec(
+        pattern="{d}:carbon",
+        kind="stream",
+        writers="carbon monitor",
+        readers="controller, dashboard",
+        bound=f"~{FEED_MAXLEN[Feed.CARBON]} entries",
+        ttl="",
+        what="carbon intensity (`intensity`) and the ledger (`ledger`)",
+    ),
+    KeySpec(
+        pattern="{d}:evt",
+        kind="stream",
+        writers="all agents",
+        readers="dashboard, analysis",
+        bound=f"~{FEED_MAXLEN[Feed.EVENTS]} entries",
+        ttl="",
+        what="decisions and lifecycle events (`event`)",
+    ),
+    KeySpec(
+        pattern="{d}:state:<node>",
+        kind="hash",
+        writers="the node",
+        readers="controller, dashboard",
+        bound="one per node",
+        ttl="ten telemetry intervals, at least 60 s",
+        what="last telemetry of a node: `v`, `t`, `d`",
+    ),
+    KeySpec(
+        pattern="{d}:nodes",
+        kind="zset",
+        writers="nodes",
+        readers="controller, dashboard",
+        bound="expired nodes are removed at each write",
+        ttl="",
+        what="nodes that have a state, scored by when it expires (ms)",
+    ),
+    KeySpec(
+        pattern="{d}:now",
+        kind="hash",
+        writers="carbon monitor",
+        readers="controller, dashboard",
+        bound="three fields",
+        ttl="7 days",
+        what="newest `intensity` and `ledger` as JSON, and `v`",
+    ),
+    KeySpec(
+        pattern="{d}:ledger",
+        kind="hash",
+        writers="carbon monitor",
+        readers="carbon monitor",
+        bound="one",
+        ttl="",
+        what="energy checkpoint (`checkpoint`): `v`, `t`, `d`",
+    ),
+    KeySpec(
+        pattern="{d}:live",
+        kind="zset",
+        writers="all agents",
+        readers="controller, dashboard",
+        bound="heartbeats older than one hour are removed at each write",
+        ttl="",
+        what="agents, scored by their last heartbeat (ms)",
+    ),
+    KeySpec(
+        pattern="{d}:lease",
+        kind="string",
+        writers="controllers",
+        readers="controllers",
+        bound="one",
+        ttl="the lease's",
+        what="who is the acting controller",
+    ),
+    KeySpec(
+        pattern="{d}:epoch",
+        kind="string",
+        writers="controller",
+        readers="controller",
+        bound="one",
+        ttl="",
+        what="counts published plans; fences targets",
+    ),
+    KeySpec(
+        pattern="{d}:plan",
+        kind="hash",
+        writers="controller",
+        readers="everyone",
+        bound="one",
+        ttl="",
+        what="plan in force (`plan`): `v`, `t`, `epoch`, `d`; the field `epoch` overrides the one in `d`",
+    ),
+    KeySpec(
+        pattern="{d}:target:<node>",
+        kind="stream",
+        writers="controller",
+        readers="the node",
+        bound=f"~{TARGET_MAXLEN} entries",
+        ttl="",
+        what="complete desired state of one node (`target`); the field `epoch` overrides the one in `d`",
+    ),
+)
+
+
+class Keys:
+    """Concrete key names of one deployment."""
+
+    __slots__ = (
+        "_prefix",
+        "dead",
+        "deployment",
+        "epoch",
+        "lease",
+        "ledger",
+        "live",
+        "nodes",
+        "now",
+        "plan",
+        "requests",
+        "requests_high",
+    )
+
+    def __init__(self, deployment: str) -> None:
+        self.deployment = checked_deployment(deployment)
+        prefix = f"{{{deployment}}}:"
+        self._prefix = prefix
+        self.requests = f"{prefix}req"
+        self.requests_high = f"{prefix}req:hi"
+        self.dead = f"{prefix}dead"
+        self.nodes = f"{prefix}nodes"
+        self.now = f"{prefix}now"
+        self.ledger = f"{prefix}ledger"
+        self.live = f"{prefix}live"
+        self.lease = f"{prefix}lease"
+        self.epoch = f"{prefix}epoch"
+        self.plan = f"{prefix}plan"
+
+    @property
+    def request_streams(self) -> tuple[str, str]:
+        """Request streams in the order in which they are read."""
+        return self.requests_high, self.requests
+
+    def feed(self, feed: Feed) -> str:
+        """Return the stream of a feed."""
+        return f"{self._prefix}{feed.value}"
+
+    def replies(self, producer: str) -> str:
+        """Return the reply stream of a producer."""
+        return f"{self._prefix}rep:{checked_name('reply_to', producer)}"
+
+    def idempotency(self, request_id: str) -> str:
+        """Return the key that remembers an admitted request."""
+        return f"{self._prefix}idm:{request_id}"
+
+    def state(self, node: str) -> str:
+        """Return the last state of a node."""
+        return f"{self._prefix}state:{checked_name('node', node)}"
+
+    def target(self, node: str) -> str:
+        """Return the target stream of a node."""
+        return f"{self._prefix}target:{checked_name('node', node)}"
+
+
+def checked_deployment(name: str) -> str:
+    """Return the name if it may name a deployment, else raise `ConfigurationError`."""
+    if not _DEPLOYMENT.fullmatch(name):
+        raise ConfigurationError(
+            f"deployment {name!r}: expected lower-case letters, digits and hyphens, at most 41, no hyphen first"
+        )
+    return name
+
+
+@lru_cache(maxsize=4096)
+def checked_name(field: str, name: str) -> str:
+    """Return the name if it may become part of a key, else raise `MessageRejectedError`."""
+    if not _NAME.fullmatch(name):
+        raise MessageRejectedError(
+            f"field {field!r}: {name[:80]!r}, expected at most 128 letters, digits and . _ : @ -, no sign first"
+        )
+    return name
+
+
+def spec_of(key: str) -> KeySpec | None:
+    """Return what the registry says about a concrete key; None for a key that is not ours."""
+    tag, colon, rest = key.partition("}:")
+    if not colon or not _DEPLOYMENT.fullmatch(tag.removeprefix("{")):
+        return None
+    for spec in REGISTRY:
+        head, _, variable = spec.pattern.removeprefix("{d}:").partition("<")
+        if rest == head if not variable else rest.startswith(head) and len(rest) > len(head):
+            return spec
+    return None

@@ -1,0 +1,192 @@
+"""Streams in memory, with the semantics of the server's: ids, bounds, pending lists, first blocked first served."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from bisect import bisect_right
+from collections import deque
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from clover.bus.messages import Request
+from clover.bus.port import Delivery
+from clover.errors import BusError
+
+T = TypeVar("T")
+#: Milliseconds and sequence number: what an entry id says.
+EntryKey = tuple[int, int]
+
+_ID = re.compile(r"(\d+)(?:-(\d+))?")
+#: A bounded stream is trimmed when it is this much above its bound, as `MAXLEN ~` does.
+_SLACK = 1.05
+
+
+def key_of(entry_id: str) -> EntryKey:
+    """Return an id as a pair that sorts."""
+    match = _ID.fullmatch(entry_id)
+    if match is None:
+        raise BusError(f"stream id {entry_id!r}: expected milliseconds-sequence")
+    return int(match[1]), int(match[2] or 0)
+
+
+class IdSource:
+    """Makes ids that only grow, even if the clock stands still or goes back."""
+
+    def __init__(self) -> None:
+        self._last: EntryKey = (0, 0)
+
+    def next(self, now_ms: float) -> EntryKey:
+        """Return a new id."""
+        milliseconds = int(now_ms)
+        last = self._last
+        self._last = (milliseconds, 0) if milliseconds > last[0] else (last[0], last[1] + 1)
+        return self._last
+
+
+class Bell:
+    """Wakes everyone who waits for something to be appended."""
+
+    def __init__(self) -> None:
+        self._waiting: list[asyncio.Future[None]] = []
+
+    def ring(self) -> None:
+        """Wake all who wait now."""
+        waiting, self._waiting = self._waiting, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
+    def add(self, future: asyncio.Future[None]) -> None:
+        """Let a future be woken by the next ring."""
+        self._waiting.append(future)
+
+    def discard(self, future: asyncio.Future[None]) -> None:
+        """Forget a future that no longer waits."""
+        if future in self._waiting:
+            self._waiting.remove(future)
+
+
+class BoundedStream(Generic[T]):
+    """Entries in order of id; the oldest go when there are too many."""
+
+    def __init__(self, maxlen: int) -> None:
+        self._maxlen = maxlen
+        self._ids = IdSource()
+        self._keys: list[EntryKey] = []
+        self._items: list[T] = []
+        self.bell = Bell()
+
+    def append(self, item: T, now_ms: float) -> str:
+        """Append and wake the readers."""
+        key = self._ids.next(now_ms)
+        self._keys.append(key)
+        self._items.append(item)
+        if len(self._keys) > self._maxlen * _SLACK + 1:
+            excess = len(self._keys) - self._maxlen
+            del self._keys[:excess]
+            del self._items[:excess]
+        self.bell.ring()
+        return f"{key[0]}-{key[1]}"
+
+    def after(self, cursor: str, count: int) -> list[tuple[str, T]]:
+        """Return ids and items behind a cursor, oldest first."""
+        if not self._keys:
+            return []
+        start = bisect_right(self._keys, key_of(cursor))
+        stop = start + count
+        return [
+            (f"{key[0]}-{key[1]}", item)
+            for key, item in zip(self._keys[start:stop], self._items[start:stop], strict=True)
+        ]
+
+    @property
+    def newest_id(self) -> str:
+        """Id of the newest entry, `0-0` if there is none."""
+        return f"{self._keys[-1][0]}-{self._keys[-1][1]}" if self._keys else "0-0"
+
+    @property
+    def newest(self) -> T | None:
+        """The newest item."""
+        return self._items[-1] if self._items else None
+
+
+@dataclass(slots=True)
+class Pending:
+    """An entry that was delivered and not finished."""
+
+    key: EntryKey
+    delivery: Delivery
+    consumer: str
+    touched_ms: float
+
+
+@dataclass(slots=True, eq=False)
+class _Reader:
+    consumer: str
+    count: int
+    future: asyncio.Future[list[Delivery]]
+
+
+class RequestQueue:
+    """The request streams and their group: unread by priority, pending by entry id."""
+
+    def __init__(self, high: str, normal: str) -> None:
+        self._streams = (high, normal)
+        self._ids = IdSource()
+        self._unread: tuple[deque[tuple[EntryKey, Request]], ...] = (deque(), deque())
+        self._readers: deque[_Reader] = deque()
+        self.pending: dict[str, Pending] = {}
+        self.admitted = 0
+
+    @property
+    def waiting(self) -> int:
+        """Entries that nobody has read yet."""
+        return len(self._unread[0]) + len(self._unread[1])
+
+    def append(self, request: Request, now_ms: float) -> None:
+        """Append one request; call `serve` when all of a batch are in."""
+        self._unread[0 if request.priority == "high" else 1].append((self._ids.next(now_ms), request))
+        self.admitted += 1
+
+    def serve(self, now_ms: float) -> None:
+        """Hand unread entries to blocked readers, the longest blocked first."""
+        while self._readers and self.waiting:
+            reader = self._readers.popleft()
+            if not reader.future.done():
+                reader.future.set_result(self.take(reader.consumer, reader.count, now_ms))
+
+    def take(self, consumer: str, count: int, now_ms: float) -> list[Delivery]:
+        """Deliver up to `count` unread entries."""
+        taken: list[Delivery] = []
+        for stream, unread in zip(self._streams, self._unread, strict=True):
+            while unread and len(taken) < count:
+                key, request = unread.popleft()
+                delivery = Delivery(entry_id=f"{key[0]}-{key[1]}", stream=stream, request=request)
+                self.pending[delivery.entry_id] = Pending(key, delivery, consumer, now_ms)
+                taken.append(delivery)
+        return taken
+
+    async def next(self, consumer: str, count: int, block_s: float) -> list[Delivery]:
+        """Wait for entries to be delivered; what arrives as the wait is cut off stays pending."""
+        reader = _Reader(consumer, count, asyncio.get_running_loop().create_future())
+        self._readers.append(reader)
+        try:
+            async with asyncio.timeout(block_s):
+                return await reader.future
+        except TimeoutError:
+            # Served in the very moment in which the time was up: these are ours all the same.
+            return reader.future.result() if _has_result(reader.future) else []
+        finally:
+            if reader in self._readers:
+                self._readers.remove(reader)
+
+    def oldest_ms(self) -> int | None:
+        """Return when the first entry was appended that is not finished."""
+        heads = [unread[0][0] for unread in self._unread if unread]
+        heads += [pending.key for pending in self.pending.values()]
+        return min(heads)[0] if heads else None
+
+
+def _has_result(future: asyncio.Future[list[Delivery]]) -> bool:
+    return future.done() and not future.cancelled()

@@ -1,0 +1,206 @@
+"""Requests and replies on a server: admission, pulling, finishing, claiming."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, ParamSpec, TypeVar
+
+from clover.bus import codec, scripts
+from clover.bus.calls import Calls, Patience, RawEntry, block_args, entries_by_stream
+from clover.bus.keys import GROUP, Keys
+from clover.bus.link import Argument, GroupMissingError, Link
+from clover.bus.messages import Reply, Request
+from clover.bus.port import Admission, Claimed, Completion, Delivery, QueueStatus
+from clover.errors import BusError, MessageRejectedError
+
+_ADMISSIONS = {1: Admission.ADMITTED, 0: Admission.DUPLICATE, -1: Admission.FULL}
+#: Most replies taken in one read; what is left comes with the next.
+_REPLY_BATCH = 1000
+#: After a request of high priority has been seen, its stream is looked at first for this long.
+_HIGH_IN_USE_S = 10.0
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _with_group(call: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+    """Make the consumer groups again if they are gone, then repeat the call: nothing was read or written."""
+
+    @functools.wraps(call)
+    async def healed(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await call(*args, **kwargs)
+        except GroupMissingError:
+            calls = args[0]
+            assert isinstance(calls, RequestCalls)  # noqa: S101 - a decorator of methods of this class only
+            await calls.make_groups()
+            return await call(*args, **kwargs)
+
+    return healed
+
+
+class RequestCalls(Calls):
+    """The part of the bus that carries requests and replies."""
+
+    def __init__(self, link: Link, keys: Keys) -> None:
+        super().__init__(link, keys)
+        self._streams = keys.request_streams
+        #: Index of each request stream among the keys of the scripts `done` and `keep`.
+        self._high_in_use_until = 0.0
+        #: Delivered beyond the count, because the server counts per stream; handed out with the next pull.
+        self._surplus: dict[str, list[Delivery]] = {}
+
+    async def make_groups(self) -> None:
+        """Create the consumer group on the request streams, from their beginning, where it is missing."""
+        for stream in self._streams:
+            try:
+                await self._link.command("XGROUP", "CREATE", stream, GROUP, "0", "MKSTREAM")
+            except BusError as error:
+                if "BUSYGROUP" not in str(error):
+                    raise
+
+    async def admit(self, requests: Sequence[Request], *, bound: int) -> list[Admission]:
+        """See `clover.bus.port.Bus`."""
+        if not requests:
+            return []
+        keys = [self._keys.requests, self._keys.requests_high]
+        args: list[Argument] = [bound]
+        for request in requests:
+            fields = codec.encode_request(request)
+            keys.append(self._keys.idempotency(fields[0]))
+            args += fields
+        return [_ADMISSIONS[code] for code in await self._link.script(scripts.ADMIT, keys, args)]
+
+    # --- taking
+
+    @_with_group
+    async def pull(self, consumer: str, *, count: int, block_s: float) -> list[Delivery]:
+        """See `clover.bus.port.Bus`."""
+        surplus = self._surplus.pop(consumer, None)
+        if surplus:
+            return self._at_most(consumer, surplus, count)
+        loop = asyncio.get_running_loop()
+        patience = Patience(block_s)
+        while True:
+            piece_s = patience.piece_s()
+            taken: list[Delivery] = []
+            if loop.time() < self._high_in_use_until:
+                taken = await self._take(consumer, count, 0.0, self._streams[:1])
+            if not taken:
+                taken = await self._take(consumer, count, piece_s, self._streams)
+            if taken or piece_s == 0.0:
+                return self._at_most(consumer, taken, count)
+
+    async def _take(self, consumer: str, count: int, block_s: float, streams: tuple[str, ...]) -> list[Delivery]:
+        command = ("XREADGROUP", "GROUP", GROUP, consumer, "COUNT", count, *block_args(block_s))
+        answer = await self._link.read(*command, "STREAMS", *streams, *(">" for _ in streams), block_s=block_s)
+        taken: list[Delivery] = []
+        for stream, entries in entries_by_stream(answer):
+            if stream == self._keys.requests_high:
+                self._high_in_use_until = asyncio.get_running_loop().time() + _HIGH_IN_USE_S
+            taken += await self._deliveries(stream, entries)
+        return taken
+
+    def _at_most(self, consumer: str, deliveries: list[Delivery], count: int) -> list[Delivery]:
+        if len(deliveries) > count:
+            self._surplus[consumer] = deliveries[count:]
+            return deliveries[:count]
+        return deliveries
+
+    async def _deliveries(self, stream: str, entries: list[RawEntry]) -> list[Delivery]:
+        deliveries: list[Delivery] = []
+        for entry_id, raw in entries:
+            if raw is None:
+                continue
+            try:
+                request = codec.decode_request(raw)
+            except MessageRejectedError as error:
+                await self._bury(stream, entry_id.decode(), str(error), raw)
+                continue
+            deliveries.append(Delivery(entry_id=entry_id.decode(), stream=stream, request=request))
+        return deliveries
+
+    @_with_group
+    async def own_pending(self, consumer: str) -> list[Delivery]:
+        """See `clover.bus.port.Bus`."""
+        self._surplus.pop(consumer, None)
+        return await self._redelivered(await self._link.script(scripts.OWN, self._streams, [consumer]))
+
+    @_with_group
+    async def claim(self, consumer: str, *, min_idle_s: float, count: int) -> Claimed:
+        """See `clover.bus.port.Bus`."""
+        args = [consumer, int(min_idle_s * 1e3), count]
+        entries, vanished = await self._link.script(scripts.CLAIM, self._streams, args)
+        return Claimed(
+            deliveries=await self._redelivered(entries),
+            vanished_ids=[entry_id.decode() for entry_id in vanished],
+        )
+
+    async def _redelivered(self, entries: list[Any]) -> list[Delivery]:
+        deliveries: list[Delivery] = []
+        for stream, entry_id, times, raw in entries:
+            for key, request in await self._decoded(stream.decode(), [(entry_id, raw)], codec.decode_request):
+                deliveries.append(
+                    Delivery(entry_id=key, stream=stream.decode(), request=request, times_delivered=times)
+                )
+        return deliveries
+
+    @_with_group
+    async def keep_alive(self, consumer: str, deliveries: Sequence[Delivery]) -> None:
+        """See `clover.bus.port.Bus`."""
+        if not deliveries:
+            return
+        args: list[Argument] = [consumer]
+        for delivery in deliveries:
+            args += (self._streams.index(delivery.stream) + 1, delivery.entry_id)
+        await self._link.script(scripts.KEEP, self._streams, args)
+
+    # --- finishing
+
+    async def finish(self, completions: Sequence[Completion]) -> list[bool]:
+        """See `clover.bus.port.Bus`."""
+        if not completions:
+            return []
+        keys = [self._keys.dead, *self._streams]
+        places = {stream: index + 2 for index, stream in enumerate(self._streams)}
+        args: list[Argument] = []
+        for completion in completions:
+            delivery = completion.delivery
+            replies = self._keys.replies(delivery.request.reply_to)
+            place = places.get(replies)
+            if place is None:
+                keys.append(replies)
+                place = places[replies] = len(keys)
+            request_id, header, payload = codec.encode_reply(completion.reply)
+            args += (
+                places[delivery.stream],
+                delivery.entry_id,
+                place,
+                request_id,
+                header,
+                payload,
+                completion.dead_reason,
+            )
+        return [code == 1 for code in await self._link.script(scripts.DONE, keys, args)]
+
+    async def replies(self, producer: str, after: str, *, block_s: float) -> tuple[list[Reply], str]:
+        """See `clover.bus.port.Bus`."""
+        stream = self._keys.replies(producer)
+        patience = Patience(block_s)
+        while True:
+            piece_s = patience.piece_s()
+            command = ("XREAD", "COUNT", _REPLY_BATCH, *block_args(piece_s), "STREAMS", stream, after)
+            answer = await self._link.read(*command, block_s=piece_s)
+            for _, entries in entries_by_stream(answer):
+                decoded = await self._decoded(stream, entries, codec.decode_reply)
+                return [reply for _, reply in decoded], entries[-1][0].decode()
+            if piece_s == 0.0:
+                return [], after
+
+    @_with_group
+    async def queue(self) -> QueueStatus:
+        """See `clover.bus.port.Bus`."""
+        waiting, pending, admitted, oldest_ms = await self._link.script(scripts.QUEUE, self._streams, [])
+        return QueueStatus(waiting=waiting, pending=pending, admitted=admitted, oldest_age_s=oldest_ms / 1e3)
