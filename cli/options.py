@@ -109,11 +109,10 @@ class Where:
 def where(deployment: str, redis: str | None, state_dir: Path | None, wait_s: float = 0.0) -> Where:
     """Collect the options that say which deployment is meant."""
     from clover.agents.deployment import default_state_folder  # noqa: PLC0415 - keeps --help fast
-    from clover.bus.keys import check_deployment  # noqa: PLC0415
+    from clover.bus.keys import checked_deployment  # noqa: PLC0415
 
-    check_deployment(deployment)
     return Where(
-        deployment=deployment, redis=redis, state_folder=state_dir or default_state_folder(), wait_s=wait_s
+        deployment=checked_deployment(deployment), redis=redis, state_folder=state_dir or default_state_folder(), wait_s=wait_s
     )
 
 

@@ -34,7 +34,7 @@ async def _serve(here: options.Where, port: int, *, as_json: bool) -> None:
     folder = check_state_folder(here.state_folder)
     claim_state(folder, here.deployment, url="", owner="server")
     try:
-        async with EmbeddedServer(folder / here.deployment / "server", port=port) as running:
+        async with EmbeddedServer(folder / here.deployment / "server", port=port or None) as running:
             claim_state(folder, here.deployment, url=running.url, owner="server")
             if as_json:
                 print_json({"deployment": here.deployment, "url": running.url})

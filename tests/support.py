@@ -49,7 +49,7 @@ async def eventually(condition: Callable[[], Awaitable[Any]], *, limit_s: float 
             await asyncio.sleep(0.01)
 
 
-def a_request(request_id: str, **changes: Any) -> Request:
+def a_request(request_id: str, /, **changes: Any) -> Request:
     request = Request(
         id=request_id,
         application="albert",
@@ -61,7 +61,7 @@ def a_request(request_id: str, **changes: Any) -> Request:
     return msgspec.structs.replace(request, **changes)
 
 
-def a_reply(request_id: str, **changes: Any) -> Reply:
+def a_reply(request_id: str, /, **changes: Any) -> Reply:
     reply = Reply(id=request_id, outcome=Outcome.OK, node="n1", gpu=0, profile="7g", variant="base", payload=b"result")
     return msgspec.structs.replace(reply, **changes)
 

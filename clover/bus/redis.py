@@ -58,8 +58,8 @@ def _pool(url: str, client_name: str, size: int) -> ConnectionPool:
         health_check_interval=0,
         # A repeated command of unknown outcome is how entries get doubled: repeating is the caller's decision.
         retry=Retry(NoBackoff(), 0),
-        lib_name=None,
-        lib_version=None,
+        # CLIENT SETINFO is newer than Redis 7.0.
+        driver_info=None,
         max_connections=size,
     )
 

@@ -18,8 +18,10 @@ from clover.errors import BusError, MessageRejectedError
 _ADMISSIONS = {1: Admission.ADMITTED, 0: Admission.DUPLICATE, -1: Admission.FULL}
 #: Most replies taken in one read; what is left comes with the next.
 _REPLY_BATCH = 1000
-#: After a request of high priority has been seen, its stream is looked at first for this long.
+#: After a request of high priority has been seen, every pull looks at that stream first for this long; otherwise one
+#: pull a second does, since it costs a command. (One command on both streams would count for each of them apart.)
 _HIGH_IN_USE_S = 10.0
+_HIGH_CHECK_S = 1.0
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -47,8 +49,8 @@ class RequestCalls(Calls):
     def __init__(self, link: Link, keys: Keys) -> None:
         super().__init__(link, keys)
         self._streams = keys.request_streams
-        #: Index of each request stream among the keys of the scripts `done` and `keep`.
         self._high_in_use_until = 0.0
+        self._high_check_at = 0.0
         #: Delivered beyond the count, because the server counts per stream; handed out with the next pull.
         self._surplus: dict[str, list[Delivery]] = {}
 
@@ -81,17 +83,25 @@ class RequestCalls(Calls):
         surplus = self._surplus.pop(consumer, None)
         if surplus:
             return self._at_most(consumer, surplus, count)
-        loop = asyncio.get_running_loop()
         patience = Patience(block_s)
         while True:
             piece_s = patience.piece_s()
             taken: list[Delivery] = []
-            if loop.time() < self._high_in_use_until:
+            if self._high_first():
                 taken = await self._take(consumer, count, 0.0, self._streams[:1])
             if not taken:
                 taken = await self._take(consumer, count, piece_s, self._streams)
             if taken or piece_s == 0.0:
                 return self._at_most(consumer, taken, count)
+
+    def _high_first(self) -> bool:
+        now_s = asyncio.get_running_loop().time()
+        if now_s < self._high_in_use_until:
+            return True
+        if now_s < self._high_check_at:
+            return False
+        self._high_check_at = now_s + _HIGH_CHECK_S
+        return True
 
     async def _take(self, consumer: str, count: int, block_s: float, streams: tuple[str, ...]) -> list[Delivery]:
         command = ("XREADGROUP", "GROUP", GROUP, consumer, "COUNT", count, *block_args(block_s))

@@ -61,6 +61,8 @@ async def leaks(url: str, deployment: str) -> None:
     link = RedisLink(url, "leaks")
     try:
         for key in await link.command("KEYS", "*"):
+            if key.startswith(b"{f-"):
+                continue  # fault tests share the server, and leave what they broke
             spec = spec_of(key.decode())
             assert spec is not None, f"{key} is not in the registry"
             assert key.decode().startswith(f"{{{deployment}}}:")
@@ -292,7 +294,7 @@ def test_nothing_in_is_nothing_out(check: Check) -> None:
 def test_a_request_that_cannot_be_written_is_refused(check: Check, wrong: dict[str, Any]) -> None:
     async def test(bus: Bus) -> None:
         with pytest.raises(MessageRejectedError):
-            await bus.admit([a_request("r1"), a_request(wrong.pop("id", "r2"), **wrong)], bound=10)
+            await bus.admit([a_request("r1"), a_request("r2", **wrong)], bound=10)
         assert (await bus.queue()).waiting == 0
 
     check(test)
