@@ -44,7 +44,7 @@ class UpSession:
         self._settings = settings
         self._clock = SystemClock()
         self._summary = RunSummary(sla_p95_ms=settings.sla_ms)
-        self._view = DeploymentView(sla_p95_ms=settings.sla_ms)
+        self._view = DeploymentView(self._summary)
         self._stop = asyncio.Event()
         self._over = asyncio.Event()
         self._started = asyncio.Event()
@@ -188,21 +188,17 @@ class UpSession:
     # --- observing
 
     async def _observe(self, bus: Bus, cursors: dict[Feed, str]) -> None:
-        plan_epoch = -1
         while True:
             try:
                 entries = await bus.follow(cursors, block_s=1.0)
-                if any(isinstance(e.message, Event) and e.message.epoch != plan_epoch for e in entries):
-                    plan = await bus.plan()
-                    plan_epoch = plan.epoch if plan else -1
-                    self._view.set_plan(plan)
+                if any(isinstance(entry.message, Event) for entry in entries):
+                    self._view.set_plan(await bus.plan())
             except BusUnavailableError:
                 await asyncio.sleep(0.2)
                 continue
             for entry in entries:
                 cursors[entry.feed] = entry.id
-                self._summary.take(entry.message)
-                self._view.take(entry.message)
+                self._view.take(entry.message, now_ms=self._clock.now_ms())
             self._note_progress()
 
     def _note_progress(self) -> None:

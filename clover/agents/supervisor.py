@@ -23,6 +23,9 @@ HEALTHY_AFTER_S = 30.0
 #: Exit codes that starting again cannot mend: wrong usage, wrong configuration.
 FATAL_CODES = frozenset({2, 3})
 
+#: A child that fails this often without living for long will not be mended by another start.
+GIVE_UP_AFTER = 5
+
 #: How long a child may take to end after it was asked to, before it is killed.
 STOP_GRACE_S = 45.0
 
@@ -88,7 +91,7 @@ class Supervisor:
             ChildFailedError: It ended with an exit code that a restart cannot mend.
         """
         loop = asyncio.get_running_loop()
-        pause_s = RESTART_FIRST_S
+        quick_deaths = 0
         try:
             while spec.name not in self._ending:
                 began = loop.time()
@@ -96,9 +99,10 @@ class Supervisor:
                 if spec.name in self._ending or (spec.once and code == 0):
                     return
                 told = self._last_lines(spec.name)
-                if code in FATAL_CODES:
+                quick_deaths = 1 if loop.time() - began > HEALTHY_AFTER_S else quick_deaths + 1
+                if code in FATAL_CODES or (quick_deaths >= GIVE_UP_AFTER and code > 0):
                     raise ChildFailedError(spec.name, code, told)
-                pause_s = RESTART_FIRST_S if loop.time() - began > HEALTHY_AFTER_S else min(RESTART_MOST_S, pause_s * 2)
+                pause_s = min(RESTART_MOST_S, RESTART_FIRST_S * 2.0 ** (quick_deaths - 1))
                 self._tell("process.died", spec.name, f"{_how_it_ended(code)}; starting again in {pause_s:g} s")
                 await happens_within(self._stop_event(spec.name), pause_s)
         finally:
