@@ -28,7 +28,9 @@ DEFAULT_WAIT_S = 60.0
 def node(
     *,
     name: Annotated[str | None, typer.Option("--name", help="Name of the node (default: the host's).")] = None,
-    gpus: Annotated[int | None, typer.Option("--gpus", min=1, max=64, help="GPUs of this node (cpu: cores - 1).")] = None,
+    gpus: Annotated[
+        int | None, typer.Option("--gpus", min=1, max=64, help="GPUs of this node (cpu: cores - 1).")
+    ] = None,
     application: options.App = "albert",
     backend: options.Backend = "sim",
     board: options.Board = "a100-40gb",

@@ -87,10 +87,15 @@ def _figures(snapshot: Snapshot, width: int) -> Table:
     table.add_column(style="dim", no_wrap=True)
     table.add_column(no_wrap=True, overflow="ellipsis", max_width=max(20, width - 14))
     age_s = (snapshot.now_ms - intensity.published_at_ms) / 1e3 if intensity else 0.0
-    grid = f"{intensity.g_per_kwh:.0f} gCO2e/kWh  {intensity.source}, {age_s:.0f} s old" if intensity else "not known yet"
+    grid = (
+        f"{intensity.g_per_kwh:.0f} gCO2e/kWh  {intensity.source}, {age_s:.0f} s old" if intensity else "not known yet"
+    )
     table.add_row("grid", f"{grid}  {sparkline(snapshot.history[-max(8, width - 70) :])}")
     carbon = Text(f"{_milligrams(snapshot.grams_per_request)} per request")
-    carbon.append(f"   BASE {_milligrams(snapshot.base_grams)}, right-sized {_milligrams(snapshot.rightsized_grams)} (modelled)", "dim")
+    carbon.append(
+        f"   BASE {_milligrams(snapshot.base_grams)}, right-sized {_milligrams(snapshot.rightsized_grams)} (modelled)",
+        "dim",
+    )
     table.add_row("carbon", carbon)
     table.add_row("latency", _latency(snapshot))
     best = plan.base.accuracy_pct if plan else None
@@ -105,7 +110,9 @@ def _latency(snapshot: Snapshot) -> Text:
     if plan is None or p95 is None:
         return Text("-")
     headroom = 100.0 * (1.0 - p95 / plan.sla_p95_ms)
-    word, style = ("OK", "green") if headroom >= 5.0 else ("WARN", "yellow") if headroom >= 0.0 else ("SLA BROKEN", "red")
+    word, style = (
+        ("OK", "green") if headroom >= 5.0 else ("WARN", "yellow") if headroom >= 0.0 else ("SLA BROKEN", "red")
+    )
     text = Text(f"p95 {p95:.0f} of {plan.sla_p95_ms:g} ms, headroom {headroom:.0f} %  ")
     text.append(word, style=f"bold {style}")
     text.append(f"   late {number(snapshot.late_pct, ' %', 2)}")
@@ -131,7 +138,9 @@ def _gpu_row(name: str, gpu: GpuTelemetry, colours: dict[str, str], cell: int, w
         text.append("·" * (cell * max(0, instance.start - at)), style="dim")
         mark = "*" if instance.phase == "busy" else "" if instance.phase == "idle" else "~"
         label = f"{instance.profile}:{instance.variant}{mark}"
-        style = f"white on {colours[instance.variant]}" if instance.phase != "starting" else f"{colours[instance.variant]}"
+        style = (
+            f"white on {colours[instance.variant]}" if instance.phase != "starting" else f"{colours[instance.variant]}"
+        )
         room = cell * instance.size - 1
         text.append(f"{label:^{room}.{room}}", style=style)
         text.append(" ")

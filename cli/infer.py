@@ -129,7 +129,9 @@ async def _started(application: str, trace: str) -> AsyncIterator[tuple[Bus, Pla
             async with asyncio.timeout(START_WITHIN_S):
                 plan = await ready
         except TimeoutError:
-            raise NotReadyError(f"the instance was not ready within {START_WITHIN_S:g} s") from None
+            plan = None
+        if plan is None:
+            raise NotReadyError(f"the instance was not ready within {START_WITHIN_S:g} s")
         yield single.bus, plan
 
 

@@ -1,4 +1,4 @@
-"""The `clover` command: its tree of commands, its settings file, and the one place where errors become lines and codes."""
+"""The `clover` command: its tree of commands, its settings file, and where errors become lines and codes."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def main() -> None:
     """Run the command line; every error of ours is one line, a hint if there is one, and an exit code."""
     try:
         app()
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the last place before the user
         if os.environ.get("CLOVER_DEBUG"):
             traceback.print_exc()
         message, hint, code = _describe(error)

@@ -38,9 +38,7 @@ def _option(*names: str, text: str, env: str) -> typer.models.OptionInfo:
     return typer.Option(*names, help=text, envvar=env, show_envvar=True)
 
 
-Deployment: TypeAlias = Annotated[
-    str, _option("--deployment", text="Name of the deployment.", env="CLOVER_DEPLOYMENT")
-]
+Deployment: TypeAlias = Annotated[str, _option("--deployment", text="Name of the deployment.", env="CLOVER_DEPLOYMENT")]
 Redis: TypeAlias = Annotated[
     str | None, typer.Option("--redis", help="Server URL, redis://, rediss:// or unix://.  [env var: CLOVER_REDIS]")
 ]
@@ -70,7 +68,8 @@ Sla: TypeAlias = Annotated[
     float | None, _option("--sla", text="Promised p95 in ms (default: the table's).", env="CLOVER_SLA")
 ]
 Faithful: TypeAlias = Annotated[
-    bool, _option("--faithful", text="Judge candidates that miss the SLA exactly as the original.", env="CLOVER_FAITHFUL")
+    bool,
+    _option("--faithful", text="Judge candidates that miss the SLA exactly as the original.", env="CLOVER_FAITHFUL"),
 ]
 Trace: TypeAlias = Annotated[
     str, _option("--trace", text="Carbon trace: a name, a CSV file or constant:<gCO2e/kWh>.", env="CLOVER_TRACE")
@@ -85,13 +84,21 @@ Hour: TypeAlias = Annotated[
         envvar="CLOVER_HOUR",
     ),
 ]
-Pue: TypeAlias = Annotated[float, _option("--pue", text="Power usage effectiveness of the building, >= 1.", env="CLOVER_PUE")]
+Pue: TypeAlias = Annotated[
+    float, _option("--pue", text="Power usage effectiveness of the building, >= 1.", env="CLOVER_PUE")
+]
 Rate: TypeAlias = Annotated[
     float | None, _option("--rate", text="Requests per second (default: BASE's own load).", env="CLOVER_RATE")
 ]
 Duration: TypeAlias = Annotated[
     float | None,
-    typer.Option("--duration", parser=parse_duration, metavar="DURATION", help="How long requests become due.", envvar="CLOVER_DURATION"),
+    typer.Option(
+        "--duration",
+        parser=parse_duration,
+        metavar="DURATION",
+        help="How long requests become due.",
+        envvar="CLOVER_DURATION",
+    ),
 ]
 Seed: TypeAlias = Annotated[int, _option("--seed", text="Of everything random.", env="CLOVER_SEED")]
 
@@ -112,7 +119,10 @@ def where(deployment: str, redis: str | None, state_dir: Path | None, wait_s: fl
     from clover.bus.keys import checked_deployment  # noqa: PLC0415
 
     return Where(
-        deployment=checked_deployment(deployment), redis=redis, state_folder=state_dir or default_state_folder(), wait_s=wait_s
+        deployment=checked_deployment(deployment),
+        redis=redis,
+        state_folder=state_dir or default_state_folder(),
+        wait_s=wait_s,
     )
 
 

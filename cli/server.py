@@ -14,7 +14,9 @@ from cli.output import print_json, tell
 def server(
     *,
     deployment: options.Deployment = "clover",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="TCP port on 127.0.0.1; 0 takes a free one.")] = 0,
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="TCP port on 127.0.0.1; 0 takes a free one.")
+    ] = 0,
     state_dir: options.StateDir = None,
     as_json: options.Json = False,
 ) -> None:

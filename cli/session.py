@@ -98,7 +98,11 @@ class UpSession:
                 observers = [
                     group.create_task(self._observe(bus, cursors)),
                     group.create_task(self._publish_notices(bus)),
-                    group.create_task(LiveDashboard(deployment=where.deployment, show=self._settings.dashboard).run(self._view, self._stop)),
+                    group.create_task(
+                        LiveDashboard(deployment=where.deployment, show=self._settings.dashboard).run(
+                            self._view, self._stop
+                        )
+                    ),
                 ]
                 for spec in self._children():
                     group.create_task(self._keep(supervisor, spec))

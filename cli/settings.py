@@ -1,8 +1,9 @@
 """The settings file: `clover.toml` in the working folder (or `CLOVER_CONFIG`) gives defaults for options.
 
-Keys are the long names of options without dashes in front (`gpus`, `hour`, `state-dir`). At the top level they hold for every
-command that has such an option, in a table named like a command (`[up]`, `[agent.node]`) for that command alone. A flag wins
-over `CLOVER_*`, which wins over the file, which wins over the built-in default. Unknown keys are errors.
+Keys are the long names of options without dashes in front (`gpus`, `hour`, `state-dir`). At the top level they hold
+for every command that has such an option, in a table named like a command (`[up]`, `[agent.node]`) for that command
+alone. A
+flag wins over `CLOVER_*`, which wins over the file, which wins over the built-in default. Unknown keys are errors.
 """
 
 from __future__ import annotations

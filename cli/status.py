@@ -93,7 +93,8 @@ def _print(found: dict[str, Any]) -> None:
     plan, intensity = found["plan"], found["intensity"]
     if plan:
         print(
-            f"plan       epoch {plan['epoch']}, {plan['state']} since {_at(plan['since_ms'])}, scheme {plan['scheme']}: {plan['reason']}"
+            f"plan       epoch {plan['epoch']}, {plan['state']} since {_at(plan['since_ms'])}, "
+            f"scheme {plan['scheme']}: {plan['reason']}"
         )
         p95 = plan["prediction"]["p95_ms"]
         print(f"SLA        p95 {plan['sla_p95_ms']:g} ms, predicted {'overload' if p95 is None else f'{p95:.0f} ms'}")
@@ -105,7 +106,10 @@ def _print(found: dict[str, Any]) -> None:
         print("intensity  not known yet")
     print(f"queue      {found['queue']['waiting']} waiting, {found['queue']['pending']} in work")
     for node in found["nodes"]:
-        print(f"node {node['node']}  epoch {node['applied_epoch']} of {node['epoch']}, {node['backend']}, seen {_at(node['at_ms'])}")
+        print(
+            f"node {node['node']}  epoch {node['applied_epoch']} of {node['epoch']}, "
+            f"{node['backend']}, seen {_at(node['at_ms'])}"
+        )
         for gpu in node["gpus"]:
             held = " ".join(f"{i['profile']}:{i['variant']}" for i in gpu["instances"]) or "-"
             print(f"  gpu{gpu['index']}  {gpu['phase']} since {_at(gpu['since_ms'])} ({gpu['reason']}): {held}")

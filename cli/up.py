@@ -58,7 +58,9 @@ def up(
     ] = None,
     nodes: Annotated[
         int | None,
-        typer.Option("--nodes", min=1, max=64, help="Nodes to spread them over (default 2; cpu: 1).", envvar="CLOVER_NODES"),
+        typer.Option(
+            "--nodes", min=1, max=64, help="Nodes to spread them over (default 2; cpu: 1).", envvar="CLOVER_NODES"
+        ),
     ] = None,
     board: options.Board = "a100-40gb",
     backend: options.Backend = "sim",
@@ -172,18 +174,24 @@ def _print_summary(result: dict[str, Any]) -> None:
         f"latency     p95 {number(result['p95_ms'], ' ms')} (SLA {result['sla_p95_ms']:g} ms), "
         f"late {number(result['late_pct'], ' %', 2)}; predicted p95 {number(predicted['p95_ms'], ' ms')}"
     )
-    tell(f"accuracy    {number(result['accuracy_pct'], ' %', 2)}; predicted {number(predicted['accuracy_pct'], ' %', 2)}")
+    tell(
+        f"accuracy    {number(result['accuracy_pct'], ' %', 2)}; predicted {number(predicted['accuracy_pct'], ' %', 2)}"
+    )
     tell(
         f"energy      {number(result['energy_j_per_request'], ' J', 2)} per request ({result['energy_source']}); "
         f"predicted {number(predicted['energy_j_per_request'], ' J', 2)}"
     )
     tell(
-        f"carbon      {number(result['footprint_g'], ' g', 2)} in all; saved {number(result['saved_pct'], ' %')} against BASE, "
+        f"carbon      {number(result['footprint_g'], ' g', 2)} in all; "
+        f"saved {number(result['saved_pct'], ' %')} against BASE, "
         f"{number(result['saved_pct_rightsized'], ' %')} against right-sized BASE (both modelled); "
         f"predicted {number(predicted['saved_pct'], ' %')}"
     )
     if result["baseline_feasible"] is False:
-        tell(f"            BASE itself would be late for {number(result['baseline_late_pct'], ' %')}: not a fair comparison")
+        tell(
+            f"            BASE itself would be late for {number(result['baseline_late_pct'], ' %')}: "
+            "not a fair comparison"
+        )
     tell(
         f"decisions   {result['replans']} replans, {result['reconfigurations']} reconfigurations, "
         f"{result['mig_changes']} MIG changes, {number(result['change_s_total'], ' s')} changing"

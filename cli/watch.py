@@ -158,5 +158,3 @@ def _before(cursor: str, end: str) -> bool:
     """Return whether a stream id is before another (`0` is before all)."""
     parts = [tuple(int(part) for part in (text + "-0").split("-")[:2]) for text in (cursor, end)]
     return parts[0] < parts[1]
-
-

@@ -179,7 +179,8 @@ def load_trace(name: str) -> IntensityTrace:
         path = Path(name)
     else:
         raise TraceError(
-            f"trace {name!r} is unknown, expected one of {', '.join(trace_names())}, a CSV file or constant:<gCO2e per kWh>"
+            f"trace {name!r} is unknown, expected one of {', '.join(trace_names())}, "
+            "a CSV file or constant:<gCO2e per kWh>"
         )
     return parse_trace(_read(path, "trace"), name=path.stem)
 

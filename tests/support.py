@@ -27,6 +27,7 @@ from clover.bus.messages import (
 )
 from clover.bus.port import Completion, Delivery
 from clover.core.outcome import Outcome
+from clover.errors import BusUnavailableError
 
 T = TypeVar("T")
 FAR_MS = 4_000_000_000_000.0
@@ -42,10 +43,20 @@ def run(coroutine: Coroutine[Any, Any, T], *, limit_s: float = 30.0) -> T:
     return asyncio.run(bounded())
 
 
+async def persistently(call: Callable[[], Awaitable[T]], *, limit_s: float = 10.0) -> T:
+    """Return what a call gives as soon as the server answers."""
+    async with asyncio.timeout(limit_s):
+        while True:
+            try:
+                return await call()
+            except BusUnavailableError:
+                await asyncio.sleep(0.01)
+
+
 async def eventually(condition: Callable[[], Awaitable[Any]], *, limit_s: float = 10.0) -> None:
     """Return as soon as an awaited condition is true."""
     async with asyncio.timeout(limit_s):
-        while not await condition():
+        while not await condition():  # noqa: ASYNC110 - the other side is a real process
             await asyncio.sleep(0.01)
 
 

@@ -75,7 +75,7 @@ class CarbonMonitor:
             self._ledger.restore(saved.ledger, saved.counters, saved.counters_at_ms)
 
     async def _publish(self) -> None:
-        """Take in all telemetry that is there, then write intensity (if it is new), ledger and checkpoint in one step."""
+        """Take in all telemetry that is there, then write intensity (if new), ledger and checkpoint in one step."""
         while entries := await self._bus.follow({Feed.TELEMETRY: self._cursor}, block_s=0.0):
             for entry in entries:
                 self._cursor = entry.id

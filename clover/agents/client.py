@@ -58,7 +58,8 @@ class Client:
         """Send one request and wait for its answer.
 
         Args:
-            content_type, payload: The input.
+            content_type: Media type of the input.
+            payload: The input.
             wait_s: Deadline of the request.
             bound: Most requests that may wait before this one is refused.
 

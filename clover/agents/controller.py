@@ -1,7 +1,7 @@
 """The controller agent: feeds what it sees to the state machine and carries out what that commands.
 
-One controller acts: it holds a lease, and everything it writes is checked against it. A standby waits for the lease and then
-takes over the plan that is in force, including an unfinished roll.
+One controller acts: it holds a lease, and everything it writes is checked against it. A standby waits for the lease
+and then takes over the plan that is in force, including an unfinished roll.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From a question of the controller to a plan record: runs the scheme and evaluates what will be in force step by step."""
+"""From a question of the controller to a plan record: runs the scheme and evaluates each step."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The request generator: Poisson arrivals, open loop, latency from the due time, every request accounted for.
 
-Arrivals do not wait for anything: a request that cannot be sent in time is still due when it was due. Each request ends in
-exactly one outcome of `ProducerOutcome`; replies beyond the first are counted as duplicates.
+Arrivals do not wait for anything: a request that cannot be sent in time is still due when it was due. Each request
+ends in exactly one outcome of `ProducerOutcome`; replies beyond the first are counted as duplicates.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Generator:
         self.finished = asyncio.Event()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Wait until the service is ready, generate for the duration (or until `stop`), then wait for the last answer."""
+        """Wait until the service is ready, generate (until `stop` at most), wait for the last answer."""
         ready = await wait_until_serving(
             self._bus,
             seen_after_ms=self._made_ms,
@@ -286,6 +286,7 @@ class Generator:
         while True:
             try:
                 await self._bus.publish(Feed.EVENTS, [event])
-                return
             except BusUnavailableError:
                 await asyncio.sleep(backoff.next_s())
+            else:
+                return

@@ -1,8 +1,9 @@
 """Brings one GPU to its target, step by step, and keeps it there.
 
-One task per GPU works towards the newest target; a target that arrives meanwhile is taken up when the present step is done.
-A worker that dies is started again. Whatever fails ends in the named phase `failed` with its reason, instances that are left
-go on serving, and the change is tried again with growing pauses.
+One task per GPU works towards the newest target; a target that arrives meanwhile is taken up when the present step is
+done. A worker that dies is started again. Whatever fails ends in the named phase `failed` with its reason, instances
+that
+are left go on serving, and the change is tried again with growing pauses.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The instances of one node and the requests in work on them: who is idle, who takes the next request, how busy it all is."""
+"""The instances of one node and the requests in work on them: who is idle, who is next, how busy it all is."""
 
 from __future__ import annotations
 

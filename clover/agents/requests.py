@@ -1,8 +1,9 @@
 """The request side of a node agent: takes requests from the stream, runs them on instances, writes the replies.
 
-Nothing is taken that cannot begin at once: the agent asks for as many requests as it has idle instances (credits). Work that
-is done is acknowledged by one task in batches; a request stays in the agent's pending list until its reply is written, so
-whatever dies, another agent finds it there.
+Nothing is taken that cannot begin at once: the agent asks for as many requests as it has idle instances (credits).
+Work that is done is acknowledged by one task in batches; a request stays in the agent's pending list until its reply
+is
+written, so whatever dies, another agent finds it there.
 """
 
 from __future__ import annotations
@@ -228,7 +229,7 @@ class RequestServer:
         self._done_news.set()
 
     async def _acknowledge(self) -> None:
-        """Write replies, everything that is ready in one call; an unknown outcome is repeated, the fence makes that safe."""
+        """Write replies, all that are ready in one call; an unknown outcome is repeated, the fence makes that safe."""
         backoff = Backoff(self._ports.rng)
         while True:
             await self._done_news.wait()

@@ -132,7 +132,7 @@ def _install_signals(stop: asyncio.Event, agent: asyncio.Task[None]) -> None:
 
 
 def die_with_parent() -> None:
-    """Ask the kernel to end this process when its parent ends (Linux); a child whose parent is gone already ends now."""
+    """Ask the kernel to end this process when its parent ends (Linux); one that is an orphan already ends now."""
     parent = os.environ.get(PARENT_VARIABLE)
     if not parent or not sys.platform.startswith("linux"):
         return
@@ -158,7 +158,7 @@ async def _watch_parent(stop: asyncio.Event) -> None:
 
 
 class _BusLogHandler(logging.Handler):
-    """Sends log lines from warning up to the log stream; what the bus itself logs while it is away is not lost but held."""
+    """Sends log lines from warning up to the log stream; while the server is away they are held."""
 
     def __init__(self, source: str, clock: Clock) -> None:
         super().__init__(level=logging.WARNING)
@@ -196,7 +196,9 @@ def check_state_folder(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
-        raise ConfigurationError(f"state folder {folder}: {error.strerror}", hint="choose one with --state-dir") from error
+        raise ConfigurationError(
+            f"state folder {folder}: {error.strerror}", hint="choose one with --state-dir"
+        ) from error
     if not os.access(folder, os.W_OK):
         raise ConfigurationError(f"state folder {folder}: not writable", hint="choose one with --state-dir")
     return folder

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from random import Random
+from typing import Any
 
 from clover.agents.assembly import Fleet, make_carbon_monitor, make_controller, make_node
 from clover.agents.backoff import Backoff
@@ -57,7 +58,7 @@ class SingleInstance:
                 stop.set()
                 ready.cancel()
 
-    def _agents(self) -> list[Callable[[asyncio.Event], asyncio.Future[None]]]:
+    def _agents(self) -> list[Callable[[asyncio.Event], Coroutine[Any, Any, None]]]:
         fleet, bus, clock = self._fleet, self.bus, self._clock
         table = fleet.model.table
         node = make_node(
@@ -86,4 +87,4 @@ class SingleInstance:
             seed=0,
             compute=asyncio.to_thread,
         )
-        return [node.run, carbon.run, controller.run]  # pyright: ignore[reportReturnType]
+        return [node.run, carbon.run, controller.run]

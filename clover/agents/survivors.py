@@ -25,7 +25,9 @@ class WorkerRecord:
 
     def add(self, pid: int) -> None:
         """Remember a worker."""
-        self._workers = {known: started for known, started in self._workers.items() if process_started(known) == started}
+        self._workers = {
+            known: started for known, started in self._workers.items() if process_started(known) == started
+        }
         self._workers[pid] = process_started(pid)
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         temporary = self._path.with_suffix(".tmp")

@@ -1,7 +1,7 @@
 """The summary of a run, folded from the streams while it goes on; memory does not grow with the number of requests.
 
-The run lasts from the generator's start (the service is ready then: loading the first plan is the stated start-up) to the end
-of its last request. Energy and footprint are the whole deployment's, from the ledger, at those two moments.
+The run lasts from the generator's start (the service is ready then: loading the first plan is the stated start-up) to
+the end of its last request. Energy and footprint are the whole deployment's, from the ledger, at those two moments.
 """
 
 from __future__ import annotations
@@ -221,7 +221,7 @@ class RunSummary:
         return None if other <= 0.0 else 100.0 * (1.0 - grams / other)
 
     def _modelled_g(self, which: str) -> float:
-        """Return the footprint that the answered requests would have had by a prediction (`plan`, `base`, `rightsized`)."""
+        """Return the footprint that the answered requests would have by a prediction (`plan`, `base`, `rightsized`)."""
         dynamic = sum(
             footprint_g(n * self._of(epoch, which).dynamic_j, self._grid.at((bucket + 0.5) * _BUCKET_MS), 1.0)
             for (epoch, bucket), n in self._answered_at.items()

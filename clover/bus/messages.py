@@ -135,7 +135,7 @@ class LogLine(Message, frozen=True):
 
 
 class EnergyCounters(Message, frozen=True):
-    """Cumulative joules of one GPU (host: of one node) since the node agent's boot, by cause; the parts sum to the meter."""
+    """Cumulative joules of one GPU since the node agent's boot, by cause; the parts sum to the meter."""
 
     requests_j: dict[str, float] = msgspec.field(default_factory=dict[str, float])
     idle_j: float = 0.0
@@ -255,7 +255,8 @@ class LedgerReading(Message, frozen=True):
         footprint_g: gCO2e of `energy_j` at the intensity and PUE in force when it was used.
         by_cause_j: `requests`, `idle`, `unallocated`, `parked`, `transition`; sums to `energy_j`.
         host_j, host_g: Host energy, kept apart and not contained in the others.
-        unresolved_j: Energy that must have been used while no telemetry came, estimated at idle power; not in `energy_j`.
+        unresolved_j: Energy that must have been used while no telemetry came, estimated at idle power; not in
+            `energy_j`.
         energy_source: Sources seen, joined by `+` if they differ.
     """
 
@@ -423,7 +424,8 @@ class Event(Message, frozen=True):
 
     Attributes:
         at_ms: When.
-        kind: Dotted name such as `decision`, `plan.step`, `plan.serving`, `gpu.serving`, `worker.died`, `generator.started`.
+        kind: Dotted name such as `decision`, `plan.step`, `plan.serving`, `gpu.serving`, `worker.died`,
+            `generator.started`.
         source: Agent that wrote it, such as `controller` or `node:n1`.
         subject: What it is about, such as `n1/gpu3`.
         reason: One line for people.

@@ -1,8 +1,8 @@
-"""What an agent may ask of the bus; implemented in-process (`memory`) and on Redis streams (`redis`) with one contract suite.
+"""What an agent may ask of the bus: one contract suite for the in-process bus and the one on Redis streams.
 
 Every method may raise `BusUnavailableError` (try again; nothing is known about whether a write happened) and is bounded
-in time by the implementation. Reading never loses anything: a pull that was cancelled or timed out leaves its entries in the
-caller's pending list, which `own_pending` gives back.
+in time by the implementation. Reading never loses anything: a pull that was cancelled or timed out leaves its entries
+in the caller's pending list, which `own_pending` gives back.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
 class Claimed(msgspec.Struct, frozen=True, kw_only=True):
     """Entries taken over from consumers that stopped sending heartbeats.
 
-    `vanished_ids` are stream ids that were pending but no longer exist (trimmed by somebody): lost, and to be said aloud.
+    `vanished_ids` are stream ids that were pending but no longer exist (trimmed by somebody): lost, and to be said
+    aloud.
     """
 
     deliveries: list[Delivery]
@@ -69,7 +70,7 @@ class Claimed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class QueueStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The request stream: `waiting` unread, `pending` being worked on, `admitted` ever, `oldest_age_s` of the first entry."""
+    """The request stream: `waiting` unread, `pending` in work, `admitted` ever, `oldest_age_s` of the first entry."""
 
     waiting: int
     pending: int
@@ -98,7 +99,8 @@ class Bus(Protocol):
     async def admit(self, requests: Sequence[Request], *, bound: int) -> list[Admission]:
         """Append requests to the request stream, at most once per id, while fewer than `bound` are waiting.
 
-        An id is remembered until 60 s after the request's deadline. The answer to an unknown outcome (an exception) is to
+        An id is remembered until 60 s after the request's deadline. The answer to an unknown outcome (an exception)
+        is to
         send the same requests again: those that got through come back as `DUPLICATE`.
         """
         ...
@@ -165,7 +167,7 @@ class Bus(Protocol):
     # --- state
 
     async def publish_telemetry(self, telemetry: NodeTelemetry) -> None:
-        """Append to the telemetry feed and set the node's last state, which expires after ten telemetry intervals (>= 60 s)."""
+        """Append to the telemetry feed and set the node's last state, which expires after ten intervals (>= 60 s)."""
         ...
 
     async def node_states(self) -> dict[str, NodeTelemetry]:
@@ -173,7 +175,7 @@ class Bus(Protocol):
         ...
 
     async def publish_carbon(self, messages: Sequence[Message], checkpoint: LedgerCheckpoint) -> None:
-        """Append to the carbon feed and set the checkpoint, atomically; keeps the newest intensity and ledger for `carbon_now`."""
+        """Append to the carbon feed and set the checkpoint, atomically; `carbon_now` gives the newest."""
         ...
 
     async def carbon_now(self) -> dict[str, Message]:
@@ -213,7 +215,7 @@ class Bus(Protocol):
         ...
 
     async def update_plan(self, holder: str, plan: PlanRecord) -> bool:
-        """Under the lease: replace the plan record without a new epoch (a roll has finished). False without the lease."""
+        """Under the lease: replace the plan record without a new epoch (a roll is over). False without it."""
         ...
 
     async def plan(self) -> PlanRecord | None:

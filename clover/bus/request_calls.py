@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 from clover.bus import codec, scripts
@@ -27,7 +27,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def _with_group(call: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+def _with_group(call: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
     """Make the consumer groups again if they are gone, then repeat the call: nothing was read or written."""
 
     @functools.wraps(call)
@@ -89,8 +89,9 @@ class RequestCalls(Calls):
             taken: list[Delivery] = []
             if self._high_first():
                 taken = await self._take(consumer, count, 0.0, self._streams[:1])
-            if not taken:
-                taken = await self._take(consumer, count, piece_s, self._streams)
+            if len(taken) < count:
+                # What is urgent goes first; what is left of the credits is filled up without waiting.
+                taken += await self._take(consumer, count - len(taken), 0.0 if taken else piece_s, self._streams)
             if taken or piece_s == 0.0:
                 return self._at_most(consumer, taken, count)
 

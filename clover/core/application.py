@@ -109,8 +109,9 @@ class PerformanceTable:
     """How the variants of one application behave on one GPU model.
 
     The service time of a request is
-    `host_ms x LogNormal(mean 1, host_sigma) x (1 + contention x rho) + service_ms x LogNormal(mean 1, gpu_sigma)` with rho the
-    mean busy fraction of the live instances; its dynamic energy `dynamic_energy_j x (1 - energy_contention x rho)`.
+    `host_ms x LogNormal(mean 1, host_sigma) x (1 + contention x rho) + service_ms x LogNormal(mean 1, gpu_sigma)`
+    with rho the mean busy fraction of the live instances; its dynamic energy `dynamic_energy_j x (1 -
+    energy_contention x rho)`.
 
     Attributes:
         gpu_model: Such as `a100-40gb`.
@@ -172,7 +173,8 @@ class ServiceModel:
         extra = sorted(set(self.table.variants) - {v.name for v in self.application.variants})
         if missing or extra:
             raise ValueError(
-                f"table {self.table.application} on {self.table.gpu_model}: variants missing: {missing}, unknown: {extra}"
+                f"table {self.table.application} on {self.table.gpu_model}: "
+                f"variants missing: {missing}, unknown: {extra}"
             )
 
     def fits(self, variant: str, profile: str) -> bool:

@@ -1,7 +1,8 @@
 """The controller's decisions as a state machine: events in, commands out, no clock, no bus.
 
-States: `waiting` (fleet or intensity not known yet) -> `deciding` (a plan is being made) -> `rolling` (targets are being applied
-step by step) -> `serving`; a trigger leads from `serving` back to `deciding`. Triggers that come during `deciding` or
+States: `waiting` (fleet or intensity not known yet) -> `deciding` (a plan is being made) -> `rolling` (targets are
+being applied step by step) -> `serving`; a trigger leads from `serving` back to `deciding`. Triggers that come during
+`deciding` or
 `rolling` are judged when the roll is over: no new layout starts while one is under way.
 """
 

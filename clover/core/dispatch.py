@@ -22,8 +22,8 @@ class DispatchRule:
     """How a node hands requests to its instances.
 
     Attributes:
-        name: `longest_idle` (the original's: equal shares at low load), `fastest` (smallest mean service time), `accurate`
-            (highest accuracy, then fastest) or `shares`.
+        name: `longest_idle` (the original's: equal shares at low load), `fastest` (smallest mean service time),
+            `accurate` (highest accuracy, then fastest) or `shares`.
         hold_back: With `fastest`: an instance stays idle if waiting for a faster one is expected to be sooner done.
         shares: With `shares`: wanted share of this node's requests per kind, summing to 1.
     """
@@ -59,7 +59,8 @@ class Demand:
     Attributes:
         oldest_wait_s: How long the oldest known request has been waiting.
         min_accuracy_pct: What the request asks for at least, None for anything.
-        expected_wait_ms: With `hold_back`: expected time until the fastest busy kind is free for this request, inf if unknown.
+        expected_wait_ms: With `hold_back`: expected time until the fastest busy kind is free for this request,
+            inf if unknown.
         fastest_busy_ms: With `hold_back`: mean service time of that kind.
     """
 

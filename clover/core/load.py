@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-#: The window is long enough for this many arrivals at the expected rate: relative standard error of a Poisson count 5.8 %.
+#: The window is long enough for this many arrivals at the expected rate: relative standard error of a Poisson count
+#: 5.8 %.
 WINDOW_ARRIVALS = 300
 WINDOW_LEAST_S = 30.0
 

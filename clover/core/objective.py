@@ -13,8 +13,8 @@ from clover.core.units import footprint_g
 #: Largest fraction of late requests that a p95 promise allows.
 LATE_LIMIT = 0.05
 
-#: What planning aims at: the closed form is up to 0.23 points of P(late) too kind on borderline fleets (checked against a
-#: simulator in the planning study), so the promise is kept with a guard band.
+#: What planning aims at: the closed form is up to 0.23 points of P(late) too kind on borderline fleets (checked
+#: against a simulator in the planning study), so the promise is kept with a guard band.
 PLANNED_LATE_LIMIT = 0.047
 
 
@@ -71,8 +71,8 @@ def rightsized(model: ServiceModel, whole: str, gpus: int, rate_rps: float, sla_
 class Objective:
     """f = lambda x dCarbon - (1 - lambda) x dAccuracy, to be maximised.
 
-    dCarbon = (C_base - C) / C_base with C = energy per request x intensity x PUE now and C_base = BASE's energy per request at
-    the constant reference 250 gCO2e/kWh x PUE 1.5; dAccuracy = (A_base - A) / A_base.
+    dCarbon = (C_base - C) / C_base with C = energy per request x intensity x PUE now and C_base = BASE's energy per
+    request at the constant reference 250 gCO2e/kWh x PUE 1.5; dAccuracy = (A_base - A) / A_base.
 
     Attributes:
         lambda_: Weight of carbon, 0..1.

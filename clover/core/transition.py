@@ -52,8 +52,8 @@ class Transition:
 def plan_transition(model: GpuModel, current: Sequence[LiveInstance], wanted: GpuConfiguration) -> Transition:
     """Plan the change of one GPU.
 
-    Among the layouts of the wanted partition the one that keeps most is taken; an instance whose variant is still wanted
-    counts double, because losing it also costs a restart of its worker.
+    Among the layouts of the wanted partition the one that keeps most is taken; an instance whose variant is still
+    wanted counts double, because losing it also costs a restart of its worker.
 
     Raises:
         mig.errors.PartitionRejectedError: The board cannot hold the wanted partition.

@@ -1,7 +1,7 @@
 """Evaluates configurations given to all GPUs alike, and remembers what it has seen.
 
-Neither latency nor energy depends on the grid, so an evaluation made in a dirty hour is as good in a clean one: only its
-carbon is computed anew (SC'23 rescales past measurements in the same way).
+Neither latency nor energy depends on the grid, so an evaluation made in a dirty hour is as good in a clean one: only
+its carbon is computed anew (SC'23 rescales past measurements in the same way).
 """
 
 from __future__ import annotations

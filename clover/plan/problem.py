@@ -17,7 +17,8 @@ class Problem:
 
     Attributes:
         model: Application and table.
-        multisets: Partitions that the board allows, as profile sizes largest first (only maximal ones are worth trying).
+        multisets: Partitions that the board allows, as profile sizes largest first (only maximal ones are worth
+            trying).
         gpus: The fleet.
         rate_rps: Load to plan for.
         sla_ms: Promised 95th percentile.

@@ -1,14 +1,16 @@
-"""The original's two searches over one configuration for all GPUs: simulated annealing (`clover`) and random (`blover`).
+"""The original's searches over one configuration for all GPUs: annealing (`clover`) and random (`blover`).
 
-Parameters as in the published system (SC'23, section 5, and its code): temperature 100, minus 5 per evaluation, floor 10;
-acceptance exp(-(f_centre - f_new) / (K x T)) with K = 1e-4; neighbours within Manhattan distance 4 of the centre's edge
+Parameters as in the published system (SC'23, section 5, and its code): temperature 100, minus 5 per evaluation, floor
+10; acceptance exp(-(f_centre - f_new) / (K x T)) with K = 1e-4; neighbours within Manhattan distance 4 of the
+centre's edge
 weights, found among at most 400 random draws that have not been evaluated in this invocation; stop after 5 evaluations
-without improvement, after 10 fresh evaluations, or when no new neighbour is found - but only once a candidate has met the
-SLA. Here a candidate is evaluated on the model, never on live users.
+without improvement, after 10 fresh evaluations, or when no new neighbour is found - but only once a candidate has met
+the SLA. Here a candidate is evaluated on the model, never on live users.
 
-Two deviations, both stated: a candidate that misses the SLA scores f - (p95 / SLA - 1) instead of f x SLA / p95, because the
-original's penalty raises a negative f (`faithful=True` restores it); and a search that never meets the SLA stops after 30
-evaluations and keeps the present configuration.
+Two deviations, both stated: a candidate that misses the SLA scores f - (p95 / SLA - 1) instead of f x SLA / p95,
+because the original's penalty raises a negative f (`faithful=True` restores it); and a search that never meets the
+SLA stops
+after 30 evaluations and keeps the present configuration.
 """
 
 from __future__ import annotations

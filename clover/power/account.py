@@ -1,7 +1,8 @@
 """The energy account of one GPU: splits joules into their causes so that the parts always sum to the whole.
 
-Idle power runs whether or not anybody asks anything. It is split by sevenths of the board: what instances occupy is `idle`,
-what nobody occupies is `unallocated`, or `transition` while the GPU is being changed. Dynamic energy is booked to the
+Idle power runs whether or not anybody asks anything. It is split by sevenths of the board: what instances occupy is
+`idle`, what nobody occupies is `unallocated`, or `transition` while the GPU is being changed. Dynamic energy is
+booked to the
 variant that caused it when its request ends.
 """
 

@@ -1,8 +1,8 @@
 """The ledger: turns cumulative joules of all nodes into grams at the intensity in force when they were used.
 
 Node agents publish cumulative counters, so a reading that is lost costs nothing, a reading that is taken in twice adds
-nothing, and a restart of the monitor goes on from its checkpoint. The energy between two readings of a GPU is spread evenly
-over that time and cut where the intensity changes.
+nothing, and a restart of the monitor goes on from its checkpoint. The energy between two readings of a GPU is spread
+evenly over that time and cut where the intensity changes.
 """
 
 from __future__ import annotations

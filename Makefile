@@ -1,0 +1,46 @@
+# Everything a newcomer needs; only Python >= 3.11 with venv and make must be there.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+# Real models need torch. On an ordinary index its pin is a CUDA build of gigabytes, so tests take it only where that was
+# decided: torch is there already, TORCH_INDEX_URL names an index, or this is CI.
+MODELS := $(shell if [ -n "$(TORCH_INDEX_URL)$(CI)" ] || $(BIN)/python -c "import torch" 2>/dev/null; then echo ,models; fi)
+TORCH_INDEX := $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL))
+
+.PHONY: up test test-all check clean
+
+up: $(VENV)/.installed
+	@if echo "$(ARGS)" | grep -q -- "--backend[ =]cpu"; then $(PIP) $(TORCH_INDEX) -e ".[models]"; fi
+	@$(BIN)/clover up $(ARGS)
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) $(TORCH_INDEX) -e ".[test$(MODELS)]"
+	@touch $@
+
+$(VENV)/.check: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e ".[test,check]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
