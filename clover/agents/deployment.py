@@ -90,7 +90,8 @@ def find_url(redis: str | None, folder: Path, deployment: str) -> str | None:
     if explicit:
         return explicit
     state = read_state(folder, deployment)
-    return state.url if state else None
+    # Between claiming the name and starting its server an owner has no address yet.
+    return (state.url or None) if state else None
 
 
 def process_started(pid: int) -> str:
