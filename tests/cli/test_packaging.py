@@ -46,6 +46,9 @@ def test_the_compose_file_is_valid() -> None:
     if tool is None:
         pytest.skip("no compose tool is installed")
     checked = subprocess.run(
-        [tool, "-f", str(ROOT / "compose.yaml"), "--profile", "sim", "config"], capture_output=True, check=False, timeout=60
+        [tool, "-f", str(ROOT / "compose.yaml"), "--profile", "sim", "config"],
+        capture_output=True,
+        check=False,
+        timeout=60,
     )
     assert checked.returncode == 0, checked.stderr

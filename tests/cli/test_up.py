@@ -47,7 +47,9 @@ def _started(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
-def _up(folder: Path, *arguments: str, duration: str = "15s") -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
+def _up(
+    folder: Path, *arguments: str, duration: str = "15s"
+) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
     return _started(folder, "up", "--duration", duration, "--hour", "5s", "--no-tui", "--json", *arguments)
 
 
@@ -152,7 +154,9 @@ def test_five_terminals_in_any_order_find_each_other(tmp_path: Path) -> None:
             _started(tmp_path, "agent", "generator", "--rate", "10", "--duration", "8s", "--json", *short)
         )
         stack.enter_context(
-            _started(tmp_path, "agent", "controller", "--expect-nodes", "2", "--rate", "10", "--scheme", "co2opt", *short)
+            _started(
+                tmp_path, "agent", "controller", "--expect-nodes", "2", "--rate", "10", "--scheme", "co2opt", *short
+            )
         )
         stack.enter_context(_started(tmp_path, "agent", "node", "--name", "n1", "--gpus", "2", *short))
         stack.enter_context(_started(tmp_path, "agent", "node", "--name", "n2", "--gpus", "2", *short))
@@ -187,7 +191,9 @@ def test_five_terminals_in_any_order_find_each_other(tmp_path: Path) -> None:
         (("nonsense",), 2, "nonsense"),
     ],
 )
-def test_bad_input_is_one_line_and_an_exit_code(tmp_path: Path, arguments: tuple[str, ...], code: int, told: str) -> None:
+def test_bad_input_is_one_line_and_an_exit_code(
+    tmp_path: Path, arguments: tuple[str, ...], code: int, told: str
+) -> None:
     answer = _clover(tmp_path, *arguments)
     assert answer.returncode == code, answer.stderr
     assert told in answer.stderr
@@ -216,7 +222,7 @@ def test_a_broken_trace_file_is_named(tmp_path: Path) -> None:
 def test_the_settings_file_gives_defaults_and_refuses_unknown_keys(tmp_path: Path) -> None:
     config = tmp_path / "clover.toml"
     environment = _environment(tmp_path) | {"CLOVER_CONFIG": str(config)}
-    config.write_text('[up]\nlambda = 2.0\n')
+    config.write_text("[up]\nlambda = 2.0\n")
     answer = subprocess.run([*CLOVER, "up"], env=environment, capture_output=True, text=True, timeout=30, check=False)
     assert (answer.returncode, "--lambda = 2.0" in answer.stderr) == (3, True)
     config.write_text("gpu = 3\n")

@@ -46,9 +46,7 @@ def test_the_closed_form_is_near_the_published_measurements(
     name: str, mix: tuple[str, str] | None, rate: float, p95_ms: float, energy_j: float, accuracy: float
 ) -> None:
     model = load_service(name, "a100-40gb")
-    gpu = (
-        GpuConfiguration((InstanceKind("3g", mix[0]), InstanceKind("4g", mix[1]))) if mix else base_gpu(model, "7g")
-    )
+    gpu = GpuConfiguration((InstanceKind("3g", mix[0]), InstanceKind("4g", mix[1]))) if mix else base_gpu(model, "7g")
     found = evaluate(model, FleetCounts.uniform(gpu, 2), rate, model.table.sla_p95_ms)
     assert found.p95_ms == pytest.approx(p95_ms, rel=0.10)
     assert found.energy_j_per_request == pytest.approx(energy_j, rel=0.10)
@@ -135,8 +133,12 @@ def test_equal_graphs_are_the_same_configuration_and_a_move_is_two_apart() -> No
 
 def test_a_transition_keeps_workers_whose_variant_stays() -> None:
     current = [
-        LiveInstance(id=1, profile=A100.profile("4g"), placement=place(A100.profile("4g"), 0).placement, variant="base"),
-        LiveInstance(id=2, profile=A100.profile("3g"), placement=place(A100.profile("3g"), 4).placement, variant="base"),
+        LiveInstance(
+            id=1, profile=A100.profile("4g"), placement=place(A100.profile("4g"), 0).placement, variant="base"
+        ),
+        LiveInstance(
+            id=2, profile=A100.profile("3g"), placement=place(A100.profile("3g"), 4).placement, variant="base"
+        ),
     ]
     wanted = GpuConfiguration((InstanceKind("4g", "large"), InstanceKind("3g", "base")))
     plan = plan_transition(A100, current, wanted)
@@ -156,7 +158,11 @@ def _idle(key: int, variant: str, *, since: float = 0.0, ms: float = 50.0, accur
 
 
 def test_each_rule_chooses_as_its_name_says() -> None:
-    idle = [_idle(1, "a", since=5.0, ms=90.0, accuracy=90.0), _idle(2, "b", since=3.0), _idle(3, "c", since=9.0, ms=20.0)]
+    idle = [
+        _idle(1, "a", since=5.0, ms=90.0, accuracy=90.0),
+        _idle(2, "b", since=3.0),
+        _idle(3, "c", since=9.0, ms=20.0),
+    ]
     assert choose(idle, {}, DispatchRule(name="longest_idle")) is idle[1]
     assert choose(idle, {}, DispatchRule(name="accurate")) is idle[0]
     assert choose(idle, {}, DispatchRule(name="fastest")) is idle[2]
