@@ -1,179 +1,140 @@
-"""The dashboard as a picture: a pure function from a snapshot to a rich renderable."""
+"""The dashboard as a picture: a pure function from a snapshot to a rich renderable, and the same in one line."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
-from rich.console import Group, RenderableType
-from rich.panel import Panel
-from rich.table import Table
 from rich.text import Text
 
-from cli.output import number
+from cli import dashboard_map as gpu_map
+from cli.dashboard_figures import STALE_S, badge, figures, header, judge, milliseconds, no_data, sla, source_note
+from cli.dashboard_text import (
+    Frame,
+    age,
+    both_ends,
+    clean,
+    clock,
+    cut,
+    fit,
+    grams,
+    percent,
+    plain,
+    titled_rule,
+    wrapped,
+)
+from clover.analysis.view_state import EventNow, Snapshot
 
-if TYPE_CHECKING:
-    from clover.analysis.view import Snapshot
-    from clover.bus.messages import GpuTelemetry
 
-_BLOCKS = "▁▂▃▄▅▆▇█"
-_COLOURS = ("blue", "green", "magenta", "cyan", "yellow", "red", "bright_blue", "bright_green")
-_MEMORY_SLICES = 8
-#: Older than this, figures are called stale.
-_STALE_S = 5.0
-#: Lines that everything but the GPU map and the events needs.
-_FIXED_LINES = 13
+def render(
+    snapshot: Snapshot,
+    width: int,
+    height: int,
+    *,
+    deployment: str = "clover",
+    variants: Sequence[str] = (),
+    ascii_only: bool = False,
+    colour: bool = True,
+) -> Frame:
+    """Draw the dashboard for a terminal of this size; every line fits, and there are at most `height` of them.
+
+    Args:
+        snapshot: What to show.
+        width: Of the terminal, in cells.
+        height: Of the terminal, in lines.
+        deployment: For the header.
+        variants: Of the application, in the order that fixes their colours; others follow as they appear.
+        ascii_only: Use no other characters.
+        colour: False leaves out all styles; nothing is said by colour alone.
+    """
+    order = gpu_map.variant_order(snapshot, variants)
+    top = [header(snapshot, deployment, width), *figures(snapshot, width)]
+    bottom = [both_ends(Text("q quit", style="dim"), Text(source_note(snapshot), style="dim"), width)]
+    room = max(0, height - len(top) - len(bottom))
+    lines = [*top, *_body(snapshot, order, width, room)]
+    lines += [Text()] * max(0, height - len(lines) - len(bottom))
+    lines = [cut(line, width) for line in [*lines[: max(0, height - len(bottom))], *bottom][:height]]
+    if ascii_only:
+        lines = [plain(line) for line in lines]
+    if not colour:
+        lines = [Text(line.plain, no_wrap=True, overflow="crop") for line in lines]
+    return Frame(tuple(lines))
+
+
+def _body(snapshot: Snapshot, order: Sequence[str], width: int, room: int) -> list[Text]:
+    """Share the lines between map, decision and events: the map first, but never all of them."""
+    gpus = sum(len(node.gpus) for node in snapshot.nodes)
+    map_room = max(1, min(gpus, room - 5))
+    lines = [titled_rule(gpu_map.legend(snapshot, order, width - 8), width)]
+    lines += gpu_map.rows(snapshot, order, width, map_room)
+    left = room - len(lines)
+    lines += _decision(snapshot, width, min(left - 2, 3 + max(0, left - 8) // 2))
+    left = room - len(lines)
+    if left >= 4:
+        lines.append(titled_rule(Text("events"), width))
+        left -= 1
+    return lines + [_event(event, width) for event in snapshot.events[-left:]] if left > 0 else lines
+
+
+# --- story
+
+
+def _decision(snapshot: Snapshot, width: int, room: int) -> list[Text]:
+    """Say what was decided last and why; with more room, what it promises and what it beat."""
+    decision = snapshot.decision
+    if room < 1:
+        return []
+    if decision is None:
+        return [titled_rule(Text("no decision yet"), width)]
+    title = f"decision {decision.number} on {decision.trigger}, {age(decision.age_s)} ago"
+    beat = f", beat {decision.alternatives} of {decision.evaluations} evaluated" if decision.alternatives else ""
+    lines = [titled_rule(Text(title + beat), width)]
+    lines += wrapped(Text(clean(decision.reason)), width, min(2, room - 1))
+    expected = (
+        f"expects p95 {_p95(decision.p95_ms)}, {decision.accuracy_pct:.2f} %, {decision.energy_j_per_request:.1f} J"
+    )
+    more = [fit([expected, f"of {clean(decision.wanted)}"], width, gap=" ")]
+    more += [
+        Text(
+            f"beat {clean(other.configuration)}: p95 {_p95(other.p95_ms)}{'' if other.meets_sla else ' (misses SLA)'}, "
+            f"{other.accuracy_pct:.2f} %, {other.energy_j_per_request:.1f} J",
+            style="dim",
+        )
+        for other in decision.beaten
+    ]
+    return (lines + more)[:room]
+
+
+def _p95(value: float | None) -> str:
+    return "without bound" if value is None else f"{value:.0f} ms"
+
+
+def _event(event: EventNow, width: int) -> Text:
+    alarming = event.kind.endswith(("failed", "died", "lost", "error", "critical", "refused"))
+    line = Text().append(f"{clock(event.at_ms)} ", style="dim")
+    line.append(f"{clean(event.kind)} ", style="bold red" if alarming else "bold")
+    # What a decision is about is a whole configuration; why it was made is worth more of the line.
+    told = (event.reason, event.subject) if event.kind == "decision" else (event.subject, event.reason)
+    line.append(clean(" ".join(filter(None, told))))
+    return cut(line, width)
 
 
 def status_line(snapshot: Snapshot) -> str:
     """Return the state of the deployment in one line, for where there is no terminal."""
-    intensity, plan, totals = snapshot.intensity, snapshot.plan, snapshot.totals
-    sla = f"/{plan.sla_p95_ms:g}" if plan else ""
+    now, per, service = snapshot.intensity, snapshot.per_request, snapshot.service
+    saved = snapshot.saved.base_pct if snapshot.saved else None
+    small = snapshot.saved.rightsized_pct if snapshot.saved else None
+    missing = no_data(snapshot)
+    stale = f" (stale {age(now.stale_s)})" if now is not None and now.stale_s > STALE_S else ""
     parts = [
-        f"{number(intensity.g_per_kwh if intensity else None, ' g/kWh', 0)}",
-        f"{_milligrams(snapshot.grams_per_request)} per request (BASE {_milligrams(snapshot.base_grams)})",
-        f"saved {number(totals['saved_pct'], ' %')}",
-        f"p95 {number(snapshot.p95_ms, '', 0)}{sla} ms",
-        f"accuracy {number(snapshot.accuracy_pct, ' %', 2)}",
-        f"{snapshot.rate_rps:.1f} requests/s",
-        f"epoch {plan.epoch if plan else '-'} {plan.state if plan else 'starting'}",
-        f"lost {totals['requests']['lost']}",
+        badge(snapshot),
+        missing.plain if missing else "",
+        f"grid {now.g_per_kwh:.0f} g/kWh{stale}" if now else "grid unknown",
+        f"{grams(per.measured_g)} a request, BASE {grams(per.base_g)}",
+        f"saved {percent(saved)} (right-sized {percent(small)})",
+        f"p95 {milliseconds(service)} of {sla(service)} {judge(service)}",
+        f"accuracy {percent(service.accuracy_pct, 2)}",
+        "load -" if service.rate_rps is None else f"load {service.rate_rps:.1f}/s",
+        f"epoch {snapshot.epoch} {snapshot.state}",
+        ", ".join(f"{name} {count}" for name, count in snapshot.outcomes.items() if count) or "no requests yet",
     ]
-    return " | ".join([badge(snapshot), *parts] if badge(snapshot) else parts)
-
-
-def badge(snapshot: Snapshot) -> str:
-    """Say where joules come from if nobody measured them."""
-    source = snapshot.ledger.energy_source if snapshot.ledger else ""
-    if "simulated" in source:
-        return "SIM"
-    return "ESTIMATE" if "estimate" in source else ""
-
-
-def render(snapshot: Snapshot, width: int, height: int, *, deployment: str = "clover") -> RenderableType:
-    """Draw the dashboard for a terminal of this size."""
-    gpus = sum(len(node.gpus) for node in snapshot.nodes.values())
-    room = max(3, height - _FIXED_LINES)
-    gpu_lines = min(gpus + 1, max(2, room - 4))
-    event_lines = max(1, room - gpu_lines - 2)
-    return Group(
-        _header(snapshot, width, deployment),
-        Panel(_figures(snapshot, width - 4), title="now (last minute)", title_align="left", height=7),
-        Panel(_map(snapshot, gpu_lines - 1, width - 4), title=f"{gpus} GPUs", title_align="left", height=gpu_lines + 1),
-        Panel(_story(snapshot, event_lines, width - 4), title="last decision", title_align="left"),
-        Text("q quit", style="dim"),
-    )
-
-
-def _header(snapshot: Snapshot, width: int, deployment: str) -> Text:
-    totals, plan = snapshot.totals, snapshot.plan
-    text = Text(f"clover {deployment} ", style="bold", no_wrap=True, overflow="ellipsis")
-    if badge(snapshot):
-        text.append(f" {badge(snapshot)} ", style="black on yellow")
-    text.append(f"  saved {number(totals['saved_pct'], ' %')} against BASE", style="bold green")
-    text.append(f", {number(totals['saved_pct_rightsized'], ' %')} against right-sized")
-    if plan:
-        text.append(f"  {plan.application} {plan.scheme} epoch {plan.epoch} {plan.state}")
-    if snapshot.silent_s > _STALE_S:
-        since = "yet" if snapshot.silent_s == float("inf") else f"for {snapshot.silent_s:.0f} s"
-        text.append(f"  no data {since}", style="bold red")
-    text.truncate(width, overflow="ellipsis")
-    return text
-
-
-def _figures(snapshot: Snapshot, width: int) -> Table:
-    plan, intensity = snapshot.plan, snapshot.intensity
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(no_wrap=True, overflow="ellipsis", max_width=max(20, width - 14))
-    age_s = (snapshot.now_ms - intensity.published_at_ms) / 1e3 if intensity else 0.0
-    grid = (
-        f"{intensity.g_per_kwh:.0f} gCO2e/kWh  {intensity.source}, {age_s:.0f} s old" if intensity else "not known yet"
-    )
-    table.add_row("grid", f"{grid}  {sparkline(snapshot.history[-max(8, width - 70) :])}")
-    carbon = Text(f"{_milligrams(snapshot.grams_per_request)} per request")
-    carbon.append(
-        f"   BASE {_milligrams(snapshot.base_grams)}, right-sized {_milligrams(snapshot.rightsized_grams)} (modelled)",
-        "dim",
-    )
-    table.add_row("carbon", carbon)
-    table.add_row("latency", _latency(snapshot))
-    best = plan.base.accuracy_pct if plan else None
-    table.add_row("accuracy", f"{number(snapshot.accuracy_pct, ' %', 2)}   best {number(best, ' %', 2)}")
-    outcomes = ", ".join(f"{k} {v}" for k, v in snapshot.totals["requests"].items() if v or k in {"ok", "lost"})
-    table.add_row("requests", f"{snapshot.rate_rps:.1f}/s   {outcomes}")
-    return table
-
-
-def _latency(snapshot: Snapshot) -> Text:
-    plan, p95 = snapshot.plan, snapshot.p95_ms
-    if plan is None or p95 is None:
-        return Text("-")
-    headroom = 100.0 * (1.0 - p95 / plan.sla_p95_ms)
-    word, style = (
-        ("OK", "green") if headroom >= 5.0 else ("WARN", "yellow") if headroom >= 0.0 else ("SLA BROKEN", "red")
-    )
-    text = Text(f"p95 {p95:.0f} of {plan.sla_p95_ms:g} ms, headroom {headroom:.0f} %  ")
-    text.append(word, style=f"bold {style}")
-    text.append(f"   late {number(snapshot.late_pct, ' %', 2)}")
-    return text
-
-
-def _map(snapshot: Snapshot, lines: int, width: int) -> Group:
-    variants = sorted({i.variant for node in snapshot.nodes.values() for gpu in node.gpus for i in gpu.instances})
-    colours = {variant: _COLOURS[n % len(_COLOURS)] for n, variant in enumerate(variants)}
-    rows = [(f"{name}/{gpu.index}", gpu) for name, node in snapshot.nodes.items() for gpu in node.gpus]
-    cell = max(3, min(8, (width - 24) // _MEMORY_SLICES))
-    shown = rows if len(rows) <= lines else rows[: max(1, lines - 1)]
-    drawn = [_gpu_row(name, gpu, colours, cell, width) for name, gpu in shown]
-    if len(shown) < len(rows):
-        drawn.append(Text(f"... and {len(rows) - len(shown)} more", style="dim"))
-    return Group(*drawn)
-
-
-def _gpu_row(name: str, gpu: GpuTelemetry, colours: dict[str, str], cell: int, width: int) -> Text:
-    text = Text(f"{name:<10.10} ", no_wrap=True, overflow="ellipsis")
-    at = 0
-    for instance in gpu.instances:
-        text.append("·" * (cell * max(0, instance.start - at)), style="dim")
-        mark = "*" if instance.phase == "busy" else "" if instance.phase == "idle" else "~"
-        label = f"{instance.profile}:{instance.variant}{mark}"
-        style = (
-            f"white on {colours[instance.variant]}" if instance.phase != "starting" else f"{colours[instance.variant]}"
-        )
-        room = cell * instance.size - 1
-        text.append(f"{label:^{room}.{room}}", style=style)
-        text.append(" ")
-        at = instance.start + instance.size
-    text.append("·" * (cell * max(0, _MEMORY_SLICES - at)), style="dim")
-    text.append(f" {gpu.phase}", style="" if gpu.phase == "serving" else "yellow")
-    text.truncate(width, overflow="ellipsis")
-    return text
-
-
-def _story(snapshot: Snapshot, lines: int, width: int) -> Group:
-    drawn: list[Text] = []
-    if snapshot.decision is not None:
-        data = snapshot.decision.data
-        drawn.append(Text(f"{data.get('trigger')}: {snapshot.decision.reason}", style="bold"))
-        drawn.append(Text(f"-> {snapshot.decision.subject}, beat {len(data.get('alternatives', ()))} alternatives"))
-    for event in reversed(snapshot.events[-max(1, lines - len(drawn)) :]):
-        at = datetime.fromtimestamp(event.at_ms / 1e3, tz=UTC).strftime("%H:%M:%S")
-        drawn.append(Text(f"{at} {event.kind} {event.subject}: {event.reason}", style="dim"))
-    kept = drawn[: max(1, lines)]
-    for text in kept:
-        text.truncate(width, overflow="ellipsis")
-    return Group(*kept)
-
-
-def sparkline(values: tuple[float, ...]) -> str:
-    """Draw values as blocks between their smallest and largest."""
-    if not values:
-        return ""
-    low, high = min(values), max(values)
-    span = (high - low) or 1.0
-    return "".join(_BLOCKS[min(len(_BLOCKS) - 1, int((v - low) / span * len(_BLOCKS)))] for v in values)
-
-
-def _milligrams(grams: float | None) -> str:
-    return number(None if grams is None else grams * 1e3, " mg", 2)
+    return " | ".join(filter(None, parts))

@@ -1,10 +1,9 @@
-"""`clover events`: what happens in a deployment, as it happens."""
+"""`clover events`: what happened in a deployment, and what happens next."""
 
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,33 +12,40 @@ from cli.output import number, print_json, tell
 
 if TYPE_CHECKING:
     from clover.bus.messages import Event
+    from clover.bus.port import Bus, Entry
 
 
 def events(
     *,
-    kind: Annotated[str | None, typer.Option("--kind", help="Only this kind, such as decision or gpu.failed.")] = None,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option("--kind", help="Only this kind (decision) or group (gpu, plan); may be given again."),
+    ] = None,
+    since_start: Annotated[
+        bool, typer.Option("--since-start/--since-now", help="Begin with what is kept, or with what comes next.")
+    ] = True,
     follow: Annotated[bool, typer.Option("--follow/--no-follow", help="Go on with what happens next.")] = True,
     deployment: options.Deployment = "clover",
     redis: options.Redis = None,
     state_dir: options.StateDir = None,
     wait: options.Wait = "60s",  # pyright: ignore[reportArgumentType] - parsed like a flag
-    as_json: options.Json = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per event.")] = False,
 ) -> None:
     """Print events, the kept ones first; decisions with their trigger and the alternatives they beat.
 
-    Examples: clover events; clover events --kind decision --json
+    Examples: clover events; clover events --kind decision --json; clover events --no-follow
     """
     here = options.where(deployment, redis, state_dir, wait)
-    asyncio.run(_follow(here, kind=kind, follow=follow, as_json=as_json))
+    printer = _Printer(kinds=tuple(kind or ()), as_json=as_json)
+    asyncio.run(_events(here, printer, since_start=since_start, follow=follow))
 
 
-async def _follow(here: options.Where, *, kind: str | None, follow: bool, as_json: bool) -> None:
+async def _events(here: options.Where, printer: _Printer, *, since_start: bool, follow: bool) -> None:
     """Follow for ever; a server that goes away is waited for, as at the start."""
     from clover.agents.runtime import wait_for_bus  # noqa: PLC0415 - keeps --help fast
-    from clover.bus.port import Feed  # noqa: PLC0415
     from clover.errors import BusUnavailableError  # noqa: PLC0415
 
-    cursor = "0"
+    cursor: str | None = None
     while True:
         bus = await wait_for_bus(
             redis=here.redis,
@@ -50,33 +56,92 @@ async def _follow(here: options.Where, *, kind: str | None, follow: bool, as_jso
             tell=tell,
         )
         try:
+            cursor = await _begin_at(bus, cursor, since_start=since_start)
             while True:
-                entries = await bus.follow({Feed.EVENTS: cursor}, block_s=1.0 if follow else 0.0)
+                entries = await _next(bus, cursor, block_s=1.0 if follow else 0.0)
                 for entry in entries:
                     cursor = entry.id
-                    if kind is None or entry.message.kind == kind:  # pyright: ignore[reportAttributeAccessIssue]
-                        _print(entry.message, as_json=as_json)  # pyright: ignore[reportArgumentType]
+                    printer.take(entry)
                 if not entries and not follow:
                     return
-        except BusUnavailableError:
-            tell("the server does not answer")
+        except BusUnavailableError as error:
+            tell(f"the server is lost, trying for {here.wait_s:g} s to find it again: {error}")
         finally:
             await bus.close()
 
 
-def _print(event: Event, *, as_json: bool) -> None:
-    if as_json:
-        import msgspec  # noqa: PLC0415 - keeps --help fast
+async def _begin_at(bus: Bus, cursor: str | None, *, since_start: bool) -> str:
+    """Return the id to go on from; a feed that ends before it belongs to a server that has begun anew."""
+    from clover.bus.port import Feed  # noqa: PLC0415 - keeps --help fast
 
-        print_json(msgspec.to_builtins(event))
-        return
-    at = datetime.fromtimestamp(event.at_ms / 1e3, tz=UTC).strftime("%H:%M:%S")
-    print(f"{at}  {event.kind:<18} {event.subject}  {event.reason}", flush=True)
-    for other in event.data.get("alternatives", []) if event.kind == "decision" else []:
-        kept = "keeps the SLA" if other["meets_sla"] else "misses the SLA"
-        print(
-            f"          beat {other['configuration']}: objective {other['objective']:.4f}, "
-            f"p95 {number(other['p95_ms'], ' ms', 0)} ({kept}), accuracy {other['accuracy_pct']:.2f} %, "
-            f"{other['energy_j_per_request']:.2f} J",
-            flush=True,
-        )
+    newest = await bus.newest_id(Feed.EVENTS)
+    if cursor is None:
+        return "0" if since_start else newest
+    return "0" if _id(newest) < _id(cursor) else cursor
+
+
+async def _next(bus: Bus, cursor: str, *, block_s: float) -> list[Entry]:
+    from clover.bus.port import Feed  # noqa: PLC0415 - keeps --help fast
+
+    return await bus.follow({Feed.EVENTS: cursor}, block_s=block_s)
+
+
+def _id(text: str) -> tuple[int, int]:
+    head, _, tail = text.partition("-")
+    return int(head), int(tail or 0)
+
+
+class _Printer:
+    """Prints those events that were asked for."""
+
+    def __init__(self, *, kinds: tuple[str, ...], as_json: bool) -> None:
+        self._kinds = kinds
+        self._as_json = as_json
+
+    def take(self, entry: Entry) -> None:
+        """Print an entry if it is an event of a wanted kind."""
+        from clover.bus.messages import Event  # noqa: PLC0415 - keeps --help fast
+
+        event = entry.message
+        if not isinstance(event, Event) or not self._wanted(event.kind):
+            return
+        if self._as_json:
+            import msgspec  # noqa: PLC0415 - keeps --help fast
+
+            print_json({"id": entry.id, **msgspec.to_builtins(event)})
+            return
+        for line in describe(event):
+            print(line, flush=True)
+
+    def _wanted(self, kind: str) -> bool:
+        return not self._kinds or any(kind == each or kind.startswith(f"{each}.") for each in self._kinds)
+
+
+def describe(event: Event) -> list[str]:
+    """Write an event for people: a line, and for a decision what it expects and what it beat."""
+    from cli.dashboard_text import clean, clock  # noqa: PLC0415 - keeps --help fast
+
+    epoch = f" [epoch {event.epoch}]" if event.epoch else ""
+    if event.kind != "decision":
+        return [clean(f"{clock(event.at_ms)}  {event.kind:<18} {event.subject}  {event.reason}{epoch}".rstrip())]
+    data = event.data
+    count, trigger = data.get("decision", "?"), data.get("trigger", "?")
+    head = f"{clock(event.at_ms)}  decision {count} on {trigger}: {event.reason}{epoch}"
+    lines = [head, f"          chose {event.subject}{_figures(data.get('prediction'))}"]
+    lines += [
+        f"          beat  {other.get('configuration', '?')}{_figures(other)}" for other in data.get("alternatives", [])
+    ]
+    return [clean(line) for line in lines]
+
+
+def _figures(of: dict[str, Any] | None) -> str:
+    """Write the figures of a prediction or of an alternative."""
+    if not of:
+        return ""
+    p95 = of.get("p95_ms")
+    kept = "" if of.get("meets_sla", True) else " (misses the SLA)"
+    return (
+        f": p95 {'without bound' if p95 is None else f'{p95:.0f} ms'}{kept}, "
+        f"accuracy {number(of.get('accuracy_pct'), ' %', 2)}, "
+        f"{number(of.get('energy_j_per_request'), ' J', 2)} per request, objective {number(of.get('objective'), '', 4)}"
+    )

@@ -1,16 +1,24 @@
-"""`clover status`: what a deployment is doing, and why."""
+"""`clover status`: what a deployment is doing, since when and why."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cli import options
-from cli.output import print_json, tell
+from cli.output import number, print_json, tell
+
+if TYPE_CHECKING:
+    from clover.bus.messages import NodeTelemetry
+    from clover.bus.port import Bus
+
+#: An agent that has not been heard of for this long is called silent; it beats every second or two.
+_ALIVE_S = 10.0
+#: States of nodes are kept for a minute; those heard of within this time are in the deployment.
+_RECENT_S = 10.0
 
 
 def status(
@@ -18,15 +26,24 @@ def status(
     deployment: options.Deployment = "clover",
     redis: options.Redis = None,
     state_dir: options.StateDir = None,
-    wait: options.Wait = "60s",  # pyright: ignore[reportArgumentType] - parsed like a flag
+    wait: Annotated[
+        float | None,
+        typer.Option(
+            "--wait",
+            parser=options.parse_duration,
+            metavar="DURATION",
+            help="Longest wait for the server (default: none; with --wait-ready 60s).",
+        ),
+    ] = None,
     wait_ready: Annotated[bool, typer.Option("--wait-ready", help="Wait until the plan is in force.")] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Print nodes, GPUs, plan, SLA and intensity, each with since when and why.
+    """Print plan, SLA, intensity, agents, nodes and GPUs, each with since when and why.
 
     Examples: clover status; clover status --wait-ready --wait 30s
     """
-    here = options.where(deployment, redis, state_dir, wait)
+    wait_s = wait if wait is not None else 60.0 if wait_ready else 0.0
+    here = options.where(deployment, redis, state_dir, wait_s)
     found = asyncio.run(_collect(here, wait_ready=wait_ready))
     if as_json:
         print_json(found)
@@ -37,23 +54,25 @@ def status(
 async def _collect(here: options.Where, *, wait_ready: bool) -> dict[str, Any]:
     from clover.agents.runtime import wait_for_bus  # noqa: PLC0415 - keeps --help fast
 
+    loop = asyncio.get_running_loop()
+    until_s = loop.time() + here.wait_s
     bus = await wait_for_bus(
         redis=here.redis,
         state_folder=here.state_folder,
         deployment=here.deployment,
         client="status",
-        wait_s=here.wait_s if wait_ready else 0.0,
+        wait_s=here.wait_s,
         tell=tell,
     )
     try:
         if wait_ready:
-            await _ready(bus, here.wait_s)
+            await _until_ready(bus, until_s - loop.time(), here.wait_s)
         return await _read(bus)
     finally:
         await bus.close()
 
 
-async def _ready(bus: Any, wait_s: float) -> None:
+async def _until_ready(bus: Bus, left_s: float, wait_s: float) -> None:
     from random import Random  # noqa: PLC0415 - keeps --help fast
 
     from clover.agents.backoff import Backoff  # noqa: PLC0415
@@ -61,10 +80,10 @@ async def _ready(bus: Any, wait_s: float) -> None:
     from clover.errors import NotReadyError  # noqa: PLC0415
 
     try:
-        async with asyncio.timeout(wait_s):
+        async with asyncio.timeout(max(0.0, left_s)):
             await wait_until_serving(
                 bus,
-                seen_after_ms=time.time() * 1e3 - 10_000.0,
+                seen_after_ms=_now_ms() - _RECENT_S * 1e3,
                 block_s=1.0,
                 backoff=Backoff(Random()),  # noqa: S311 - jitter
                 stop=asyncio.Event(),
@@ -73,47 +92,143 @@ async def _ready(bus: Any, wait_s: float) -> None:
         raise NotReadyError(f"no plan was in force within {wait_s:g} s", hint="`clover events` tells why") from None
 
 
-async def _read(bus: Any) -> dict[str, Any]:
+# --- reading
+
+
+async def _read(bus: Bus) -> dict[str, Any]:
     import msgspec  # noqa: PLC0415 - keeps --help fast
 
     plan, nodes, carbon = await bus.plan(), await bus.node_states(), await bus.carbon_now()
-    queue, alive = await bus.queue(), await bus.alive()
+    queue, alive, now_ms = await bus.queue(), await bus.alive(), _now_ms()
     return {
         "deployment": bus.deployment,
+        "at_ms": now_ms,
         "plan": msgspec.to_builtins(plan),
-        "nodes": [msgspec.to_builtins(node) for _, node in sorted(nodes.items())],
+        "nodes": [_node(nodes[name], now_ms) for name in sorted(nodes)],
         "intensity": msgspec.to_builtins(carbon.get("intensity")),
         "ledger": msgspec.to_builtins(carbon.get("ledger")),
+        "agents": {name: _agent(silent_s, now_ms) for name, silent_s in sorted(alive.items())},
         "queue": msgspec.to_builtins(queue),
-        "agents_seen_s_ago": alive,
     }
 
 
+def _agent(silent_s: float, now_ms: float) -> dict[str, Any]:
+    alive = silent_s <= _ALIVE_S
+    reason = f"last sign of life {silent_s:.1f} s ago"
+    return {
+        "state": "alive" if alive else "silent",
+        "silent_s": silent_s,
+        "since_ms": now_ms - 1e3 * silent_s,
+        "reason": reason,
+    }
+
+
+def _node(node: NodeTelemetry, now_ms: float) -> dict[str, Any]:
+    """Describe a node; its own state is the worst that one of its GPUs has, or silence."""
+    import msgspec  # noqa: PLC0415 - keeps --help fast
+
+    state, since_ms, reason = _node_state(node, now_ms)
+    told: dict[str, Any] = msgspec.to_builtins(node)
+    return {**told, "state": state, "since_ms": since_ms, "reason": reason, "age_s": _age_s(node, now_ms)}
+
+
+def _node_state(node: NodeTelemetry, now_ms: float) -> tuple[str, float, str]:
+    from clover.analysis.view_fleet import SILENT_INTERVALS, SILENT_LEAST_S  # noqa: PLC0415 - keeps --help fast
+
+    silent_s = _age_s(node, now_ms)
+    if silent_s > max(SILENT_LEAST_S, SILENT_INTERVALS * node.interval_s):
+        return "silent", node.at_ms, f"not heard of for {silent_s:.0f} s"
+    for phase in ("failed", "changing", "empty"):
+        gpus = [gpu for gpu in node.gpus if gpu.phase == phase]
+        if gpus:
+            return phase, min(gpu.since_ms for gpu in gpus), "; ".join(f"gpu{gpu.index}: {gpu.reason}" for gpu in gpus)
+    serving = [gpu for gpu in node.gpus if gpu.phase == "serving"]
+    state = "serving" if serving else "parked"
+    since_ms = max((gpu.since_ms for gpu in node.gpus), default=node.booted_at_ms)
+    return state, since_ms, f"{len(serving)} of {len(node.gpus)} GPUs serve, epoch {node.applied_epoch} is applied"
+
+
+def _age_s(node: NodeTelemetry, now_ms: float) -> float:
+    return max(0.0, now_ms - node.at_ms) / 1e3
+
+
+def _now_ms() -> float:
+    return time.time() * 1e3
+
+
+# --- printing
+
+
 def _print(found: dict[str, Any]) -> None:
-    plan, intensity = found["plan"], found["intensity"]
-    if plan:
-        print(
-            f"plan       epoch {plan['epoch']}, {plan['state']} since {_at(plan['since_ms'])}, "
-            f"scheme {plan['scheme']}: {plan['reason']}"
-        )
-        p95 = plan["prediction"]["p95_ms"]
-        print(f"SLA        p95 {plan['sla_p95_ms']:g} ms, predicted {'overload' if p95 is None else f'{p95:.0f} ms'}")
-    else:
-        print("plan       none yet")
-    if intensity:
-        print(f"intensity  {intensity['g_per_kwh']:g} g/kWh since {_at(intensity['from_ms'])}, {intensity['source']}")
-    else:
-        print("intensity  not known yet")
-    print(f"queue      {found['queue']['waiting']} waiting, {found['queue']['pending']} in work")
+    now_ms = found["at_ms"]
+    print(f"deployment {found['deployment']}")
+    _print_plan(found["plan"], now_ms)
+    _print_carbon(found["intensity"], found["ledger"], now_ms)
+    queue = found["queue"]
+    print(
+        f"queue      {queue['waiting']} waiting, {queue['pending']} in work, {queue['admitted']} admitted so far; "
+        f"oldest {queue['oldest_age_s']:.1f} s"
+    )
+    for name, agent in found["agents"].items():
+        print(f"agent      {name}: {agent['state']}, {agent['reason']}")
+    if not found["agents"]:
+        print("agent      none has been heard of within the last hour")
     for node in found["nodes"]:
-        print(
-            f"node {node['node']}  epoch {node['applied_epoch']} of {node['epoch']}, "
-            f"{node['backend']}, seen {_at(node['at_ms'])}"
-        )
+        print(f"node       {node['node']}: {node['state']} {_since(node['since_ms'], now_ms)}, {node['reason']}")
         for gpu in node["gpus"]:
-            held = " ".join(f"{i['profile']}:{i['variant']}" for i in gpu["instances"]) or "-"
-            print(f"  gpu{gpu['index']}  {gpu['phase']} since {_at(gpu['since_ms'])} ({gpu['reason']}): {held}")
+            print(_gpu_line(gpu, now_ms))
+    if not found["nodes"]:
+        print("node       none")
 
 
-def _at(at_ms: float) -> str:
-    return datetime.fromtimestamp(at_ms / 1e3, tz=UTC).strftime("%H:%M:%SZ")
+def _print_plan(plan: dict[str, Any] | None, now_ms: float) -> None:
+    if plan is None:
+        print("plan       none yet: the controller waits for nodes and for an intensity")
+        return
+    print(
+        f"plan       epoch {plan['epoch']}, {plan['state']} {_since(plan['since_ms'], now_ms)}, "
+        f"scheme {plan['scheme']}, decision {plan['decision']} on {plan['trigger']}: {plan['reason']}"
+    )
+    prediction = plan["prediction"]
+    expected = prediction["p95_ms"]
+    print(
+        f"predicted  p95 {'without bound' if expected is None else f'{expected:.0f} ms'}, "
+        f"late {prediction['late_pct']:.1f} %, accuracy {prediction['accuracy_pct']:.2f} %, "
+        f"{prediction['energy_j_per_request']:.1f} J per request "
+        f"at {prediction['rate_rps']:.3g} requests/s"
+    )
+    kept = "kept" if expected is not None and expected <= plan["sla_p95_ms"] else "missed"
+    print(f"SLA        p95 within {plan['sla_p95_ms']:g} ms, {kept} by the plan's own prediction")
+
+
+def _print_carbon(intensity: dict[str, Any] | None, ledger: dict[str, Any] | None, now_ms: float) -> None:
+    if intensity is None:
+        print("intensity  not known yet: no carbon monitor has published")
+    else:
+        print(
+            f"intensity  {intensity['g_per_kwh']:g} g/kWh {_since(intensity['from_ms'], now_ms)}, "
+            f"{intensity['kind']} of {intensity['zone']}, from {intensity['source']} "
+            f"({intensity['status']}), PUE {intensity['pue']:g}"
+        )
+    if ledger is not None:
+        print(
+            f"ledger     {ledger['energy_j'] / 3600.0:.2f} Wh, {number(ledger['footprint_g'], ' g', 2)} in all "
+            f"(energy: {ledger['energy_source']}), up to {_clock(ledger['at_ms'])}"
+        )
+
+
+def _gpu_line(gpu: dict[str, Any], now_ms: float) -> str:
+    held = " ".join(f"{i['profile']}@{i['start']}:{i['variant']}" for i in gpu["instances"]) or "-"
+    return f"  gpu{gpu['index']:<3} {gpu['phase']} {_since(gpu['since_ms'], now_ms)}, {gpu['reason']}: {held}"
+
+
+def _since(at_ms: float, now_ms: float) -> str:
+    from cli.dashboard_text import age, clock  # noqa: PLC0415 - keeps --help fast
+
+    return f"since {clock(at_ms)} ({age(max(0.0, now_ms - at_ms) / 1e3)})"
+
+
+def _clock(at_ms: float) -> str:
+    from cli.dashboard_text import clock  # noqa: PLC0415 - keeps --help fast
+
+    return clock(at_ms)

@@ -1,166 +1,265 @@
-"""What a deployment looks like at present, folded from the same messages as the summary; memory is bounded."""
+"""What a deployment looks like at present, folded from the messages of its feeds; memory is bounded.
+
+Begins at any time: what has not come yet is None, what happened before is missing and said to be.
+"""
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass
-from typing import Any
+from collections import Counter, deque
 
 from clover.analysis.summary import RunSummary
+from clover.analysis.view_fleet import FleetFold
+from clover.analysis.view_savings import Savings
+from clover.analysis.view_state import (
+    AlternativeNow,
+    DecisionNow,
+    EventNow,
+    IntensityNow,
+    PerRequest,
+    Saved,
+    Service,
+    Snapshot,
+)
+from clover.analysis.view_window import SPAN_S, LedgerWindow, RequestWindow, WindowFigures
 from clover.bus.messages import (
     Event,
+    GpuTarget,
     IntensityReading,
     LedgerReading,
+    LogLine,
     Message,
     NodeTelemetry,
     PlanRecord,
     Prediction,
     RequestLog,
-    RequestRecord,
 )
-from clover.core.histogram import LatencyHistogram
-from clover.core.units import footprint_g
+from clover.bus.port import QueueStatus
+from clover.core.outcome import ProducerOutcome
+from clover.core.units import J_PER_KWH, footprint_g
 
-#: Seconds over which "now" is averaged.
-WINDOW_S = 60.0
-_MAX_RECORDS = 200_000
-_SUMMARY_EVERY_MS = 1000.0
+__all__ = ["DeploymentView", "Saved", "Snapshot"]
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Snapshot:
-    """Everything that is shown, at one moment.
-
-    Attributes:
-        now_ms: The moment.
-        intensity: Newest reading, None before the first.
-        history: Intensities (gCO2e/kWh), oldest first.
-        ledger: Newest totals.
-        plan: In force.
-        nodes: Newest telemetry by node.
-        decision: Last decision event.
-        events: Newest events, oldest first.
-        answered: Requests answered in the last minute.
-        rate_rps: Requests ended per second in the last minute.
-        p95_ms: Of the last minute; None if there were none or too many without an answer.
-        late_pct, accuracy_pct: Of the last minute.
-        grams_per_request: Footprint of the whole deployment per answered request in the last minute.
-        base_grams, rightsized_grams: What the baselines would have at this load and intensity (modelled).
-        totals: The summary so far, as `clover up --json` prints it.
-        silent_s: Seconds since anything was heard; inf if never.
-    """
-
-    now_ms: float
-    intensity: IntensityReading | None
-    history: tuple[float, ...]
-    ledger: LedgerReading | None
-    plan: PlanRecord | None
-    nodes: dict[str, NodeTelemetry]
-    decision: Event | None
-    events: tuple[Event, ...]
-    answered: int
-    rate_rps: float
-    p95_ms: float | None
-    late_pct: float | None
-    accuracy_pct: float | None
-    grams_per_request: float | None
-    base_grams: float | None
-    rightsized_grams: float | None
-    totals: dict[str, Any]
-    silent_s: float
+_EVENTS_KEPT = 100
+_HISTORY_KEPT = 240
+_BEATEN_SHOWN = 8
+#: Below this the measured load says less than the plan's.
+_LOAD_LEAST_S = 10.0
 
 
 class DeploymentView:
-    """Folds messages for the dashboard."""
+    """Folds messages for the dashboard.
 
-    def __init__(self, summary: RunSummary) -> None:
-        self._summary = summary
+    Args:
+        summary: Of the run, if somebody wants to share it (it is fed from here); None to keep one inside.
+        sla_p95_ms: The promise, until a plan tells.
+    """
+
+    def __init__(self, summary: RunSummary | None = None, *, sla_p95_ms: float | None = None) -> None:
+        self._sla_p95_ms = sla_p95_ms
+        self._savings = Savings(summary)
+        self._fleet = FleetFold()
+        self._requests = RequestWindow()
+        self._ledger = LedgerWindow()
+        self._outcomes: Counter[ProducerOutcome] = Counter()
         self._intensity: IntensityReading | None = None
-        self._history: deque[float] = deque(maxlen=48)
-        self._ledgers: deque[LedgerReading] = deque(maxlen=600)
+        self._history: deque[tuple[float, float]] = deque(maxlen=_HISTORY_KEPT)
         self._plan: PlanRecord | None = None
-        self._nodes: dict[str, NodeTelemetry] = {}
-        self._decision: Event | None = None
-        self._events: deque[Event] = deque(maxlen=50)
-        self._records: deque[RequestRecord] = deque(maxlen=_MAX_RECORDS)
-        self._totals: dict[str, Any] = summary.result()
-        self._totals_ms = 0.0
-        self._heard_ms = float("-inf")
+        self._queue: QueueStatus | None = None
+        self._events: deque[EventNow] = deque(maxlen=_EVENTS_KEPT)
+        self._heard_ms: float | None = None
+        self._trouble = ""
+
+    # --- folding
 
     def take(self, message: Message, *, now_ms: float) -> None:
-        """Take in one message of any feed."""
-        self._heard_ms = now_ms
-        self._summary.take(message)
+        """Take in one message of any feed, received at a moment."""
+        self._heard_ms = max(now_ms, self._heard_ms or now_ms)
+        self._savings.take(message)
         match message:
             case RequestLog():
-                self._records.extend(message.records)
-            case IntensityReading():
-                self._intensity = message
-                self._history.append(message.g_per_kwh)
-            case LedgerReading():
-                self._ledgers.append(message)
+                self._requests.take(message)
+                self._outcomes.update(record.outcome for record in message.records)
             case NodeTelemetry():
-                self._nodes[message.node] = message
+                self._fleet.take(message)
+            case LedgerReading():
+                self._ledger.take(message)
+            case IntensityReading():
+                self._take_intensity(message)
             case Event():
-                self._events.append(message)
-                self._decision = message if message.kind == "decision" else self._decision
-                if message.kind == "node.lost":
-                    self._nodes.pop(message.subject, None)
+                self._take_event(message.at_ms, message.kind, message.source, message.subject, message.reason)
+            case LogLine():
+                self._take_event(message.at_ms, f"log.{message.level}", message.source, "", message.text)
             case _:
                 return
 
     def set_plan(self, plan: PlanRecord | None) -> None:
         """Take in the plan in force."""
         self._plan = plan
+        self._savings.set_plan(plan)
+        if plan is not None:
+            targets = [target for gpus in plan.configuration.values() for target in gpus]
+            self._fleet.see_variants(instance.variant for target in targets for instance in target.instances)
+
+    def set_queue(self, queue: QueueStatus | None) -> None:
+        """Take in the state of the request stream."""
+        self._queue = queue
+
+    def set_trouble(self, trouble: str) -> None:
+        """Say why nothing comes at present; empty when all is well again."""
+        self._trouble = trouble
+
+    def _take_intensity(self, reading: IntensityReading) -> None:
+        if self._history and reading.from_ms <= self._history[-1][0]:
+            if reading.from_ms == self._history[-1][0]:
+                self._intensity = reading
+            return
+        self._intensity = reading
+        self._history.append((reading.from_ms, reading.g_per_kwh))
+
+    def _take_event(self, at_ms: float, kind: str, source: str, subject: str, reason: str) -> None:
+        self._events.append(EventNow(at_ms=at_ms, kind=kind, source=source, subject=subject, reason=reason))
+
+    # --- figures
 
     def snapshot(self, now_ms: float) -> Snapshot:
         """Describe the present."""
-        if now_ms - self._totals_ms >= _SUMMARY_EVERY_MS:
-            self._totals, self._totals_ms = self._summary.result(), now_ms
-        since_ms = now_ms - WINDOW_S * 1e3
-        while self._records and (self._records[0].received_ms or self._records[0].due_ms) < since_ms:
-            self._records.popleft()
-        latencies = LatencyHistogram()
-        for record in self._records:
-            latencies.add(record.latency_ms)
-        answered = [record for record in self._records if record.outcome.answered]
-        in_time = sum(record.outcome.value == "ok" for record in self._records)
-        ended = len(self._records)
+        plan, latest, ledger = self._plan, self._fleet.latest, self._ledger.newest
+        window, nodes = self._requests.figures(now_ms), self._fleet.nodes(now_ms)
         return Snapshot(
-            now_ms=now_ms,
-            intensity=self._intensity,
-            history=tuple(self._history),
-            ledger=self._ledgers[-1] if self._ledgers else None,
-            plan=self._plan,
-            nodes=dict(sorted(self._nodes.items())),
-            decision=self._decision,
+            at_ms=now_ms,
+            data_age_s=None if self._heard_ms is None else max(0.0, now_ms - self._heard_ms) / 1e3,
+            trouble=self._trouble,
+            application=plan.application if plan else latest.application if latest else "",
+            gpu_model=latest.gpu_model if latest else plan.gpu_model if plan else "",
+            scheme=plan.scheme if plan else "",
+            controller=plan.controller if plan else "",
+            epoch=plan.epoch if plan else 0,
+            state=plan.state if plan else "waiting",
+            state_s=max(0.0, now_ms - plan.since_ms) / 1e3 if plan else 0.0,
+            energy_source=ledger.energy_source if ledger else latest.energy_source if latest else None,
+            intensity=self._intensity_now(now_ms),
+            per_request=self._per_request(now_ms, window),
+            saved=self._savings.figures(now_ms),
+            service=self._service(now_ms, window, in_flight=sum(node.in_flight for node in nodes)),
+            outcomes={outcome.value: self._outcomes[outcome] for outcome in ProducerOutcome},
+            nodes=nodes,
+            variants=tuple(self._fleet.variants),
+            decision=_decision(plan, now_ms) if plan else None,
             events=tuple(self._events),
-            answered=len(answered),
-            rate_rps=ended / WINDOW_S,
-            p95_ms=latencies.quantile_ms(0.95),
-            late_pct=100.0 * (ended - in_time) / ended if ended else None,
-            accuracy_pct=sum(r.accuracy_pct or 0.0 for r in answered) / len(answered) if answered else None,
-            grams_per_request=self._grams(since_ms, len(answered)),
-            base_grams=self._baseline(self._plan.base if self._plan else None),
-            rightsized_grams=self._baseline(self._plan.base_rightsized if self._plan else None),
-            totals=self._totals,
-            silent_s=(now_ms - self._heard_ms) / 1e3,
         )
 
-    def _grams(self, since_ms: float, answered: int) -> float | None:
-        """Return the footprint per answered request over the window, scaled to the time that readings cover."""
-        window = [reading for reading in self._ledgers if reading.at_ms >= since_ms]
-        if len(window) < 2 or not answered:
+    def _intensity_now(self, now_ms: float) -> IntensityNow | None:
+        reading = self._intensity
+        if reading is None:
             return None
-        covered_ms = window[-1].at_ms - window[0].at_ms
-        in_window = sum(
-            window[0].at_ms <= (r.received_ms or 0.0) <= window[-1].at_ms for r in self._records if r.outcome.answered
+        return IntensityNow(
+            g_per_kwh=reading.g_per_kwh,
+            pue=reading.pue,
+            zone=reading.zone,
+            kind=reading.kind,
+            factor=reading.factor,
+            status=reading.status,
+            source=reading.source,
+            fallback_level=reading.fallback_level,
+            trace_index=reading.trace_index,
+            age_s=max(0.0, now_ms - reading.published_at_ms) / 1e3,
+            stale_s=max(0.0, now_ms - reading.to_ms) / 1e3,
+            history=tuple(g_per_kwh for _, g_per_kwh in self._history),
         )
-        if covered_ms <= 0.0 or not in_window:
-            return None
-        return (window[-1].footprint_g - window[0].footprint_g) / in_window
 
-    def _baseline(self, prediction: Prediction | None) -> float | None:
-        if prediction is None or self._intensity is None:
-            return None
-        return footprint_g(prediction.energy_j_per_request, self._intensity.g_per_kwh, self._intensity.pue)
+    def _per_request(self, now_ms: float, window: WindowFigures) -> PerRequest:
+        """Compare with the baselines over the same interval: at the intensity that the ledger itself had."""
+        end_ms = self._requests.end_ms(now_ms)
+        # What was used before the first request is start-up, and stated as such elsewhere.
+        from_ms = max(now_ms - SPAN_S * 1e3, self._requests.first_ms or 0.0)
+        used = self._ledger.difference(from_ms=from_ms, to_ms=end_ms)
+        answered = self._requests.answered_between(used.from_ms, used.to_ms) if used else 0.0
+        if used is None or answered <= 0.0 or used.energy_j <= 0.0:
+            return self._modelled_now()
+        window_s = (used.to_ms - used.from_ms) / 1e3
+        measured_rps = answered / window_s if min(window_s, window.window_s) >= _LOAD_LEAST_S else None
+        g_per_j = used.footprint_g / used.energy_j
+        return PerRequest(
+            measured_g=used.footprint_g / answered,
+            base_g=_baseline_g(self._plan.base if self._plan else None, g_per_j, measured_rps),
+            rightsized_g=_baseline_g(self._plan.base_rightsized if self._plan else None, g_per_j, measured_rps),
+            window_s=window_s,
+            energy_j=used.energy_j / answered,
+        )
+
+    def _modelled_now(self) -> PerRequest:
+        reading, plan = self._intensity, self._plan
+        if reading is None or plan is None:
+            return PerRequest()
+        g_per_j = footprint_g(J_PER_KWH, reading.g_per_kwh, reading.pue) / J_PER_KWH
+        return PerRequest(
+            base_g=_baseline_g(plan.base, g_per_j, None),
+            rightsized_g=_baseline_g(plan.base_rightsized, g_per_j, None),
+        )
+
+    def _service(self, now_ms: float, window: WindowFigures, *, in_flight: int) -> Service:
+        plan = self._plan
+        sla_ms = plan.sla_p95_ms if plan else self._sla_p95_ms
+        headroom = 100.0 * (1.0 - window.p95_ms / sla_ms) if window.p95_ms is not None and sla_ms else None
+        return Service(
+            window_s=window.window_s,
+            finished=window.finished,
+            rate_rps=window.rate_rps,
+            planned_rps=plan.prediction.rate_rps if plan else None,
+            p95_ms=window.p95_ms,
+            p95_unbounded=window.p95_unbounded,
+            p95_history=self._requests.p95_slots(now_ms),
+            sla_p95_ms=sla_ms,
+            headroom_pct=headroom,
+            late_pct=window.late_pct,
+            accuracy_pct=window.accuracy_pct,
+            largest_accuracy_pct=plan.base.accuracy_pct if plan else None,
+            waiting=self._queue.waiting if self._queue else None,
+            in_flight=in_flight,
+        )
+
+
+def _baseline_g(prediction: Prediction | None, g_per_j: float, rate_rps: float | None) -> float | None:
+    """Return a baseline's gCO2e per request: dynamic energy, and idle power shared by the requests that came."""
+    if prediction is None:
+        return None
+    return g_per_j * (prediction.dynamic_j + prediction.idle_power_w / (rate_rps or prediction.rate_rps))
+
+
+def _decision(plan: PlanRecord, now_ms: float) -> DecisionNow:
+    return DecisionNow(
+        number=plan.decision,
+        scheme=plan.scheme,
+        trigger=plan.trigger,
+        reason=plan.reason,
+        age_s=max(0.0, now_ms - plan.decided_at_ms) / 1e3,
+        evaluations=plan.evaluations,
+        alternatives=len(plan.alternatives),
+        beaten=tuple(
+            AlternativeNow(
+                configuration=other.configuration,
+                p95_ms=other.p95_ms,
+                accuracy_pct=other.accuracy_pct,
+                energy_j_per_request=other.energy_j_per_request,
+                meets_sla=other.meets_sla,
+            )
+            for other in plan.alternatives[:_BEATEN_SHOWN]
+        ),
+        p95_ms=plan.prediction.p95_ms,
+        accuracy_pct=plan.prediction.accuracy_pct,
+        energy_j_per_request=plan.prediction.energy_j_per_request,
+        wanted=_wanted(plan),
+    )
+
+
+def _wanted(plan: PlanRecord) -> str:
+    """Return the wanted configuration of the fleet in a few words: `9 x [7g:base], 1 x [parked]`."""
+    counts = Counter(_gpu_text(target) for gpus in plan.configuration.values() for target in gpus)
+    return ", ".join(f"{n} x [{text}]" for text, n in counts.most_common())
+
+
+def _gpu_text(target: GpuTarget) -> str:
+    if target.mode != "serving":
+        return target.mode
+    counts = Counter(f"{instance.profile}:{instance.variant}" for instance in target.instances)
+    return " ".join(f"{n}x{text}" if n > 1 else text for text, n in counts.items())
