@@ -77,7 +77,7 @@ def rows(snapshot: Snapshot, order: Sequence[str], width: int, height: int) -> l
         if len(single) <= columns * height:
             return _columns(single, order, width, height=-(-len(single) // columns), columns=columns)
     together = _together(single)
-    shown = together if len(together) <= height else together[: height - 1]
+    shown = together if len(together) <= height else together[: max(1, height - 1)]
     lines = _columns(shown, order, width, height=len(shown), columns=1)
     hidden = together[len(shown) :]
     if hidden:

@@ -207,7 +207,8 @@ def _print_carbon(intensity: dict[str, Any] | None, ledger: dict[str, Any] | Non
     else:
         print(
             f"intensity  {intensity['g_per_kwh']:g} g/kWh {_since(intensity['from_ms'], now_ms)}, "
-            f"{intensity['kind']} of {intensity['zone']}, from {intensity['source']} "
+            f"{intensity['kind']} of {intensity['zone']}, "
+            f"from {intensity['source']} "
             f"({intensity['status']}), PUE {intensity['pue']:g}"
         )
     if ledger is not None:
