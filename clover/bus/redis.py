@@ -158,8 +158,9 @@ class RedisLink:
             raise self._mapped(error) from error
 
     async def _disconnect_after(self, error: Exception) -> None:
-        # A former primary answers READONLY: only a new connection finds the present one.
-        if isinstance(error, ReadOnlyError):
+        # After a restart all old connections are dead, each of which would cost a caller an error of its own. A former
+        # primary answers READONLY: only a new connection finds the present one.
+        if isinstance(error, (ReadOnlyError, ServerConnectionError)):
             await self._drop()
 
     def _mapped(self, error: Exception) -> BusError:
