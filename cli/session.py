@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cli.output import tell
 from cli.watch import LiveDashboard
-from clover.agents.deployment import claim_state, find_url, release_state
+from clover.agents.deployment import claim_state, given_url, release_state
 from clover.agents.lifetime import happens_within
 from clover.agents.runtime import check_state_folder
 from clover.agents.supervisor import ChildFailedError, ChildSpec, Supervisor
@@ -57,7 +57,7 @@ class UpSession:
         """Run until the duration is over or somebody stops it; return the summary."""
         where = self._settings.where
         folder = check_state_folder(where.state_folder)
-        given = find_url(where.redis, folder, "")
+        given = given_url(where.redis)
         claim_state(folder, where.deployment, url=given or "", owner="up")
         try:
             async with contextlib.AsyncExitStack() as stack:

@@ -38,6 +38,7 @@ class Decision:
     """A decision with all that is needed to write its plan records."""
 
     problem: Problem
+    objective: Objective
     answer: Answer
     record: PlanRecord
 
@@ -119,13 +120,13 @@ class DecisionMaker:
             since_ms=at_ms,
             controller=self._controller,
         )
-        return Decision(problem=problem, answer=answer, record=record)
+        return Decision(problem=problem, objective=objective, answer=answer, record=record)
 
     def step_record(self, decision: Decision, configuration: Configuration, *, at_ms: float) -> PlanRecord:
         """Return the decision's record with the evaluation of one step of its roll."""
         return msgspec.structs.replace(
             decision.record,
-            step_prediction=self._evaluate(decision.problem.objective(), configuration, decision.problem),
+            step_prediction=self._evaluate(decision.objective, configuration, decision.problem),
             state="rolling",
             since_ms=at_ms,
         )

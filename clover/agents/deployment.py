@@ -84,11 +84,15 @@ def release_state(folder: Path, deployment: str) -> None:
         return
 
 
+def given_url(redis: str | None) -> str | None:
+    """Return the server's URL as the user gave it, by flag or by `CLOVER_REDIS`; None if not."""
+    return redis or os.environ.get("CLOVER_REDIS") or None
+
+
 def find_url(redis: str | None, folder: Path, deployment: str) -> str | None:
     """Return the server's URL: the given one, `CLOVER_REDIS`, or the state file's; None if there is none."""
-    explicit = redis or os.environ.get("CLOVER_REDIS")
-    if explicit:
-        return explicit
+    if given := given_url(redis):
+        return given
     state = read_state(folder, deployment)
     # Between claiming the name and starting its server an owner has no address yet.
     return (state.url or None) if state else None

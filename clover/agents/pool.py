@@ -7,8 +7,8 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
 
+from clover.bus.messages import InstancePhase
 from clover.core.application import ServiceModel
 from clover.core.clock import Clock
 from clover.core.configuration import InstanceKind
@@ -18,8 +18,6 @@ from mig.device import GpuInstance
 
 #: Time constant of the running mean of the busy fraction, in seconds: long against a request, short against an hour.
 CONTENTION_TIME_CONSTANT_S = 10.0
-
-Phase = Literal["starting", "idle", "busy", "draining", "failed"]
 
 
 @dataclass(slots=True, eq=False)
@@ -43,7 +41,7 @@ class Instance:
     device: GpuInstance
     kind: InstanceKind
     worker: Worker
-    phase: Phase
+    phase: InstancePhase
     idle_since_s: float
     served: int = 0
     busy_s: float = 0.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import logging
 import os
 import signal
@@ -18,6 +17,7 @@ from clover.bus.port import Bus, Feed
 from clover.bus.redis import connect
 from clover.core.clock import Clock
 from clover.errors import BusError, BusUnavailableError, ConfigurationError
+from clover.parent import end_with_parent
 
 _log = logging.getLogger("clover")
 
@@ -27,7 +27,6 @@ PARENT_VARIABLE = "CLOVER_CHILD_OF"
 #: After its parent's death a child has this long to end by itself.
 ORPHAN_GRACE_S = 3.0
 
-_PR_SET_PDEATHSIG = 1
 _HELD_LINES = 1000
 
 
@@ -134,11 +133,10 @@ def _install_signals(stop: asyncio.Event, agent: asyncio.Task[None]) -> None:
 def die_with_parent() -> None:
     """Ask the kernel to end this process when its parent ends (Linux); one that is an orphan already ends now."""
     parent = os.environ.get(PARENT_VARIABLE)
-    if not parent or not sys.platform.startswith("linux"):
+    if not parent:
         return
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != int(parent):
-        os._exit(1)
+    if ask := end_with_parent(signal.SIGKILL, parent=int(parent)):
+        ask()
 
 
 async def _watch_parent(stop: asyncio.Event) -> None:

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import fcntl
 import os
 import signal
 import socket
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from clover.errors import ConfigurationError, NotReadyError
+from clover.parent import end_with_parent
 
 START_LIMIT_S = 10.0
 STOP_LIMIT_S = 5.0
 _HOST = "127.0.0.1"
-_PR_SET_PDEATHSIG = 1
 #: Tries to find a free port that nobody takes before the server does.
 _PORT_TRIES = 5
 
@@ -109,7 +107,7 @@ class EmbeddedServer:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.DEVNULL,
-                preexec_fn=_dies_with_parent(),
+                preexec_fn=end_with_parent(signal.SIGTERM, parent=os.getpid()),
                 # An interrupt at the terminal is for us; the server goes last.
                 start_new_session=True,
                 # The server holds the directory's lock as long as it lives, also if we die first.
@@ -231,22 +229,6 @@ def _checked_port(port: int) -> int:
                 hint="Choose another port, or --redis if that is your server.",
             ) from error
     return port
-
-
-def _dies_with_parent() -> Callable[[], None] | None:
-    """Return what the child runs before the server, so that it never outlives us; only Linux can do this."""
-    if sys.platform != "linux":
-        return None
-    parent = os.getpid()
-    # Loaded before the fork: afterwards hardly anything is safe.
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-
-    def prepare() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return prepare
 
 
 async def _pid_of(port: int) -> int | None:

@@ -12,10 +12,9 @@ from typing import Any, Literal
 
 import msgspec
 
+from clover.core.configuration import GpuMode
+from clover.core.dispatch import RuleName
 from clover.core.outcome import Outcome, ProducerOutcome
-
-GpuMode = Literal["serving", "parked", "off"]
-"""What a target wants of one GPU."""
 
 GpuPhase = Literal["empty", "changing", "serving", "parked", "off", "failed"]
 """What one GPU is doing."""
@@ -317,7 +316,7 @@ class Share(Message, frozen=True):
 class DispatchRule(Message, frozen=True):
     """Which idle instance takes the next request, see `clover.core.dispatch`."""
 
-    name: Literal["longest_idle", "fastest", "accurate", "shares"] = "longest_idle"
+    name: RuleName = "longest_idle"
     hold_back: bool = False
     shares: tuple[Share, ...] = ()
 

@@ -8,7 +8,6 @@ must not answer.
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import os
 import signal
@@ -18,6 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Protocol
 
+from clover.parent import end_with_parent
 from clover.serving.availability import MODELS_HINT
 from clover.serving.duty import DutyCycle
 from clover.serving.framing import (
@@ -36,7 +36,6 @@ from clover.serving.port import InvalidInputError, ServingError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_PR_SET_PDEATHSIG: Final = 1
 
 #: Module that serves each application.
 _FAMILIES: Final = MappingProxyType({"efficientnet_lite": "clover.serving.families.efficientnet_lite"})
@@ -141,8 +140,8 @@ def _die_with_parent() -> None:
 
     SIGINT is the agent's to handle: it drains, and stops its workers afterwards.
     """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+    if ask := end_with_parent(signal.SIGKILL):
+        ask()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
