@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from typing import Literal, get_origin
 
-from clover.bus import codec
+from clover.bus import codec, messages
 from clover.bus.keys import REGISTRY
 from clover.bus.messages import MESSAGE_TYPES, Message
 
@@ -66,7 +67,13 @@ def _section(title: str, cls: type[Message]) -> str:
 
 
 def _type_text(annotation: str) -> str:
-    return annotation.replace("|", "\\|")
+    """Return an annotation with the values that a named literal type allows: readers of the document have no source."""
+
+    def spelled_out(word: re.Match[str]) -> str:
+        named = getattr(messages, word[0], None)
+        return str(named).removeprefix("typing.") if get_origin(named) is Literal else word[0]
+
+    return re.sub(r"\b[A-Z]\w+\b", spelled_out, annotation).replace("|", "\\|")
 
 
 def _referenced(roots: tuple[type[Message], ...]) -> list[type[Message]]:
