@@ -1,4 +1,4 @@
-"""Its place makes `support` importable for all tests; servers are started once per session."""
+"""Its place makes `support` importable for all tests; each test that asks for a server gets its own, on a free port."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def _served(directory: Path, binary: Path | None = None) -> Iterator[EmbeddedSer
             runner.run(server.stop())
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
     """The embedded server."""
     yield from _served(tmp_path_factory.mktemp("valkey"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
     """A real Redis of this host."""
     if REDIS_SERVER is None:
