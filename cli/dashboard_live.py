@@ -45,22 +45,27 @@ class LiveDashboard:
         usable = sys.stdout.isatty() and os.environ.get("TERM", "dumb") not in {"dumb", "unknown", ""}
         self._show = show and usable
 
-    async def run(self, view: DeploymentView, stop: asyncio.Event) -> None:
-        """Show until `stop` is set; `q` sets it."""
+    async def run(self, view: Callable[[], DeploymentView], stop: asyncio.Event) -> None:
+        """Show until `stop` is set; `q` sets it.
+
+        Args:
+            view: Gives what is watched at present: it may move to another server.
+            stop: Ends it.
+        """
         with _ended_by_signals(stop):
             if self._show:
                 await self._draw(view, stop)
             else:
                 await self._write_lines(view, stop)
 
-    async def _write_lines(self, view: DeploymentView, stop: asyncio.Event) -> None:
+    async def _write_lines(self, view: Callable[[], DeploymentView], stop: asyncio.Event) -> None:
         from cli.dashboard import status_line  # noqa: PLC0415 - keeps --help fast
         from clover.agents.lifetime import happens_within  # noqa: PLC0415
 
         while not await happens_within(stop, self._line_s):
-            tell(status_line(view.snapshot(_now_ms())))
+            tell(status_line(view().snapshot(_now_ms())))
 
-    async def _draw(self, view: DeploymentView, stop: asyncio.Event) -> None:
+    async def _draw(self, view: Callable[[], DeploymentView], stop: asyncio.Event) -> None:
         from rich.console import Console  # noqa: PLC0415 - keeps --help fast
 
         from clover.agents.lifetime import happens_within  # noqa: PLC0415
@@ -69,7 +74,7 @@ class LiveDashboard:
         drawn: Frame | None = None
         with _held_talk(), _keys({"q": stop.set}), _screen(console) as screen:
             while not stop.is_set():
-                frame = self._frame(view, console)
+                frame = self._frame(view(), console)
                 if frame != drawn:
                     screen.update(frame, refresh=True)
                     drawn = frame

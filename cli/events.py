@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,7 +11,7 @@ from cli import options
 from cli.output import number, print_json, tell
 
 if TYPE_CHECKING:
-    from clover.bus.messages import Event
+    from clover.bus.messages import Alternative, Event, Prediction
     from clover.bus.port import Bus, Entry
 
 
@@ -72,23 +72,18 @@ async def _events(here: options.Where, printer: _Printer, *, since_start: bool, 
 
 async def _begin_at(bus: Bus, cursor: str | None, *, since_start: bool) -> str:
     """Return the id to go on from; a feed that ends before it belongs to a server that has begun anew."""
-    from clover.bus.port import Feed  # noqa: PLC0415 - keeps --help fast
+    from clover.bus.port import Feed, entry_order  # noqa: PLC0415 - keeps --help fast
 
     newest = await bus.newest_id(Feed.EVENTS)
     if cursor is None:
         return "0" if since_start else newest
-    return "0" if _id(newest) < _id(cursor) else cursor
+    return "0" if entry_order(newest) < entry_order(cursor) else cursor
 
 
 async def _next(bus: Bus, cursor: str, *, block_s: float) -> list[Entry]:
     from clover.bus.port import Feed  # noqa: PLC0415 - keeps --help fast
 
     return await bus.follow({Feed.EVENTS: cursor}, block_s=block_s)
-
-
-def _id(text: str) -> tuple[int, int]:
-    head, _, tail = text.partition("-")
-    return int(head), int(tail or 0)
 
 
 class _Printer:
@@ -120,28 +115,27 @@ class _Printer:
 def describe(event: Event) -> list[str]:
     """Write an event for people: a line, and for a decision what it expects and what it beat."""
     from cli.dashboard_text import clean, clock  # noqa: PLC0415 - keeps --help fast
+    from clover.bus.messages import DecisionData, data_of  # noqa: PLC0415
 
     epoch = f" [epoch {event.epoch}]" if event.epoch else ""
     if event.kind != "decision":
         return [clean(f"{clock(event.at_ms)}  {event.kind:<18} {event.subject}  {event.reason}{epoch}".rstrip())]
-    data = event.data
-    count, trigger = data.get("decision", "?"), data.get("trigger", "?")
-    head = f"{clock(event.at_ms)}  decision {count} on {trigger}: {event.reason}{epoch}"
-    lines = [head, f"          chose {event.subject}{_figures(data.get('prediction'))}"]
-    lines += [
-        f"          beat  {other.get('configuration', '?')}{_figures(other)}" for other in data.get("alternatives", [])
-    ]
+    data = data_of(event, DecisionData)
+    if data is None:
+        return [clean(f"{clock(event.at_ms)}  decision  {event.reason}{epoch} (its figures cannot be read)")]
+    head = f"{clock(event.at_ms)}  decision {data.decision} on {data.trigger}: {event.reason}{epoch}"
+    lines = [head, f"          chose {event.subject}{_figures(data.prediction)}"]
+    lines += [f"          beat  {other.configuration}{_figures(other)}" for other in data.alternatives]
     return [clean(line) for line in lines]
 
 
-def _figures(of: dict[str, Any] | None) -> str:
+def _figures(of: Prediction | Alternative | None) -> str:
     """Write the figures of a prediction or of an alternative."""
-    if not of:
+    if of is None:
         return ""
-    p95 = of.get("p95_ms")
-    kept = "" if of.get("meets_sla", True) else " (misses the SLA)"
+    kept = "" if getattr(of, "meets_sla", True) else " (misses the SLA)"
     return (
-        f": p95 {'without bound' if p95 is None else f'{p95:.0f} ms'}{kept}, "
-        f"accuracy {number(of.get('accuracy_pct'), ' %', 2)}, "
-        f"{number(of.get('energy_j_per_request'), ' J', 2)} per request, objective {number(of.get('objective'), '', 4)}"
+        f": p95 {'without bound' if of.p95_ms is None else f'{of.p95_ms:.0f} ms'}{kept}, "
+        f"accuracy {number(of.accuracy_pct, ' %', 2)}, "
+        f"{number(of.energy_j_per_request, ' J', 2)} per request, objective {number(of.objective, '', 4)}"
     )

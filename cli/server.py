@@ -30,6 +30,7 @@ def server(
 
 async def _serve(here: options.Where, port: int, *, as_json: bool) -> None:
     from clover.agents.deployment import claim_state, release_state  # noqa: PLC0415 - keeps --help fast
+    from clover.agents.lifetime import until_stopped  # noqa: PLC0415
     from clover.agents.runtime import check_state_folder, stop_on_signals  # noqa: PLC0415
     from clover.bus.embedded import EmbeddedServer  # noqa: PLC0415
 
@@ -41,6 +42,6 @@ async def _serve(here: options.Where, port: int, *, as_json: bool) -> None:
             if as_json:
                 print_json({"deployment": here.deployment, "url": running.url})
             tell(f"serving deployment {here.deployment!r} at {running.url}; Ctrl-C stops it")
-            await stop_on_signals().wait()
+            await until_stopped(stop_on_signals(), running.keep_running(tell))
     finally:
         release_state(folder, here.deployment)

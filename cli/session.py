@@ -8,8 +8,9 @@ import shutil
 import signal
 from typing import TYPE_CHECKING, Any
 
+from cli.dashboard_live import LiveDashboard
+from cli.following import follow_into
 from cli.output import tell
-from cli.watch import LiveDashboard
 from clover.agents.deployment import claim_state, given_url, release_state
 from clover.agents.lifetime import happens_within
 from clover.agents.runtime import check_state_folder
@@ -34,6 +35,9 @@ READY_WITHIN_S = 180.0
 #: After the last answer the ledger has this long to catch up.
 LEDGER_WITHIN_S = 15.0
 
+#: While the server is away a notice is tried again this often.
+NOTICE_RETRY_S = 0.5
+
 GENERATOR = "generator"
 
 
@@ -50,6 +54,7 @@ class UpSession:
         self._started = asyncio.Event()
         self._complete = asyncio.Event()
         self._failure: CloverError | None = None
+        self._server: EmbeddedServer | None = None
         self._notices: asyncio.Queue[Event] = asyncio.Queue()
         self._generating_since_s: float | None = None
 
@@ -77,8 +82,8 @@ class UpSession:
         """Start the embedded server on empty data: a new `up` is a new run."""
         data = self._settings.where.state_folder / self._settings.where.deployment / "server"
         await asyncio.to_thread(shutil.rmtree, data, ignore_errors=True)
-        server = await stack.enter_async_context(EmbeddedServer(data))
-        return server.url
+        self._server = await stack.enter_async_context(EmbeddedServer(data))
+        return self._server.url
 
     # --- the run
 
@@ -96,14 +101,18 @@ class UpSession:
         try:
             async with asyncio.TaskGroup() as group:
                 observers = [
-                    group.create_task(self._observe(bus, cursors)),
+                    group.create_task(
+                        follow_into(bus, self._view, asyncio.Event(), cursors=cursors, seen=self._note_progress)
+                    ),
                     group.create_task(self._publish_notices(bus)),
                     group.create_task(
                         LiveDashboard(deployment=where.deployment, show=self._settings.dashboard).run(
-                            self._view, self._stop
+                            lambda: self._view, self._stop
                         )
                     ),
                 ]
+                if self._server is not None:
+                    observers.append(group.create_task(self._server.keep_running(self._server_notice)))
                 for spec in self._children():
                     group.create_task(self._keep(supervisor, spec))
                 await self._until_over()
@@ -191,20 +200,6 @@ class UpSession:
 
     # --- observing
 
-    async def _observe(self, bus: Bus, cursors: dict[Feed, str]) -> None:
-        while True:
-            try:
-                entries = await bus.follow(cursors, block_s=1.0)
-                if any(isinstance(entry.message, Event) for entry in entries):
-                    self._view.set_plan(await bus.plan())
-            except BusUnavailableError:
-                await asyncio.sleep(0.2)
-                continue
-            for entry in entries:
-                cursors[entry.feed] = entry.id
-                self._view.take(entry.message, now_ms=self._clock.now_ms())
-            self._note_progress()
-
     def _note_progress(self) -> None:
         if self._summary.started and not self._started.is_set():
             self._started.set()
@@ -220,11 +215,19 @@ class UpSession:
             Event(at_ms=self._clock.now_ms(), kind=kind, source="supervisor", subject=child, reason=reason)
         )
 
+    def _server_notice(self, reason: str) -> None:
+        self._notice("server.restarted", "server", reason)
+
     async def _publish_notices(self, bus: Bus) -> None:
+        """Publish what the supervisor has to tell, the death of the server included: as soon as it is back."""
         while True:
             notice = await self._notices.get()
-            with contextlib.suppress(BusUnavailableError):
-                await bus.publish(Feed.EVENTS, [notice])
+            while True:
+                try:
+                    await bus.publish(Feed.EVENTS, [notice])
+                    break
+                except BusUnavailableError:
+                    await asyncio.sleep(NOTICE_RETRY_S)
 
     # --- signals
 

@@ -7,6 +7,7 @@ and then takes over the plan that is in force, including an unfinished roll.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from random import Random
@@ -17,17 +18,20 @@ import msgspec
 from clover.agents.backoff import Backoff
 from clover.agents.decision import Decision, DecisionMaker
 from clover.agents.lifetime import until_stopped
-from clover.agents.translate import gpu_configuration
+from clover.agents.translate import gpu_configuration, serving_configuration
 from clover.bus import messages
-from clover.bus.messages import IntensityReading, NodeTelemetry, PlanRecord
+from clover.bus.messages import DecisionData, IntensityReading, NodeTelemetry, PlanData, PlanRecord, Prediction
 from clover.bus.port import Bus, Feed
-from clover.core import controller as machine
+from clover.core import control
 from clover.core.clock import Clock
 from clover.core.configuration import GpuConfiguration, GpuId
+from clover.core.controller import ControllerMachine
 from clover.core.load import LoadEstimator
 from clover.errors import BusUnavailableError
 
 _T = TypeVar("_T")
+
+_log = logging.getLogger("clover.controller")
 
 #: Runs a slow pure function; in a thread when live, at once in virtual time.
 Compute = Callable[[Callable[[], _T]], Awaitable[_T]]
@@ -83,7 +87,7 @@ class ControllerAgent:
         self._decision: Decision | None = None
         self._record: PlanRecord | None = None
         self._decisions = 0
-        self._events: asyncio.Queue[machine.Event] = asyncio.Queue()
+        self._events: asyncio.Queue[control.Event] = asyncio.Queue()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Wait for the lease, then control, until `stop` is set."""
@@ -146,14 +150,17 @@ class ControllerAgent:
         self._record = plan = await self._bus.plan()
         if plan is None:
             return
-        assigned: dict[GpuId, GpuConfiguration] = {}
-        for node in plan.configuration:
-            target = await self._bus.target(node)
-            assigned |= _configurations({node: target.gpus} if target else {})
+        try:
+            wanted = _configurations(plan.configuration)
+            assigned = await self._assigned(plan)
+        except ValueError as error:
+            _log.warning("the plan of epoch %d makes no sense and is made anew: %s", plan.epoch, error)
+            self._record = None
+            return
         self._decisions = plan.decision
         self._machine.resume(
             assigned=assigned,
-            wanted=_configurations(plan.configuration),
+            wanted=wanted,
             epoch=plan.epoch,
             effective=plan.intensity_g_per_kwh * plan.pue,
             rate_rps=plan.prediction.rate_rps,
@@ -161,8 +168,16 @@ class ControllerAgent:
         )
         await self._say("controller.took_over", self._settings.name, f"plan of epoch {plan.epoch} stays in force")
 
-    def _new_machine(self) -> machine.ControllerMachine:
-        return machine.ControllerMachine(rate_rps=self._settings.rate_rps, expected_nodes=self._settings.expected_nodes)
+    async def _assigned(self, plan: PlanRecord) -> dict[GpuId, GpuConfiguration]:
+        """Return what the newest targets of the plan's nodes say of each GPU."""
+        assigned: dict[GpuId, GpuConfiguration] = {}
+        for node in plan.configuration:
+            target = await self._bus.target(node)
+            assigned |= _configurations({node: target.gpus} if target else {})
+        return assigned
+
+    def _new_machine(self) -> ControllerMachine:
+        return ControllerMachine(rate_rps=self._settings.rate_rps, expected_nodes=self._settings.expected_nodes)
 
     # --- seeing
 
@@ -183,16 +198,19 @@ class ControllerAgent:
 
     def _see_intensity(self, reading: IntensityReading) -> None:
         self._intensity = reading
-        self._events.put_nowait(machine.IntensitySeen(effective=reading.g_per_kwh * reading.pue))
+        self._events.put_nowait(control.IntensitySeen(effective=reading.g_per_kwh * reading.pue))
 
     def _see_node(self, telemetry: NodeTelemetry) -> None:
         if telemetry.application != self._maker.model.application.name:
             return
         gpus = {
-            gpu.index: machine.GpuReport(phase=gpu.phase, applied_epoch=gpu.applied_epoch) for gpu in telemetry.gpus
+            gpu.index: control.GpuReport(
+                phase=gpu.phase, applied_epoch=gpu.applied_epoch, configuration=serving_configuration(gpu)
+            )
+            for gpu in telemetry.gpus
         }
         self._events.put_nowait(
-            machine.NodeSeen(node=telemetry.node, boot_id=telemetry.boot_id, interval_s=telemetry.interval_s, gpus=gpus)
+            control.NodeSeen(node=telemetry.node, boot_id=telemetry.boot_id, interval_s=telemetry.interval_s, gpus=gpus)
         )
 
     async def _tick(self) -> None:
@@ -201,8 +219,8 @@ class ControllerAgent:
             queue = await self._bus.queue()
             rate = self._load.observe(self._clock.now_s(), queue.admitted, expected_rps=self._machine.rate_rps)
             if rate is not None:
-                self._events.put_nowait(machine.LoadSeen(rate_rps=rate))
-            self._events.put_nowait(machine.Tick())
+                self._events.put_nowait(control.LoadSeen(rate_rps=rate))
+            self._events.put_nowait(control.Tick())
 
     # --- acting
 
@@ -212,18 +230,18 @@ class ControllerAgent:
             for command in self._machine.handle(event, self._clock.now_s()):
                 await self._carry_out(command)
 
-    async def _carry_out(self, command: machine.Command) -> None:
+    async def _carry_out(self, command: control.Command) -> None:
         match command:
-            case machine.Decide():
+            case control.Decide():
                 await self._decide(command)
-            case machine.Send():
+            case control.Send():
                 await self._send(command)
-            case machine.Settle():
+            case control.Settle():
                 await self._settle(command)
-            case machine.Say(kind=kind, subject=subject, reason=reason):
+            case control.Say(kind=kind, subject=subject, reason=reason):
                 await self._say(kind, subject, reason)
 
-    async def _decide(self, ask: machine.Decide) -> None:
+    async def _decide(self, ask: control.Decide) -> None:
         intensity = self._intensity
         if intensity is None:
             raise AssertionError("a decision is only asked for when the intensity is known")
@@ -236,7 +254,7 @@ class ControllerAgent:
         )
         self._decision = decision
         await self._report_decision(decision)
-        done = machine.Decided(configuration=decision.answer.configuration)
+        done = control.Decided(configuration=decision.answer.configuration)
         for command in self._machine.handle(done, self._clock.now_s()):
             await self._carry_out(command)
 
@@ -246,18 +264,20 @@ class ControllerAgent:
             "decision",
             str(decision.answer.configuration),
             record.reason,
-            decision=record.decision,
-            scheme=record.scheme,
-            trigger=record.trigger,
-            intensity_g_per_kwh=record.intensity_g_per_kwh,
-            rate_rps=record.prediction.rate_rps,
-            evaluations=record.evaluations,
-            meets_sla=decision.answer.meets_sla,
-            prediction=msgspec.to_builtins(record.prediction),
-            alternatives=msgspec.to_builtins(record.alternatives),
+            data=DecisionData(
+                decision=record.decision,
+                trigger=record.trigger,
+                scheme=record.scheme,
+                intensity_g_per_kwh=record.intensity_g_per_kwh,
+                rate_rps=record.prediction.rate_rps,
+                evaluations=record.evaluations,
+                meets_sla=decision.answer.meets_sla,
+                prediction=record.prediction,
+                alternatives=record.alternatives,
+            ),
         )
 
-    async def _send(self, step: machine.Send) -> None:
+    async def _send(self, step: control.Send) -> None:
         if self._decision is None:
             # A roll that another controller began: only its record is known, and the configuration is as good.
             record = self._require_record()
@@ -274,16 +294,11 @@ class ControllerAgent:
             str(step.configuration),
             f"{len(step.changed)} GPUs change: {moved}",
             epoch=epoch,
-            decision=record.decision,
-            last=step.last,
-            changed=[str(gpu) for gpu in step.changed],
-            prediction=msgspec.to_builtins(record.step_prediction),
-            base=msgspec.to_builtins(record.base),
-            base_rightsized=msgspec.to_builtins(record.base_rightsized),
+            data=_plan_data(record, record.step_prediction, changed=step.changed, last=step.last),
         )
-        self._events.put_nowait(machine.Sent(epoch=epoch))
+        self._events.put_nowait(control.Sent(epoch=epoch))
 
-    async def _settle(self, command: machine.Settle) -> None:
+    async def _settle(self, command: control.Settle) -> None:
         record = self._decision.record if self._decision else self._require_record()
         epoch = self._record.epoch if self._record else 0
         record = msgspec.structs.replace(record, epoch=epoch, state="serving", since_ms=self._clock.now_ms())
@@ -296,10 +311,7 @@ class ControllerAgent:
             f"decision {record.decision}",
             reason,
             epoch=epoch,
-            decision=record.decision,
-            prediction=msgspec.to_builtins(record.prediction),
-            base=msgspec.to_builtins(record.base),
-            base_rightsized=msgspec.to_builtins(record.base_rightsized),
+            data=_plan_data(record, record.prediction),
         )
 
     def _require_record(self) -> PlanRecord:
@@ -307,7 +319,9 @@ class ControllerAgent:
             raise AssertionError("a roll without a decision can only be one that was taken over")
         return self._record
 
-    async def _say(self, kind: str, subject: str, reason: str, *, epoch: int = 0, **data: object) -> None:
+    async def _say(
+        self, kind: str, subject: str, reason: str, *, epoch: int = 0, data: DecisionData | PlanData | None = None
+    ) -> None:
         event = messages.Event(
             at_ms=self._clock.now_ms(),
             kind=kind,
@@ -315,9 +329,22 @@ class ControllerAgent:
             subject=subject,
             reason=reason,
             epoch=epoch,
-            data=data,
+            data=msgspec.to_builtins(data) if data is not None else {},
         )
         await self._bus.publish(Feed.EVENTS, [event])
+
+
+def _plan_data(
+    record: PlanRecord, prediction: Prediction, *, changed: tuple[GpuId, ...] = (), last: bool = True
+) -> PlanData:
+    return PlanData(
+        decision=record.decision,
+        prediction=prediction,
+        base=record.base,
+        base_rightsized=record.base_rightsized,
+        changed=tuple(str(gpu) for gpu in changed),
+        last=last,
+    )
 
 
 def _configurations(nodes: Mapping[str, tuple[messages.GpuTarget, ...]]) -> dict[GpuId, GpuConfiguration]:

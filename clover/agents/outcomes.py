@@ -16,7 +16,8 @@ class Outstanding:
 
     def __init__(self) -> None:
         self._open: OrderedDict[str, Request] = OrderedDict()
-        self._ended: OrderedDict[str, None] = OrderedDict()
+        #: Ended requests, and whether they had a reply: one that comes after "lost" is late, not a second one.
+        self._ended: OrderedDict[str, bool] = OrderedDict()
         self.duplicates = 0
 
     @property
@@ -36,9 +37,11 @@ class Outstanding:
         """Take in a reply; return the request's record, or None if it had ended before (a duplicate) or is not ours."""
         request = self._open.pop(reply.id, None)
         if request is None:
-            self.duplicates += reply.id in self._ended
+            if reply.id in self._ended:
+                self.duplicates += self._ended[reply.id]
+                self._ended[reply.id] = True
             return None
-        self._remember(reply.id)
+        self._remember(reply.id, replied=True)
         latency_ms = received_ms - request.due_ms
         outcome = producer_outcome(reply.outcome, latency_ms, sla_p95_ms)
         return RequestRecord(
@@ -64,7 +67,7 @@ class Outstanding:
         request = self._open.pop(request_id, None)
         if request is None:
             return None
-        self._remember(request_id)
+        self._remember(request_id, replied=False)
         return RequestRecord(
             id=request_id,
             due_ms=request.due_ms,
@@ -82,7 +85,7 @@ class Outstanding:
         """Return the requests whose deadline was before a moment."""
         return [request.id for request in self._open.values() if request.deadline_ms < deadline_before_ms]
 
-    def _remember(self, request_id: str) -> None:
-        self._ended[request_id] = None
+    def _remember(self, request_id: str, *, replied: bool) -> None:
+        self._ended[request_id] = replied
         if len(self._ended) > REMEMBERED:
             self._ended.popitem(last=False)

@@ -22,6 +22,16 @@ def gpu_configuration(target: messages.GpuTarget) -> GpuConfiguration:
     return GpuConfiguration(kinds, target.mode)
 
 
+def serving_configuration(gpu: messages.GpuTelemetry) -> GpuConfiguration | None:
+    """Read what a serving GPU serves with from its telemetry; None if it does not serve, or with what cannot be."""
+    if gpu.phase != "serving":
+        return None
+    try:
+        return GpuConfiguration(tuple(InstanceKind(instance.profile, instance.variant) for instance in gpu.instances))
+    except ValueError:
+        return None
+
+
 def by_node(configuration: Configuration) -> dict[str, tuple[messages.GpuTarget, ...]]:
     """Write a fleet's configuration, node by node."""
     nodes: dict[str, list[messages.GpuTarget]] = {}

@@ -1,7 +1,8 @@
 """The summary of a run, folded from the streams while it goes on; memory does not grow with the number of requests.
 
-The run lasts from the generator's start (the service is ready then: loading the first plan is the stated start-up) to
-the end of its last request. Energy and footprint are the whole deployment's, from the ledger, at those two moments.
+The run lasts from the first generator's start (the service is ready then: loading the first plan is the stated
+start-up) to the end of the last one's last request. Energy and footprint are the whole deployment's, from the ledger,
+at those two moments.
 """
 
 from __future__ import annotations
@@ -10,18 +11,19 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
-
 from clover.analysis.grid import GridHistory
 from clover.bus.messages import (
+    DecisionData,
     Event,
     IntensityReading,
     LedgerReading,
     Message,
     NodeTelemetry,
+    PlanData,
     Prediction,
     RequestLog,
     RequestRecord,
+    data_of,
 )
 from clover.core.histogram import LatencyHistogram
 from clover.core.outcome import ProducerOutcome
@@ -67,6 +69,7 @@ class RunSummary:
         self._sla_p95_ms = sla_p95_ms
         self._started_ms: float | None = None
         self._ended_ms: float | None = None
+        self._generating: set[str] = set()
         self._outcomes: Counter[ProducerOutcome] = Counter()
         self._latencies = LatencyHistogram()
         self._accuracy_sum = 0.0
@@ -101,12 +104,12 @@ class RunSummary:
 
     @property
     def started(self) -> bool:
-        """Whether the generator has begun."""
+        """Whether a generator has begun."""
         return self._started_ms is not None
 
     @property
     def complete(self) -> bool:
-        """Whether the generator has finished and the ledger has caught up with its last request."""
+        """Whether every generator has finished and the ledger has caught up with its last request."""
         return self._ended_ms is not None and bool(self._ledgers) and self._ledgers[-1].at_ms >= self._ended_ms
 
     def _take_requests(self, log: RequestLog) -> None:
@@ -127,25 +130,30 @@ class RunSummary:
             self._ledger_at_start = reading
 
     def _take_event(self, event: Event) -> None:
-        if event.kind == "generator.started" and self._started_ms is None:
-            self._started_ms = event.at_ms
-        elif event.kind == "generator.finished":
-            self._ended_ms = event.at_ms
-        elif event.kind == "decision":
-            self._decisions[event.data["decision"]] = event.data["trigger"]
-        elif event.kind in {"plan.step", "plan.serving"}:
-            self._take_plan(event)
+        match event.kind:
+            case "generator.started":
+                self._started_ms = event.at_ms if self._started_ms is None else self._started_ms
+                self._generating.add(event.subject)
+                self._ended_ms = None
+            case "generator.finished":
+                self._generating.discard(event.subject)
+                self._ended_ms = event.at_ms if not self._generating else None
+            case "process.died" if event.subject == "generator":
+                # It will not say any more that it has finished; the one that takes its place will.
+                self._generating.clear()
+            case "decision" if data := data_of(event, DecisionData):
+                self._decisions[data.decision] = data.trigger
+            case "plan.step" | "plan.serving" if data := data_of(event, PlanData):
+                self._take_plan(event, data)
+            case _:
+                return
 
-    def _take_plan(self, event: Event) -> None:
-        predictions = Predictions(
-            plan=msgspec.convert(event.data["prediction"], Prediction),
-            base=msgspec.convert(event.data["base"], Prediction),
-            rightsized=msgspec.convert(event.data["base_rightsized"], Prediction),
-        )
+    def _take_plan(self, event: Event, data: PlanData) -> None:
+        predictions = Predictions(plan=data.prediction, base=data.base, rightsized=data.base_rightsized)
         self._predictions[event.epoch] = predictions
         self._in_force.append((event.at_ms, predictions))
         if event.kind == "plan.step":
-            self._rolled.add(event.data["decision"])
+            self._rolled.add(data.decision)
 
     # --- figures
 

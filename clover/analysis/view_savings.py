@@ -9,7 +9,16 @@ import msgspec
 
 from clover.analysis.summary import RunSummary
 from clover.analysis.view_state import Saved
-from clover.bus.messages import Event, IntensityReading, LedgerReading, Message, PlanRecord, RequestLog
+from clover.bus.messages import (
+    Event,
+    IntensityReading,
+    LedgerReading,
+    Message,
+    PlanData,
+    PlanRecord,
+    RequestLog,
+    data_of,
+)
 
 #: Counting is worth showing after this long.
 _LEAST_S = 3.0
@@ -18,14 +27,6 @@ _CHEAP_S = 1000.0
 #: Requests that end while no start was seen are held for so many readings of the ledger: the start may be behind them,
 #: because each feed is read for itself.
 _PATIENCE_READINGS = 2
-
-_PREDICTIONS = frozenset({"prediction", "base", "base_rightsized"})
-#: What the summary reads from events; one without it (of another version) is only shown.
-_NEEDED = {
-    "decision": frozenset({"decision", "trigger"}),
-    "plan.step": _PREDICTIONS | {"decision"},
-    "plan.serving": _PREDICTIONS,
-}
 
 
 class Savings:
@@ -70,8 +71,6 @@ class Savings:
             case IntensityReading():
                 self._intensity = message
                 self._summary.take(message)
-            case Event() if not _NEEDED.get(message.kind, frozenset()) <= set(message.data):
-                return
             case _:
                 self._note(message)
                 self._summary.take(message)
@@ -103,7 +102,7 @@ class Savings:
 
     def _note(self, message: Message) -> None:
         if isinstance(message, Event):
-            self._plans_seen |= message.kind in {"plan.step", "plan.serving"}
+            self._plans_seen |= message.kind in {"plan.step", "plan.serving"} and data_of(message, PlanData) is not None
             self._finished |= message.kind == "generator.finished"
 
     def _start(self, event: Event) -> None:
@@ -140,14 +139,14 @@ class Savings:
             return
         self._plans_seen = True
         now = plan.step_prediction if plan.state == "rolling" else plan.prediction
-        data = {"prediction": now, "base": plan.base, "base_rightsized": plan.base_rightsized}
+        data = PlanData(prediction=now, base=plan.base, base_rightsized=plan.base_rightsized)
         self._summary.take(
             Event(
                 at_ms=since_ms,
                 kind="plan.serving",
                 source="dashboard",
                 epoch=plan.epoch,
-                data={name: msgspec.to_builtins(prediction) for name, prediction in data.items()},
+                data=msgspec.to_builtins(data),
             )
         )
 

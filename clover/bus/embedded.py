@@ -7,7 +7,7 @@ import fcntl
 import os
 import signal
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +21,8 @@ STOP_LIMIT_S = 5.0
 _HOST = "127.0.0.1"
 #: Tries to find a free port that nobody takes before the server does.
 _PORT_TRIES = 5
+#: Pauses before a server that died is started again: first, and at most.
+_RESTART_FIRST_S, _RESTART_MOST_S = 0.1, 5.0
 
 
 class EmbeddedServer:
@@ -97,6 +99,30 @@ class EmbeddedServer:
                     raise
             else:
                 return
+
+    async def keep_running(self, tell: Callable[[str], None]) -> None:
+        """Start the server again, on the same port and data, whenever it ends by itself; runs until cancelled.
+
+        Args:
+            tell: Takes one line when the server has died, when it is back, and when a start failed.
+        """
+        pause_s = _RESTART_FIRST_S
+        while (process := self._process) is not None:
+            code = await process.wait()
+            if self._process is not process:
+                return
+            tell(f"the embedded server {_how_it_ended(code)}; starting it again on port {self._port}")
+            self._wanted_port = self._port
+            try:
+                await self.start()
+            except (ConfigurationError, NotReadyError) as error:
+                tell(f"the embedded server does not come back: {error}")
+                self._process = process
+                await asyncio.sleep(pause_s)
+                pause_s = min(_RESTART_MOST_S, pause_s * 2.0)
+            else:
+                tell("the embedded server is back with its data")
+                pause_s = _RESTART_FIRST_S
 
     async def _start_on_port(self, binary: Path) -> None:
         lock = _locked(self._directory)
@@ -178,6 +204,10 @@ class EmbeddedServer:
         except asyncio.CancelledError:
             process.kill()
             raise
+
+
+def _how_it_ended(code: int) -> str:
+    return f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
 
 
 def _wheel_binary() -> Path:

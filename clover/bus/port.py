@@ -86,6 +86,12 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     message: Message
 
 
+def entry_order(entry_id: str) -> tuple[int, int]:
+    """Return an id of a feed as numbers that can be compared (`0` is before all)."""
+    head, _, tail = entry_id.partition("-")
+    return int(head), int(tail or 0)
+
+
 class Bus(Protocol):
     """The bus of one deployment."""
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import sys
 from typing import Literal, get_origin
 
 from clover.bus import codec, messages
 from clover.bus.keys import REGISTRY
-from clover.bus.messages import MESSAGE_TYPES, Message
+from clover.bus.messages import EVENT_KINDS, MESSAGE_TYPES, Message
 
 _INTRODUCTION = f"""\
 # Wire contract
@@ -56,21 +57,23 @@ def wire_markdown() -> str:
     parts = [cls for cls in _referenced(tuple(MESSAGE_TYPES.values())) if cls not in wire_names]
     sections = [_section(f"`{name}`: {cls.__name__}", cls) for name, cls in MESSAGE_TYPES.items()]
     sections += [_section(cls.__name__, cls) for cls in parts]
-    return _INTRODUCTION + "".join(rows) + "\n## Messages\n" + "".join(sections)
+    kinds = [f"| `{kind}` | {meaning} |\n" for kind, meaning in EVENT_KINDS.items()]
+    events = "\n## Kinds of events\n\n| kind | meaning |\n|---|---|\n" + "".join(kinds)
+    return _INTRODUCTION + "".join(rows) + "\n## Messages\n" + "".join(sections) + events
 
 
 def _section(title: str, cls: type[Message]) -> str:
     summary = (cls.__doc__ or "").split("\n\n")[0].replace("\n", " ").strip()
     fields = cls.__annotations__
-    rows = [f"| `{name}` | `{_type_text(annotation)}` |\n" for name, annotation in fields.items()]
+    rows = [f"| `{name}` | `{_type_text(annotation, cls)}` |\n" for name, annotation in fields.items()]
     return f"\n### {title}\n\n{summary}\n\n| field | type |\n|---|---|\n" + "".join(rows)
 
 
-def _type_text(annotation: str) -> str:
+def _type_text(annotation: str, cls: type[Message]) -> str:
     """Return an annotation with the values that a named literal type allows: readers of the document have no source."""
 
     def spelled_out(word: re.Match[str]) -> str:
-        named = getattr(messages, word[0], None)
+        named = getattr(sys.modules[cls.__module__], word[0], None)
         return str(named).removeprefix("typing.") if get_origin(named) is Literal else word[0]
 
     return re.sub(r"\b[A-Z]\w+\b", spelled_out, annotation).replace("|", "\\|")
@@ -92,10 +95,8 @@ def _referenced(roots: tuple[type[Message], ...]) -> list[type[Message]]:
 
 
 def _subclasses(base: type[Message]) -> list[type[Message]]:
-    return [cls for cls in base.__subclasses__() if cls.__module__ == base.__module__]
+    return [cls for cls in base.__subclasses__() if cls.__module__.startswith(f"{messages.__name__}.")]
 
 
 if __name__ == "__main__":
-    import sys
-
     sys.stdout.write(wire_markdown())

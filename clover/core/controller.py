@@ -10,14 +10,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Literal
 
 from clover.core.carbon import REFERENCE_INTENSITY_G_PER_KWH, REFERENCE_PUE
 from clover.core.configuration import Configuration, GpuConfiguration, GpuId
+from clover.core.control import (
+    Command,
+    Decide,
+    Decided,
+    Event,
+    GpuReport,
+    IntensitySeen,
+    LoadSeen,
+    NodeSeen,
+    Say,
+    Send,
+    Sent,
+    Settle,
+    Tick,
+    Trigger,
+)
 from clover.errors import InvalidTransitionError
 
 State = Literal["waiting", "deciding", "rolling", "serving"]
-Trigger = Literal["start", "intensity", "load", "fleet"]
 
 #: Intensity x PUE must move by more than this part of the reference to cause a decision (SC'23, section 5).
 INTENSITY_TRIGGER = 0.05 * REFERENCE_INTENSITY_G_PER_KWH * REFERENCE_PUE
@@ -37,105 +52,6 @@ STEP_PATIENCE_S = 120.0
 _SETTLED = frozenset({"serving", "parked", "off"})
 
 
-# --- events ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IntensitySeen:
-    """The grid now; `effective` is intensity x PUE in gCO2e per kWh of IT energy."""
-
-    effective: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GpuReport:
-    """Phase of one GPU and the newest epoch it has reached."""
-
-    phase: str
-    applied_epoch: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeSeen:
-    """A node's telemetry."""
-
-    node: str
-    boot_id: str
-    interval_s: float
-    gpus: Mapping[int, GpuReport]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadSeen:
-    """The measured arrival rate."""
-
-    rate_rps: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tick:
-    """Time passes."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decided:
-    """The scheme's answer."""
-
-    configuration: Configuration
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sent:
-    """The targets of a step have been written under this epoch."""
-
-    epoch: int
-
-
-Event: TypeAlias = IntensitySeen | NodeSeen | LoadSeen | Tick | Decided | Sent
-
-
-# --- commands -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decide:
-    """Ask the scheme."""
-
-    trigger: Trigger
-    reason: str
-    gpus: tuple[GpuId, ...]
-    rate_rps: float
-    current: GpuConfiguration | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Send:
-    """Write these targets, all nodes completely; `changed` are the GPUs that this step moves."""
-
-    configuration: Configuration
-    changed: tuple[GpuId, ...]
-    last: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settle:
-    """Record that the plan is in force everywhere (`unchanged`: the decision kept what was there)."""
-
-    unchanged: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Say:
-    """Write an event for people."""
-
-    kind: str
-    subject: str
-    reason: str
-
-
-Command: TypeAlias = Decide | Send | Settle | Say
-
-
 # --- the machine ----------------------------------------------------------------------------------------------------
 
 
@@ -145,6 +61,15 @@ class _Node:
     interval_s: float
     seen_s: float
     gpus: Mapping[int, GpuReport]
+
+
+#: Boot id of a node that a plan names and that has not been heard yet.
+_NOT_HEARD = ""
+
+
+def _not_heard_yet(wanted: Mapping[GpuId, GpuConfiguration], node: str, now_s: float) -> _Node:
+    silent = {gpu.index: GpuReport(phase="unknown", applied_epoch=0) for gpu in wanted if gpu.node == node}
+    return _Node(boot_id=_NOT_HEARD, interval_s=1.0, seen_s=now_s, gpus=silent)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -206,8 +131,12 @@ class ControllerMachine:
         rate_rps: float,
         now_s: float,
     ) -> None:
-        """Take over where another controller stopped: its plan stays in force and an unfinished roll is finished."""
+        """Take over where another controller stopped: its plan stays in force and an unfinished roll is finished.
+
+        The plan's nodes count as there until they have been silent for as long as any other.
+        """
         self.assigned, self.wanted = dict(assigned), dict(wanted)
+        self._nodes = {node: _not_heard_yet(wanted, node, now_s) for node in {gpu.node for gpu in wanted}}
         self.rate_rps, self._decided_effective = rate_rps, effective
         self._step, self._step_epoch, self._step_since_s = tuple(assigned), epoch, now_s
         self._enter("rolling", "resumed")
@@ -220,10 +149,17 @@ class ControllerMachine:
             boot_id=event.boot_id, interval_s=event.interval_s, seen_s=now_s, gpus=event.gpus
         )
         if known is None:
+            self._take_in(event)
             return [Say(kind="node.joined", subject=event.node, reason=f"{len(event.gpus)} GPUs")]
-        if known.boot_id != event.boot_id:
+        if known.boot_id not in {event.boot_id, _NOT_HEARD}:
             return [Say(kind="node.restarted", subject=event.node, reason=f"boot {event.boot_id}")]
         return []
+
+    def _take_in(self, event: NodeSeen) -> None:
+        """Believe of a node that comes back what it says that it serves with: it went on with its last target."""
+        for index, report in event.gpus.items():
+            if report.phase == "serving" and report.configuration is not None:
+                self.assigned.setdefault(GpuId(event.node, index), report.configuration)
 
     def _lose_silent(self, now_s: float) -> list[Command]:
         said: list[Command] = []
@@ -283,8 +219,7 @@ class ControllerMachine:
     def _decided(self, configuration: Configuration, now_s: float) -> list[Command]:
         self._expect("deciding", configuration)
         self.wanted = configuration.as_dict()
-        self.assigned = {gpu: now for gpu, now in self.assigned.items() if gpu in self.wanted}
-        if self.assigned == self.wanted:
+        if not self._differing():
             self._enter("serving", "decision kept what was there")
             return [Settle(unchanged=True)]
         self._enter("rolling", str(configuration))
@@ -293,7 +228,7 @@ class ControllerMachine:
     def _roll_on(self, now_s: float) -> list[Command]:
         if self._step_epoch is None or not self._step_done(now_s):
             return []
-        if any(self.assigned.get(gpu) != wanted for gpu, wanted in self.wanted.items() if self._report(gpu)):
+        if any(self._report(gpu) for gpu in self._differing()):
             return self._next_step(now_s)
         self._enter("serving", f"epoch {self._step_epoch} is in force")
         return [Settle(unchanged=False)]
@@ -307,7 +242,7 @@ class ControllerMachine:
 
     def _next_step(self, now_s: float) -> list[Command]:
         """Move every GPU that serves nobody at once, and at most one in five of those that do."""
-        different = [gpu for gpu, wanted in self.wanted.items() if self.assigned.get(gpu) != wanted]
+        different = self._differing()
         serving = [gpu for gpu in different if (r := self._report(gpu)) is not None and r.phase == "serving"]
         at_once = [gpu for gpu in different if gpu not in serving]
         # By index before node, so that a step takes from all nodes rather than emptying one.
@@ -320,9 +255,12 @@ class ControllerMachine:
             Send(
                 configuration=Configuration.of(self.assigned),
                 changed=tuple(sorted(step)),
-                last=self.assigned == self.wanted,
+                last=not self._differing(),
             )
         ]
+
+    def _differing(self) -> list[GpuId]:
+        return [gpu for gpu, wanted in self.wanted.items() if self.assigned.get(gpu) != wanted]
 
     # --- story
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from support import a_target
 from view_messages import (
@@ -28,7 +29,7 @@ from view_messages import (
 
 from cli.events import describe
 from clover.bus.embedded import EmbeddedServer
-from clover.bus.messages import LedgerCheckpoint
+from clover.bus.messages import Alternative, DecisionData, LedgerCheckpoint
 from clover.bus.port import Bus, Feed
 from clover.bus.redis import connect
 
@@ -97,10 +98,14 @@ async def fill(bus: Bus) -> None:
     await bus.publish_plan("c1", a_plan(state="serving"), [a_target(node="n1")])
     decision = an_event(
         1.0, "decision", "intensity fell", subject="2 x [2x3g:large]",
-        data={
-            "decision": 3, "trigger": "intensity", "prediction": {"p95_ms": 116.0, "accuracy_pct": 85.2},
-            "alternatives": [{"configuration": "7g:xxlarge", "p95_ms": None, "accuracy_pct": 89.1, "meets_sla": False}],
-        },
+        data=msgspec.to_builtins(DecisionData(
+            decision=3, trigger="intensity",
+            prediction=msgspec.structs.replace(a_plan().prediction, p95_ms=116.0, accuracy_pct=85.2),
+            alternatives=(Alternative(
+                configuration="7g:xxlarge", p95_ms=None, accuracy_pct=89.1, energy_j_per_request=53.0, objective=0.0,
+                meets_sla=False,
+            ),),
+        )),
     )  # fmt: skip
     await bus.publish(Feed.EVENTS, [decision, an_event(2.0, "gpu.serving", "2x3g:large", subject="n1/gpu0")])
 

@@ -1,0 +1,119 @@
+"""Feeds a view from the bus: what is kept of the recent past, then what comes; for the dashboard and for `up`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from clover.agents.lifetime import until_stopped
+from clover.analysis.view import DeploymentView
+from clover.bus.messages import Message
+from clover.bus.port import Bus, Entry, Feed, entry_order
+from clover.errors import BusUnavailableError
+
+#: Feeds are read this far back at the start: a run that is younger is counted whole.
+_BACK_S = 1800.0
+#: Of telemetry only the newest matters; this much gives busy fractions.
+_TELEMETRY_BACK_S = 12.0
+#: Plan and queue are values, not feeds; they are asked for this often.
+_VALUES_S = 1.0
+#: While the server is away it is tried this often.
+_RETRY_S = 0.5
+
+
+async def follow_into(
+    bus: Bus,
+    view: DeploymentView,
+    stop: asyncio.Event,
+    *,
+    cursors: dict[Feed, str] | None = None,
+    seen: Callable[[], None] = lambda: None,
+    moved: Callable[[], bool] = lambda: False,
+) -> None:
+    """Feed a view from the bus until `stop` is set.
+
+    While the server is away the view says so, and nothing is lost of what it still keeps when it is back.
+
+    Args:
+        bus: Of the deployment.
+        view: Takes the messages in.
+        stop: Ends it.
+        cursors: Where to begin; None begins with what is kept of the last half hour.
+        seen: Called after each batch.
+        moved: Asked while the server is away; True ends it, because the deployment is elsewhere by now.
+    """
+    await until_stopped(stop, _follow(bus, view, cursors, seen, moved))
+
+
+async def _follow(
+    bus: Bus,
+    view: DeploymentView,
+    cursors: dict[Feed, str] | None,
+    seen: Callable[[], None],
+    moved: Callable[[], bool],
+) -> None:
+    while True:
+        try:
+            if cursors is None:
+                cursors = await catch_up(bus, view)
+            cursors = await _not_beyond_the_end(bus, cursors)
+            view.set_trouble("")
+            await _follow_on(bus, view, cursors, seen)
+        except BusUnavailableError as error:
+            view.set_trouble(str(error))
+            if moved():
+                return
+            await asyncio.sleep(_RETRY_S)
+
+
+async def _follow_on(bus: Bus, view: DeploymentView, cursors: dict[Feed, str], seen: Callable[[], None]) -> None:
+    loop = asyncio.get_running_loop()
+    asked_s = float("-inf")
+    while True:
+        if loop.time() - asked_s >= _VALUES_S:
+            asked_s = loop.time()
+            await _ask_values(bus, view)
+        for entry in await bus.follow(cursors, block_s=_VALUES_S):
+            cursors[entry.feed] = entry.id
+            view.take(entry.message, now_ms=time.time() * 1e3)
+        seen()
+
+
+async def _ask_values(bus: Bus, view: DeploymentView) -> None:
+    view.set_plan(await bus.plan())
+    view.set_queue(await bus.queue())
+
+
+async def catch_up(bus: Bus, view: DeploymentView) -> dict[Feed, str]:
+    """Take in what the feeds keep of the recent past, in the order in which it was written; return where to go on."""
+    await _ask_values(bus, view)
+    values = [*(await bus.node_states()).values(), *(await bus.carbon_now()).values()]
+    # The server's own clock made the ids, so it also says how far back they are.
+    now_ms = max([entry_order(await bus.newest_id(feed))[0] for feed in Feed])
+    back_s = {feed: _TELEMETRY_BACK_S if feed is Feed.TELEMETRY else _BACK_S for feed in Feed}
+    cursors = {feed: f"{max(0, now_ms - int(back_s[feed] * 1e3))}-0" for feed in Feed}
+    entries: list[Entry] = []
+    while found := await bus.follow(cursors, block_s=0.0):
+        entries += found
+        cursors |= {entry.feed: entry.id for entry in found}
+    covered = {_subject(entry.message) for entry in entries}
+    for value in values:
+        if _subject(value) not in covered:
+            view.take(value, now_ms=getattr(value, "at_ms", 0.0))
+    for entry in sorted(entries, key=lambda entry: entry_order(entry.id)):
+        view.take(entry.message, now_ms=entry_order(entry.id)[0])
+    return cursors
+
+
+def _subject(message: Message) -> tuple[type[Message], str]:
+    """Return what a message is about, so that a last value is only used where its feed has nothing."""
+    return type(message), getattr(message, "node", "")
+
+
+async def _not_beyond_the_end(bus: Bus, cursors: dict[Feed, str]) -> dict[Feed, str]:
+    """Begin anew where a feed ends before the cursor: the server has lost its data or is another one."""
+    newest = {feed: await bus.newest_id(feed) for feed in cursors}
+    return {
+        feed: "0" if entry_order(newest[feed]) < entry_order(cursor) else cursor for feed, cursor in cursors.items()
+    }

@@ -1,0 +1,84 @@
+"""Every message that crosses the bus, as frozen structs with units in their names.
+
+Times on the wire are milliseconds since the Unix epoch (`*_at_ms`, `due_ms`, `deadline_ms`) as floats; durations
+carry their unit (`_ms`, `_s`). Energy is in joules and cumulative since the boot of the node agent named beside it,
+unless a name says otherwise. Unknown fields are ignored on decoding so that a newer writer does not break an older
+reader; a changed meaning is a new envelope version (`clover.bus.codec`).
+"""
+
+from __future__ import annotations
+
+from clover.bus.messages.base import Message
+from clover.bus.messages.carbon import IntensityReading, LedgerCheckpoint, LedgerReading
+from clover.bus.messages.control import (
+    Alternative,
+    DispatchRule,
+    GpuTarget,
+    InstanceTarget,
+    PlanRecord,
+    Prediction,
+    Share,
+    Target,
+)
+from clover.bus.messages.events import EVENT_KINDS, DecisionData, Event, LogLine, PlanData, data_of
+from clover.bus.messages.requests import (
+    Reply,
+    Request,
+    RequestLog,
+    RequestRecord,
+)
+from clover.bus.messages.telemetry import (
+    EnergyCounters,
+    GpuPhase,
+    GpuTelemetry,
+    InstancePhase,
+    InstanceTelemetry,
+    NodeTelemetry,
+)
+
+__all__ = [
+    "EVENT_KINDS",
+    "MESSAGE_TYPES",
+    "Alternative",
+    "DecisionData",
+    "DispatchRule",
+    "EnergyCounters",
+    "Event",
+    "GpuPhase",
+    "GpuTarget",
+    "GpuTelemetry",
+    "InstancePhase",
+    "InstanceTarget",
+    "InstanceTelemetry",
+    "IntensityReading",
+    "LedgerCheckpoint",
+    "LedgerReading",
+    "LogLine",
+    "Message",
+    "NodeTelemetry",
+    "PlanData",
+    "PlanRecord",
+    "Prediction",
+    "Reply",
+    "Request",
+    "RequestLog",
+    "RequestRecord",
+    "Share",
+    "Target",
+    "data_of",
+]
+
+#: Wire name (`t` field) of every message that is written as a stream entry or a value.
+MESSAGE_TYPES: dict[str, type[Message]] = {
+    "request": Request,
+    "reply": Reply,
+    "requests": RequestLog,
+    "log": LogLine,
+    "telemetry": NodeTelemetry,
+    "intensity": IntensityReading,
+    "ledger": LedgerReading,
+    "checkpoint": LedgerCheckpoint,
+    "target": Target,
+    "plan": PlanRecord,
+    "event": Event,
+}

@@ -1,0 +1,137 @@
+"""Targets of nodes and the plan behind them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from clover.bus.messages.base import Message
+from clover.core.configuration import GpuMode
+from clover.core.dispatch import RuleName
+
+
+class InstanceTarget(Message, frozen=True):
+    """One wanted instance: profile size such as `3g` and variant name."""
+
+    profile: str
+    variant: str
+
+
+class GpuTarget(Message, frozen=True):
+    """What one GPU shall be; `instances` is a multiset, the node chooses the placements that keep most."""
+
+    index: int
+    mode: GpuMode
+    instances: tuple[InstanceTarget, ...] = ()
+
+
+class Share(Message, frozen=True):
+    """Wanted share (0..1) of a node's requests for one kind of instance."""
+
+    variant: str
+    profile: str
+    share: float
+
+
+class DispatchRule(Message, frozen=True):
+    """Which idle instance takes the next request, see `clover.core.dispatch`."""
+
+    name: RuleName = "longest_idle"
+    hold_back: bool = False
+    shares: tuple[Share, ...] = ()
+
+
+class Target(Message, frozen=True):
+    """The complete desired state of one node; never a delta, the newest epoch wins."""
+
+    epoch: int
+    node: str
+    application: str
+    gpus: tuple[GpuTarget, ...]
+    dispatch: DispatchRule
+    reason: str
+
+
+class Prediction(Message, frozen=True):
+    """Evaluation of a configuration by the performance model, at the load it was planned for (modelled, not measured).
+
+    Attributes:
+        rate_rps: Arrival rate that it was made for.
+        p95_ms: Due time to receipt; None if the load cannot be carried.
+        late_pct: Requests past the SLA.
+        accuracy_pct: Mean over requests.
+        dynamic_j: Dynamic energy per request.
+        idle_power_w: Idle, unallocated and parked power of the whole fleet.
+        energy_j_per_request: dynamic_j + idle_power_w / rate.
+        objective: Value of the objective at the intensity of the decision.
+    """
+
+    rate_rps: float
+    p95_ms: float | None
+    late_pct: float
+    accuracy_pct: float
+    dynamic_j: float
+    idle_power_w: float
+    energy_j_per_request: float
+    objective: float
+
+
+class Alternative(Message, frozen=True):
+    """A configuration that the decision beat, and how it would have done."""
+
+    configuration: str
+    p95_ms: float | None
+    accuracy_pct: float
+    energy_j_per_request: float
+    objective: float
+    meets_sla: bool
+
+
+class PlanRecord(Message, frozen=True):
+    """The plan in force, as last written under the lease.
+
+    Attributes:
+        epoch: Of the newest targets that were sent for it.
+        decision: Counts decisions; several epochs (the steps of a roll) belong to one decision.
+        scheme: Planning scheme.
+        trigger: What caused the decision: `start`, `intensity`, `load`, `fleet`.
+        reason: One line for people.
+        application, lambda_, sla_p95_ms, intensity_g_per_kwh, pue: What it was decided with.
+        deadline_s: Time after the due time until which a request is worth answering.
+        admission_bound: Most requests that may wait.
+        configuration: Wanted configuration of the whole fleet, per node.
+        prediction: Of the wanted configuration.
+        step_prediction: Of the fleet as the targets of `epoch` describe it (during a roll).
+        base, base_rightsized: Predictions of the two baselines for the same load.
+        base_feasible: Whether BASE meets the SLA at this load.
+        alternatives: Best first.
+        evaluations: Candidates that were evaluated for this decision.
+        state: `rolling` until every node has applied the last targets, then `serving`.
+        decided_at_ms, since_ms: When it was decided; when `state` was entered.
+        controller: Which controller wrote it.
+    """
+
+    epoch: int
+    decision: int
+    scheme: str
+    trigger: Literal["start", "intensity", "load", "fleet"]
+    reason: str
+    application: str
+    gpu_model: str
+    lambda_: float
+    sla_p95_ms: float
+    intensity_g_per_kwh: float
+    pue: float
+    deadline_s: float
+    admission_bound: int
+    configuration: dict[str, tuple[GpuTarget, ...]]
+    prediction: Prediction
+    step_prediction: Prediction
+    base: Prediction
+    base_rightsized: Prediction
+    base_feasible: bool
+    alternatives: tuple[Alternative, ...]
+    evaluations: int
+    state: Literal["rolling", "serving"]
+    decided_at_ms: float
+    since_ms: float
+    controller: str

@@ -1,0 +1,117 @@
+"""What happened, for people and for analysis."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from clover.bus.messages.base import Message
+from clover.bus.messages.control import Alternative, Prediction
+
+_DataT = TypeVar("_DataT")
+
+#: Kinds of events and what they say.
+EVENT_KINDS: dict[str, str] = {
+    "decision": "the controller has chosen a configuration: trigger, reason, prediction, and what it beat",
+    "plan.step": "targets were sent: which GPUs change, and what the fleet is expected to do meanwhile",
+    "plan.serving": "a plan is in force on every GPU",
+    "controller.took_over": "another controller acts, on the plan that it found",
+    "node.joined": "a node was heard for the first time",
+    "node.lost": "a node has been silent for too long",
+    "node.restarted": "a node came back as a new process",
+    "node.drain_timeout": "a node that was stopped has given up waiting for its last requests",
+    "target.refused": "a node cannot do what a target asks for, and why",
+    "gpu.serving": "a GPU has reached its target",
+    "gpu.parked": "a GPU has no instances, as its target says",
+    "gpu.off": "a GPU is switched off, as its target says",
+    "gpu.failed": "a change of a GPU failed; it is tried again",
+    "worker.died": "a worker ended by itself; it is started again",
+    "generator.started": "requests begin to be due",
+    "generator.finished": "the last request of a generator has ended",
+    "process.died": "the supervisor starts a process again",
+    "server.restarted": "the supervisor has started the embedded server again",
+}
+
+
+class LogLine(Message, frozen=True):
+    """A log line of an agent, from warning up."""
+
+    at_ms: float
+    level: Literal["warning", "error", "critical"]
+    source: str
+    text: str
+
+
+class Event(Message, frozen=True):
+    """Something that happened, for people and for analysis; kinds are listed in docs/wire.md.
+
+    Attributes:
+        at_ms: When.
+        kind: Dotted name such as `decision`, `plan.step`, `plan.serving`, `gpu.serving`, `worker.died`,
+            `generator.started`.
+        source: Agent that wrote it, such as `controller` or `node:n1`.
+        subject: What it is about, such as `n1/gpu3`.
+        reason: One line for people.
+        epoch: Plan epoch that it belongs to, 0 if none.
+        data: Figures, with units in their names.
+    """
+
+    at_ms: float
+    kind: str
+    source: str
+    subject: str = ""
+    reason: str = ""
+    epoch: int = 0
+    data: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
+
+
+class DecisionData(msgspec.Struct, frozen=True, kw_only=True):
+    """The `data` of an event of kind `decision`.
+
+    Attributes:
+        decision: Its number.
+        scheme, trigger: What decided, and because of what.
+        intensity_g_per_kwh, rate_rps: What it was decided for.
+        evaluations: Candidates that were evaluated.
+        meets_sla: Whether the chosen one keeps the promise.
+        prediction: Of the chosen one.
+        alternatives: What it beat, best first.
+    """
+
+    decision: int
+    trigger: str
+    scheme: str = ""
+    intensity_g_per_kwh: float | None = None
+    rate_rps: float | None = None
+    evaluations: int = 0
+    meets_sla: bool = True
+    prediction: Prediction | None = None
+    alternatives: tuple[Alternative, ...] = ()
+
+
+class PlanData(msgspec.Struct, frozen=True, kw_only=True):
+    """The `data` of the events `plan.step` (targets were sent) and `plan.serving` (they are in force everywhere).
+
+    Attributes:
+        prediction: Of the fleet under the newest targets.
+        base, base_rightsized: Of the two baselines at the same load.
+        decision: That they carry out; 0 if not known.
+        changed: GPUs that this step moves.
+        last: Whether the roll ends with this step.
+    """
+
+    prediction: Prediction
+    base: Prediction
+    base_rightsized: Prediction
+    decision: int = 0
+    changed: tuple[str, ...] = ()
+    last: bool = True
+
+
+def data_of(event: Event, kind: type[_DataT]) -> _DataT | None:
+    """Read an event's data; None if it is not of that form: an event is for showing, whoever wrote it."""
+    try:
+        return msgspec.convert(event.data, kind)
+    except msgspec.ValidationError:
+        return None

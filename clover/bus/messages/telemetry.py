@@ -1,0 +1,93 @@
+"""What node agents tell of themselves."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from clover.bus.messages.base import Message
+
+GpuPhase = Literal["empty", "changing", "serving", "parked", "off", "failed"]
+"""What one GPU is doing."""
+
+InstancePhase = Literal["starting", "idle", "busy", "draining", "failed"]
+"""What the worker of one instance is doing."""
+
+
+class EnergyCounters(Message, frozen=True):
+    """Cumulative joules of one GPU since the node agent's boot, by cause; the parts sum to the meter."""
+
+    requests_j: dict[str, float] = msgspec.field(default_factory=dict[str, float])
+    idle_j: float = 0.0
+    unallocated_j: float = 0.0
+    parked_j: float = 0.0
+    transition_j: float = 0.0
+
+
+class InstanceTelemetry(Message, frozen=True):
+    """One instance: a variant on a GPU instance. `served` and `busy_s` count since its worker started."""
+
+    profile: str
+    start: int
+    size: int
+    uuid: str
+    variant: str
+    phase: InstancePhase
+    served: int
+    busy_s: float
+
+
+class GpuTelemetry(Message, frozen=True):
+    """One GPU; `since_ms` is when it entered its phase, `reason` why (a target's epoch, or the fault)."""
+
+    index: int
+    uuid: str
+    phase: GpuPhase
+    reason: str
+    since_ms: float
+    applied_epoch: int
+    instances: tuple[InstanceTelemetry, ...]
+    energy: EnergyCounters
+
+
+class NodeTelemetry(Message, frozen=True):
+    """One node, once per telemetry interval and at every change of a GPU's phase.
+
+    Attributes:
+        node: Node name.
+        boot_id: New for each start of the agent; cumulative counters restart with it.
+        booted_at_ms: When those counters began at zero.
+        at_ms: When the counters were cut.
+        interval_s: Telemetry interval; silence for several of them means that the node is gone.
+        backend: `sim`, `cpu` or `nvml`.
+        gpu_model: Such as `a100-40gb`.
+        application: What the node serves.
+        epoch: Newest target epoch received (0: none yet).
+        applied_epoch: Newest epoch that every GPU has reached.
+        gpus: One entry per GPU.
+        begun: Requests begun since boot, keyed `variant/profile`.
+        in_flight: Requests being worked on.
+        host_j: Host energy since boot, excluded from GPU totals; None if not measured.
+        energy_source: Source of all joules here.
+        mig_changes: GPU instances created plus destroyed since boot.
+        change_s: Seconds, summed over GPUs, spent changing since boot.
+    """
+
+    node: str
+    boot_id: str
+    booted_at_ms: float
+    at_ms: float
+    interval_s: float
+    backend: str
+    gpu_model: str
+    application: str
+    epoch: int
+    applied_epoch: int
+    gpus: tuple[GpuTelemetry, ...]
+    begun: dict[str, int]
+    in_flight: int
+    host_j: float | None = None
+    energy_source: str = "simulated"
+    mig_changes: int = 0
+    change_s: float = 0.0

@@ -1,0 +1,268 @@
+"""The controller's state machine: triggers, rolls, take-over, and nodes that come and go."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clover.core.configuration import Configuration, GpuConfiguration, GpuId, InstanceKind
+from clover.core.control import (
+    Command,
+    Decide,
+    Decided,
+    Event,
+    GpuReport,
+    IntensitySeen,
+    LoadSeen,
+    NodeSeen,
+    Say,
+    Send,
+    Sent,
+    Settle,
+    Tick,
+)
+from clover.core.controller import INTENSITY_TRIGGER, STEP_PATIENCE_S, ControllerMachine
+from clover.errors import InvalidTransitionError
+
+WHOLE = GpuConfiguration((InstanceKind("7g", "xxlarge"),))
+HALVES = GpuConfiguration((InstanceKind("3g", "large"), InstanceKind("3g", "large")))
+
+
+def seen(
+    node: str = "n1",
+    gpus: int = 5,
+    *,
+    phase: str = "serving",
+    epoch: int = 0,
+    boot: str = "b1",
+    serves: GpuConfiguration | None = None,
+) -> NodeSeen:
+    reports = {index: GpuReport(phase=phase, applied_epoch=epoch, configuration=serves) for index in range(gpus)}
+    return NodeSeen(node=node, boot_id=boot, interval_s=1.0, gpus=reports)
+
+
+def only(commands: Sequence[Command], kind: type[Command]) -> Command:
+    (found,) = [command for command in commands if isinstance(command, kind)]
+    return found
+
+
+def everywhere(gpu: GpuConfiguration, *nodes: str, gpus: int = 5) -> Configuration:
+    return Configuration.uniform([GpuId(node, index) for node in nodes for index in range(gpus)], gpu)
+
+
+def serving(machine: ControllerMachine, gpu: GpuConfiguration = WHOLE, *nodes: str) -> int:
+    """Bring a new machine to `serving` with all nodes configured alike; return the epoch."""
+    nodes = nodes or ("n1",)
+    machine.handle(IntensitySeen(effective=300.0), 0.0)
+    for node in nodes:
+        machine.handle(seen(node, phase="empty"), 0.0)
+    machine.handle(Decided(configuration=everywhere(gpu, *nodes)), 0.0)
+    machine.handle(Sent(epoch=1), 0.0)
+    for node in nodes:
+        machine.handle(seen(node, epoch=1, serves=gpu), 1.0)
+    assert machine.state == "serving"
+    return 1
+
+
+def test_the_first_decision_waits_for_the_nodes_and_the_grid() -> None:
+    machine = ControllerMachine(rate_rps=5.0, expected_nodes=2)
+    assert [type(c) for c in machine.handle(seen("n1", phase="empty"), 0.0)] == [Say]
+    machine.handle(seen("n2", phase="empty"), 0.0)
+    assert machine.state == "waiting"
+    ask = only(machine.handle(IntensitySeen(effective=300.0), 0.0), Decide)
+    assert isinstance(ask, Decide)
+    assert (ask.trigger, len(ask.gpus), ask.current) == ("start", 10, None)
+
+
+def test_gpus_that_serve_nobody_change_at_once_and_of_the_others_one_in_five() -> None:
+    machine = ControllerMachine(rate_rps=5.0)
+    epoch = serving(machine)
+    ask = only(machine.handle(IntensitySeen(effective=300.0 + INTENSITY_TRIGGER + 1.0), 2.0), Decide)
+    assert isinstance(ask, Decide)
+    assert (ask.trigger, ask.current) == ("intensity", WHOLE)
+    commands = machine.handle(Decided(configuration=everywhere(HALVES, "n1")), 2.0)
+    moved: list[GpuId] = []
+    for step in range(5):
+        send = only(commands, Send)
+        assert isinstance(send, Send)
+        assert len(send.changed) == 1
+        assert len(send.configuration.gpus) == 5
+        assert send.last is (step == 4)
+        moved += send.changed
+        epoch += 1
+        machine.handle(Sent(epoch=epoch), 3.0 + step)
+        commands = machine.handle(seen(epoch=epoch), 3.0 + step)
+    assert commands == [Settle(unchanged=False)]
+    assert len(set(moved)) == 5
+
+
+def test_a_decision_that_keeps_what_is_there_sends_nothing() -> None:
+    machine = ControllerMachine(rate_rps=5.0)
+    serving(machine)
+    machine.handle(LoadSeen(rate_rps=8.0), 2.0)
+    assert machine.state == "deciding"
+    assert machine.handle(Decided(configuration=everywhere(WHOLE, "n1")), 2.0) == [Settle(unchanged=True)]
+
+
+def test_small_changes_of_grid_and_load_cause_nothing() -> None:
+    machine = ControllerMachine(rate_rps=5.0)
+    serving(machine)
+    assert machine.handle(IntensitySeen(effective=300.0 + INTENSITY_TRIGGER), 2.0) == []
+    assert machine.handle(LoadSeen(rate_rps=5.0 * 1.25), 2.0) == []
+
+
+def test_a_step_that_never_ends_is_passed_over() -> None:
+    machine = ControllerMachine(rate_rps=5.0)
+    serving(machine)
+    machine.handle(LoadSeen(rate_rps=50.0), 2.0)
+    machine.handle(Decided(configuration=everywhere(HALVES, "n1")), 2.0)
+    machine.handle(Sent(epoch=2), 2.0)
+    assert machine.handle(seen(epoch=1), 3.0) == []
+    late_s = 2.0 + STEP_PATIENCE_S + 1.0
+    assert isinstance(only(machine.handle(seen(epoch=1), late_s), Send), Send)
+
+
+def test_a_controller_that_takes_over_gives_the_nodes_of_the_plan_time_to_be_heard() -> None:
+    machine = ControllerMachine(rate_rps=5.0)
+    plan = everywhere(WHOLE, "n1", "n2").as_dict()
+    machine.resume(assigned=plan, wanted=plan, epoch=7, effective=300.0, rate_rps=5.0, now_s=0.0)
+    machine.handle(IntensitySeen(effective=300.0), 0.0)
+    assert machine.handle(seen("n2", epoch=7), 0.1) == []
+    assert machine.handle(Tick(), 1.0) == []
+    assert machine.handle(seen("n1", epoch=7), 1.1) == [Settle(unchanged=False)]
+
+
+def test_a_node_of_the_plan_that_is_never_heard_is_lost_and_decided_without() -> None:
+    machine = ControllerMachine(rate_rps=5.0)
+    plan = everywhere(WHOLE, "n1", "n2").as_dict()
+    machine.resume(assigned=plan, wanted=plan, epoch=7, effective=300.0, rate_rps=5.0, now_s=0.0)
+    commands: list[Command] = []
+    for second in range(1, 8):
+        commands += machine.handle(seen("n2", epoch=7), float(second))
+        commands += machine.handle(Tick(), float(second))
+    assert only(commands, Say) == Say(kind="node.lost", subject="n1", reason="silent for 6 s")
+    ask = only(commands, Decide)
+    assert isinstance(ask, Decide)
+    assert (ask.trigger, len(ask.gpus)) == ("fleet", 5)
+
+
+@pytest.mark.parametrize("wanted", [WHOLE, HALVES])
+def test_a_node_that_went_on_serving_while_it_was_not_heard_gets_complete_targets(wanted: GpuConfiguration) -> None:
+    machine = ControllerMachine(rate_rps=5.0)
+    serving(machine, WHOLE, "n1", "n2")
+    lost: list[Command] = []
+    for second in range(2, 10):
+        lost += machine.handle(seen("n1", epoch=1), float(second)) + machine.handle(Tick(), float(second))
+    assert only(lost, Say) == Say(kind="node.lost", subject="n2", reason="silent for 6 s")
+    # It comes back before that decision is made.
+    machine.handle(seen("n2", epoch=1, serves=WHOLE), 10.0)
+    machine.handle(Decided(configuration=everywhere(WHOLE, "n1")), 10.0)
+    ask = only(machine.handle(Tick(), 10.5), Decide)
+    assert isinstance(ask, Decide)
+    assert len(ask.gpus) == 10
+    commands = machine.handle(Decided(configuration=everywhere(wanted, "n1", "n2")), 11.0)
+    if wanted == WHOLE:
+        assert commands == [Settle(unchanged=True)]
+        return
+    send = only(commands, Send)
+    assert isinstance(send, Send)
+    assert len(send.changed) == 2
+    assert len(send.configuration.gpus) == 10
+
+
+def test_what_was_not_asked_for_is_a_bug_told_with_its_story() -> None:
+    machine = ControllerMachine(rate_rps=5.0)
+    serving(machine)
+    with pytest.raises(InvalidTransitionError, match="Sent in state serving, expected rolling. Story: waiting -> deci"):
+        machine.handle(Sent(epoch=3), 2.0)
+
+
+# --- any history
+
+_NODES = ("n1", "n2", "n3")
+_EVENTS = st.one_of(
+    st.builds(IntensitySeen, effective=st.floats(10.0, 900.0)),
+    st.builds(LoadSeen, rate_rps=st.floats(0.1, 100.0)),
+    st.just(Tick()),
+    st.tuples(st.sampled_from(_NODES), st.sampled_from(["b1", "b2"]), st.booleans()),
+    st.tuples(st.just("choice"), st.sampled_from([WHOLE, HALVES])),
+)
+
+
+class _Nodes:
+    """Nodes that reach their targets at once; one that is started anew has nothing, then reads its newest target."""
+
+    def __init__(self) -> None:
+        self.boots: dict[str, str] = {}
+        self.targets: dict[GpuId, tuple[int, GpuConfiguration]] = {}
+        self.has: dict[GpuId, tuple[int, GpuConfiguration]] = {}
+
+    def take(self, send: Send, epoch: int) -> None:
+        configured = send.configuration.as_dict()
+        for node in {gpu.node for gpu in configured}:
+            mine = {gpu for gpu in configured if gpu.node == node}
+            assert mine == {GpuId(node, index) for index in range(5)}, "a target must be complete"
+            self.targets |= {gpu: (epoch, configured[gpu]) for gpu in mine}
+        self.has |= self.targets
+
+    def seen(self, node: str, boot: str) -> NodeSeen:
+        if self.boots.get(node) != boot:
+            self.boots[node] = boot
+            self.has = {gpu: what for gpu, what in self.has.items() if gpu.node != node}
+        else:
+            self.has |= {gpu: what for gpu, what in self.targets.items() if gpu.node == node}
+        reports: dict[int, GpuReport] = {}
+        for index in range(5):
+            epoch, gpu = self.has.get(GpuId(node, index), (0, None))
+            reports[index] = GpuReport(phase="serving" if gpu else "empty", applied_epoch=epoch, configuration=gpu)
+        return NodeSeen(node=node, boot_id=boot, interval_s=1.0, gpus=reports)
+
+
+class _World:
+    """A machine with nodes; decisions are answered with the present choice, and checked on the way."""
+
+    def __init__(self) -> None:
+        self.machine, self.nodes, self.choice = ControllerMachine(rate_rps=5.0), _Nodes(), WHOLE
+        self.epoch = 0
+
+    def happen(self, event: Event, now_s: float) -> None:
+        todo = self.machine.handle(event, now_s)
+        while todo:
+            todo += self._carry_out(todo.pop(0), now_s)
+
+    def _carry_out(self, command: Command, now_s: float) -> list[Command]:
+        if isinstance(command, Decide):
+            answer = Configuration.uniform(command.gpus, self.choice)
+            return self.machine.handle(Decided(configuration=answer), now_s)
+        if isinstance(command, Send):
+            served = [gpu for gpu in command.changed if gpu in self.nodes.has]
+            assert len(served) <= max(1, len(self.machine.wanted) // 5)
+            self.epoch += 1
+            self.nodes.take(command, self.epoch)
+            return self.machine.handle(Sent(epoch=self.epoch), now_s)
+        return []
+
+
+@given(st.lists(_EVENTS, max_size=60), st.lists(st.floats(0.0, 8.0), min_size=60, max_size=60))
+@settings(max_examples=200, deadline=None)
+def test_in_any_history_targets_are_complete_and_steps_small(history: list[object], gaps: list[float]) -> None:
+    world, now_s = _World(), 0.0
+    for happens, gap_s in zip(history, gaps, strict=False):
+        now_s += gap_s
+        match happens:
+            case ("choice", GpuConfiguration() as gpu):
+                world.choice = gpu
+            case (str(node), str(boot), _):
+                world.happen(world.nodes.seen(node, boot), now_s)
+            case _:
+                world.happen(happens, now_s)  # type: ignore[arg-type]
+    # Once everybody is heard again, any roll comes to its end.
+    world.happen(IntensitySeen(effective=300.0), now_s)
+    for _ in range(60):
+        now_s += 1.0
+        for node, boot in list(world.nodes.boots.items()):
+            world.happen(world.nodes.seen(node, boot), now_s)
+    assert world.machine.state == ("serving" if world.nodes.boots else "waiting")
