@@ -6,11 +6,12 @@ import asyncio
 import json
 import os
 import signal
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import all_answered, clover, generating, result_of, up, within
+from processes import all_answered, child_of, clover, generating, result_of, up, within
 
 from clover.agents.deployment import read_state
 from clover.bus.keys import REGISTRY
@@ -123,3 +124,21 @@ async def _buried(url: str) -> int:
         return await link.command("XLEN", "{clover}:dead")
     finally:
         await link.close()
+
+
+@pytest.mark.models
+@pytest.mark.skipif(find_spec("torch") is None, reason="pip install 'clover-serve[models]'")
+def test_kill_9_of_a_worker_with_a_real_model_loses_nothing(tmp_path: Path) -> None:
+    serving = ("--backend", "cpu", "--app", "efficientnet_lite", "--gpus", "1", "--rate", "6", "--sla", "2000")
+    with up(tmp_path, *serving, duration="18s") as process:
+        within(60, lambda: generating(tmp_path))
+        os.kill(within(5, lambda: child_of(process.pid, "clover.serving.torch_worker")), signal.SIGKILL)
+        within(20, lambda: _kinds(tmp_path, "worker"))
+        told = clover(tmp_path, "infer", "chelsea", "--json")
+        result = result_of(process)
+    assert told.returncode == 0, told.stderr
+    answer = json.loads(told.stdout)
+    assert answer["result"]["label"] in {"tabby", "tiger cat", "Egyptian cat"}
+    assert answer["instance_started_for_this_call"] is False
+    all_answered(result, least=50)
+    assert result["energy_source"] == "estimate:tdp"
