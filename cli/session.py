@@ -54,6 +54,8 @@ class UpSession:
         self._started = asyncio.Event()
         self._complete = asyncio.Event()
         self._failure: CloverError | None = None
+        #: Whether somebody did not let the requests in work finish.
+        self.interrupted = False
         self._server: EmbeddedServer | None = None
         self._notices: asyncio.Queue[Event] = asyncio.Queue()
         self._generating_since_s: float | None = None
@@ -238,6 +240,7 @@ class UpSession:
         def on_signal() -> None:
             if self._stop.is_set():
                 tell("stopping now")
+                self.interrupted = True
                 self._complete.set()
                 supervisor.kill_all()
                 return

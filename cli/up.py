@@ -83,6 +83,8 @@ def up(
 ) -> None:
     """Start server, nodes, carbon monitor, controller and generator; show what they do; print a summary at the end.
 
+    Ctrl-C lets the requests in work finish; a second one ends everything at once (exit code 130).
+
     Examples: clover up; clover up --app yolov5 --trace eso-march; clover up --duration 2m --no-tui --json
     """
     settings = _check(
@@ -108,11 +110,14 @@ def up(
     )
     from cli.session import UpSession  # noqa: PLC0415 - keeps --help fast
 
-    result = asyncio.run(UpSession(settings).run())
+    session = UpSession(settings)
+    result = asyncio.run(session.run())
     if as_json:
         print_json(result)
     else:
         _print_summary(result)
+    if session.interrupted:
+        sys.exit(130)
     if result["requests"]["lost"]:
         sys.exit(11)
 

@@ -69,6 +69,21 @@ def test_ctrl_c_lets_requests_finish_and_a_second_deployment_is_refused(tmp_path
     assert result["requests"]["lost"] == result["requests"]["duplicate"] == 0
 
 
+def test_a_second_ctrl_c_ends_everything_at_once(tmp_path: Path) -> None:
+    with up(tmp_path, duration="60s") as process:
+        within(40, lambda: generating(tmp_path))
+        children = descendants(process.pid)
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        while "again stops at once" not in line:
+            line = process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=20)
+    assert process.returncode == 130
+    within(5, lambda: not any(Path(f"/proc/{child}").exists() for child in children))
+
+
 def test_five_terminals_in_any_order_find_each_other(tmp_path: Path) -> None:
     short = ("--deployment", "five")
     with contextlib.ExitStack() as stack:
