@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import options
+from cli.connection import connected
 from cli.output import print_json, tell
 
 if TYPE_CHECKING:
@@ -220,18 +221,11 @@ def _run(here: options.Where, source: str, build: Build) -> None:
 
 
 async def _run_async(here: options.Where, source: str, build: Build) -> None:
-    from clover.agents.runtime import die_with_parent, run_agent, wait_for_bus  # noqa: PLC0415 - keeps --help fast
+    from clover.agents.runtime import die_with_parent, run_agent  # noqa: PLC0415 - keeps --help fast
     from clover.agents.system_clock import SystemClock  # noqa: PLC0415
 
     die_with_parent()
-    bus = await wait_for_bus(
-        redis=here.redis,
-        state_folder=here.state_folder,
-        deployment=here.deployment,
-        client=source.replace(":", "-"),
-        wait_s=here.wait_s,
-        tell=tell,
-    )
+    bus = await connected(here, source.replace(":", "-"))
     clock = SystemClock()
     tell(f"{source}: connected to deployment {here.deployment!r}")
     await run_agent(bus=bus, clock=clock, source=source, work=build(bus, clock))

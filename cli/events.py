@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import options
+from cli.connection import connected
 from cli.output import number, print_json, tell
 
 if TYPE_CHECKING:
@@ -42,19 +43,11 @@ def events(
 
 async def _events(here: options.Where, printer: _Printer, *, since_start: bool, follow: bool) -> None:
     """Follow for ever; a server that goes away is waited for, as at the start."""
-    from clover.agents.runtime import wait_for_bus  # noqa: PLC0415 - keeps --help fast
     from clover.errors import BusUnavailableError  # noqa: PLC0415
 
     cursor: str | None = None
     while True:
-        bus = await wait_for_bus(
-            redis=here.redis,
-            state_folder=here.state_folder,
-            deployment=here.deployment,
-            client="events",
-            wait_s=here.wait_s,
-            tell=tell,
-        )
+        bus = await connected(here, "events")
         try:
             cursor = await _begin_at(bus, cursor, since_start=since_start)
             while True:

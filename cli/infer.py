@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli import options
+from cli.connection import connected
 from cli.output import number, print_json, tell
 
 if TYPE_CHECKING:
@@ -85,17 +86,9 @@ async def _ask(
 
 @contextlib.asynccontextmanager
 async def _running(where: options.Where, application: str) -> AsyncIterator[tuple[Bus, PlanRecord]]:
-    from clover.agents.runtime import wait_for_bus  # noqa: PLC0415 - keeps --help fast
     from clover.errors import ConfigurationError, NotReadyError  # noqa: PLC0415
 
-    bus = await wait_for_bus(
-        redis=where.redis,
-        state_folder=where.state_folder,
-        deployment=where.deployment,
-        client="infer",
-        wait_s=0.0,
-        tell=tell,
-    )
+    bus = await connected(where, "infer")
     try:
         plan = await bus.plan()
         if plan is None:

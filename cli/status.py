@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli import options
-from cli.output import number, print_json, tell
+from cli.connection import connected
+from cli.output import number, print_json
 
 if TYPE_CHECKING:
     from clover.bus.messages import NodeTelemetry
@@ -52,18 +53,10 @@ def status(
 
 
 async def _collect(here: options.Where, *, wait_ready: bool) -> dict[str, Any]:
-    from clover.agents.runtime import wait_for_bus  # noqa: PLC0415 - keeps --help fast
 
     loop = asyncio.get_running_loop()
     until_s = loop.time() + here.wait_s
-    bus = await wait_for_bus(
-        redis=here.redis,
-        state_folder=here.state_folder,
-        deployment=here.deployment,
-        client="status",
-        wait_s=here.wait_s,
-        tell=tell,
-    )
+    bus = await connected(here, "status")
     try:
         if wait_ready:
             await _until_ready(bus, until_s - loop.time(), here.wait_s)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import options
+from cli.connection import connected
 from cli.dashboard_live import LiveDashboard, ascii_of, known_variants
 from cli.output import print_json, tell
 
@@ -88,7 +89,7 @@ class _Watched:
     @classmethod
     async def find(cls, here: options.Where) -> _Watched:
         """Connect to the deployment, waiting for it as long as was asked for."""
-        return cls(here, await _connected(here))
+        return cls(here, await connected(here, "dashboard"))
 
     async def follow(self, stop: asyncio.Event) -> None:
         """Feed the view until `stop` is set."""
@@ -103,22 +104,9 @@ class _Watched:
             await self.bus.close()
 
     async def _move(self) -> None:
-        bus = await _connected(self._here)
+        bus = await connected(self._here, "dashboard")
         await self.bus.close()
         self._watch(bus)
-
-
-async def _connected(here: options.Where) -> Bus:
-    from clover.agents.runtime import wait_for_bus  # noqa: PLC0415 - keeps --help fast
-
-    return await wait_for_bus(
-        redis=here.redis,
-        state_folder=here.state_folder,
-        deployment=here.deployment,
-        client="dashboard",
-        wait_s=here.wait_s,
-        tell=tell,
-    )
 
 
 def _url_of(here: options.Where) -> str | None:
