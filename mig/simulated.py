@@ -139,7 +139,7 @@ class SimulatedGpu:
         async with self._lock:
             self._check_present()
             if self._mode != MigMode(current=enabled, pending=enabled):
-                self._check_mode_change(allow_reset=allow_reset)
+                self._check_mode_change(enabled, allow_reset=allow_reset)
                 self._mode = MigMode(current=self._mode.current if self.defers_mode else enabled, pending=enabled)
             if self._mode.waits_for_reset:
                 raise ResetRequiredError(
@@ -235,13 +235,13 @@ class SimulatedGpu:
         if not self._mode.current:
             self._mode.require_enabled(self._index)
 
-    def _check_mode_change(self, *, allow_reset: bool) -> None:
+    def _check_mode_change(self, enabled: bool, *, allow_reset: bool) -> None:
         if self._instances:
             raise DeviceBusyError(
                 f"GPU {self._index}: it holds {len(self._instances)} instances: expected none when its mode changes",
                 hint="Destroy them first.",
             )
-        if self._resets_for_mode and not allow_reset:
+        if self._resets_for_mode and self._mode.current != enabled and not allow_reset:
             raise ResetRequiredError(
                 f"GPU {self._index}: a change of MIG mode resets this board: expected leave to do that",
                 hint="End what runs on it, then allow the reset.",

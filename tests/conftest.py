@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
+from nvml_fake import GCC, FakeNvml, compile_library
 
 from clover.bus.embedded import EmbeddedServer
 
@@ -36,3 +38,20 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedS
     if REDIS_SERVER is None:
         pytest.skip("redis-server is not installed (package redis-server)")
     yield from _served(tmp_path_factory.mktemp("redis"), Path(REDIS_SERVER))
+
+
+@pytest.fixture(scope="session")
+def nvml_libraries(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """Path of the fake driver's library by its age: 0 new, 1 old, 2 very old; compiled once each."""
+    if GCC is None:
+        pytest.skip("gcc is not installed (packages gcc and libc6-dev): it compiles the fake driver")
+    directory = tmp_path_factory.mktemp("fake-nvml")
+    return cache(lambda age: compile_library(directory / str(age), age=age))
+
+
+@pytest.fixture
+def fake_nvml(nvml_libraries: Callable[[int], Path], tmp_path: Path) -> Iterator[FakeNvml]:
+    """A new fake driver without GPUs, which this process's binding uses."""
+    fake = FakeNvml(nvml_libraries(0), tmp_path / "nvml-state")
+    with fake.loaded():
+        yield fake
