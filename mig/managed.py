@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from mig.device import Gpu, GpuInstance, Holder, MigDevice, MigMode
-from mig.errors import ForeignInstanceError
+from mig.errors import DriverError, ForeignInstanceError, InsufficientResourcesError
 from mig.ownership import GpuRecord
 from mig.partition import Partition
 from mig.placement import PlacedProfile, Placement
@@ -135,7 +135,12 @@ class ManagedGpu:
         # Settle what a broken-off creation left in doubt, before its note is overwritten.
         before = await self.reconcile()
         self.keep(self.record.begin_create(PlacedProfile(profile=profile, placement=placement), before))
-        instance = await self._gpu.create(profile, placement)
+        try:
+            instance = await self._gpu.create(profile, placement)
+        except InsufficientResourcesError:
+            # Nothing was made; if the very same is there now, somebody else made it.
+            self.keep(self.record.reconcile(before))
+            raise
         self.keep(self.record.reconcile((*before, instance)))
         return instance
 
@@ -145,8 +150,9 @@ class ManagedGpu:
         Raises:
             ForeignInstanceError: It is neither.
             DeviceBusyError: A process still uses it; nothing was changed.
+            DriverError: The driver reports it gone, and it lives.
         """
-        living = await self.instances()
+        living = await self.reconcile()
         if instance_id in self.pinned(each for each in living if each.id == instance_id):
             raise ForeignInstanceError(
                 f"GPU {self.index}: instance {instance_id} was not created by this manager: expected one that was",
@@ -156,7 +162,9 @@ class ManagedGpu:
         await self._gpu.destroy(instance_id)
         # The number may be given again, to an instance that nobody allowed.
         self._allowed.discard(instance_id)
-        self.keep(self.record.reconcile(each for each in living if each.id != instance_id))
+        # What is recorded follows from what lives, never from what a driver said about it.
+        if instance_id in {each.id for each in await self.reconcile()}:
+            raise DriverError(f"GPU {self.index}: instance {instance_id} is reported gone and lives: expected it gone")
 
     async def reconcile(self) -> tuple[GpuInstance, ...]:
         """Read all living instances and bring the record in line with them."""

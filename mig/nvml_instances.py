@@ -178,7 +178,7 @@ class Board:
 
     def _no_room(self, profile: Profile, placement: Placement) -> InsufficientResourcesError:
         placed = [each.placed for each in self.instances()]
-        why: Shortage = shortage(self.model, profile, placement, placed) or "unexplained"
+        why: Shortage = shortage(profile, placement, placed) or "unexplained"
         reason = unfit(profile, placement, placed) or (
             f"by the table {profile.name} fits at {placement}, and yet the driver refuses: expected it to be made"
         )

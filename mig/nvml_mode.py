@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 from mig.device import Holder, MigMode
-from mig.errors import DeviceBusyError, ResetRequiredError
+from mig.errors import DeviceBusyError, PermissionDeniedError, ResetRequiredError
 from mig.holders import holders, pids_with_open
 from mig.nvml_discovery import discover
 from mig.nvml_errors import translate
@@ -62,10 +62,10 @@ def _check_activation(board: Board, status: int, after: MigMode, wanted: MigMode
 
 
 def _check_mode_change(board: Board, before: MigMode, *, enabled: bool, allow_reset: bool) -> None:
-    left = board.instances() if before.current and not enabled else ()
+    left = _instances_left(board) if before.current and not enabled else 0
     if left:
         raise DeviceBusyError(
-            f"GPU {board.index}: it holds {len(left)} instances: expected none when its mode changes",
+            f"GPU {board.index}: it holds {left} instances: expected none when its mode changes",
             hint="Destroy them first.",
         )
     if before.current != enabled and before.pending == enabled and not allow_reset:
@@ -76,6 +76,14 @@ def _check_mode_change(board: Board, before: MigMode, *, enabled: bool, allow_re
             f"GPU {board.index}: a change of MIG mode resets this board: expected leave to do that",
             hint="End what runs on it, then allow the reset.",
         )
+
+
+def _instances_left(board: Board) -> int:
+    try:
+        return len(board.instances())
+    except PermissionDeniedError:
+        # Who may not read instances may not change the mode either; the driver says so next.
+        return len(board.devices())
 
 
 def _gpu_holders(board: Board) -> tuple[Holder, ...]:

@@ -119,9 +119,7 @@ def unfit(profile: Profile, placement: Placement, placed: Iterable[PlacedProfile
     return ""
 
 
-def shortage(
-    model: GpuModel, profile: Profile, placement: Placement, placed: Sequence[PlacedProfile]
-) -> Shortage | None:
+def shortage(profile: Profile, placement: Placement, placed: Sequence[PlacedProfile]) -> Shortage | None:
     """Tell apart why an instance that may lie at a placement has no room beside those there; None if it has.
 
     A driver says "insufficient resources" in all these cases.
@@ -132,9 +130,11 @@ def shortage(
         return None
     if sum(other.profile.size == profile.size for other in placed) >= profile.max_count:
         return "used_up"
-    free = model.memory_slices - sum(other.placement.size for other in placed)
-    elsewhere = any(not unfit(profile, place(profile, start).placement, placed) for start in profile.starts)
-    return "taken" if elsewhere or free < profile.memory_slices else "fragmented"
+    places = [place(profile, start).placement for start in profile.starts]
+    elsewhere = any(not unfit(profile, other, placed) for other in places)
+    # Only slices that some placement of the profile covers could ever serve it: no 1g starts at the last one.
+    free = {each for other in places for each in other.slices}.difference(*(other.placement.slices for other in placed))
+    return "taken" if elsewhere or len(free) < profile.memory_slices else "fragmented"
 
 
 @cache

@@ -256,7 +256,7 @@ class SimulatedGpu:
         if wrong:
             raise PartitionRejectedError(f"GPU {self._index}: {wrong}")
         placed = [instance.placed for instance in self._ordered()]
-        why = shortage(self._model, profile, placement, placed)
+        why = shortage(profile, placement, placed)
         if why:
             raise InsufficientResourcesError(
                 f"GPU {self._index}: insufficient resources: {unfit(profile, placement, placed)}",

@@ -54,7 +54,7 @@ class FakeNvml:
         self.state = state
         self._seed = seed
         self._c = ctypes.CDLL(str(library))
-        self._c.fake_calls.restype = ctypes.c_ulonglong
+        self._c.fake_calls.restype = self._c.fake_changes.restype = ctypes.c_ulonglong
         if self._c.fake_open(str(state).encode()):
             raise OSError(f"state file {state} cannot be mapped")
         self._c.fake_reset(ctypes.c_ulonglong(seed), int(fresh_uuids))
@@ -165,10 +165,25 @@ class FakeNvml:
         """Calls since the start or the last `fail`."""
         return int(self._c.fake_calls())
 
-    def fail(self, first: int, *, times: int = 1, code: int = UNKNOWN_ERROR, action: Action = "fail") -> None:
-        """Have the first-th call from now on, and `times` - 1 after it, fail or do worse; 0 ends that."""
+    def changes(self) -> int:
+        """Calls since then that change something."""
+        return int(self._c.fake_changes())
+
+    def fail(
+        self,
+        first: int,
+        *,
+        times: int = 1,
+        code: int = UNKNOWN_ERROR,
+        action: Action = "fail",
+        only_changes: bool = False,
+    ) -> None:
+        """Have the first-th call from now on, and `times` - 1 after it, fail or do worse; 0 ends that.
+
+        With `only_changes`, calls that only read are neither counted nor concerned.
+        """
         number = ("fail", "kill_before", "kill_after", "lose").index(action)
-        self._c.fake_fail(first, times, code, number)
+        self._c.fake_fail(first, times, code, number, int(only_changes))
 
 
 @contextmanager

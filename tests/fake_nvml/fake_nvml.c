@@ -60,8 +60,8 @@ typedef struct {
 } gpu;
 typedef struct {
   unsigned magic, gpus, rights, loaded, fresh_uuids, generation, latency_us;
-  unsigned fail_from, fail_times, fail_code, fail_action, remnants;
-  unsigned long long calls, random;
+  unsigned fail_from, fail_times, fail_code, fail_action, only_changes, changing, remnants;
+  unsigned long long calls, changes, random;
   long long now_ms;
   gpu gpu[GPUS];
 } state;
@@ -77,18 +77,21 @@ static void hold(void) { pthread_mutex_lock(&threads); flock(file, LOCK_EX); }
 static void release(void) { flock(file, LOCK_UN); pthread_mutex_unlock(&threads); }
 
 static unsigned fault(int after) {
-  int due = S->fail_from && S->calls >= S->fail_from && S->calls < (unsigned long long)S->fail_from + S->fail_times;
-  if (!due) return OK;
+  unsigned long long n = S->only_changes ? S->changes : S->calls;
+  if (!S->fail_from || (S->only_changes && !S->changing)) return OK;
+  if (n < S->fail_from || n >= (unsigned long long)S->fail_from + S->fail_times) return OK;
   if (S->fail_action == (after ? KILL_AFTER : KILL_BEFORE)) raise(SIGKILL);
   if (after) return OK;
   if (S->fail_action == LOSE) for (unsigned i = 0; i < S->gpus; i++) S->gpu[i].lost = 1;
   return S->fail_action == FAIL ? S->fail_code : OK;
 }
 
-static int begin(void) {
+static int begin(int changes) {
   if (!S) return UNINITIALIZED;
   hold();
   S->calls++;
+  S->changing = changes;
+  S->changes += changes;
   unsigned code = sessions ? fault(0) : UNINITIALIZED;
   if (code) release();
   return code;
@@ -96,7 +99,8 @@ static int begin(void) {
 
 static int end(int code) { fault(1); release(); return code; }
 
-#define BEGIN int failed = begin(); if (failed) return failed
+#define BEGIN int failed = begin(0); if (failed) return failed
+#define BEGIN_CHANGE int failed = begin(1); if (failed) return failed
 #define RETURN(code) return end(code)
 #define NEED(what) do { int missing = (what); if (missing) RETURN(missing); } while (0)
 
@@ -189,7 +193,7 @@ API int nvmlInitWithFlags(unsigned flags) {
   const char *path = getenv("FAKE_NVML_STATE");
   if (!S && (!path || map_state(path))) return NOT_LOADED;
   sessions++;
-  int failed = begin();
+  int failed = begin(0);
   if (failed) { sessions--; return failed; }
   if (!S->loaded) sessions--;
   RETURN(S->loaded ? OK : NOT_LOADED);
@@ -268,7 +272,7 @@ API int nvmlDeviceGetMigMode(handle h, unsigned *current, unsigned *pending) {
   RETURN(OK);
 }
 API int nvmlDeviceSetMigMode(handle h, unsigned mode, unsigned *status) {
-  BEGIN; gpu *g; NEED(as_gpu(h, &g));
+  BEGIN_CHANGE; gpu *g; NEED(as_gpu(h, &g));
   if (!g->supports_mig) RETURN(NOT_SUPPORTED);
   NEED(rights(ROOT));
   if (mode > 1) RETURN(INVALID);
@@ -367,7 +371,7 @@ static int create(gpu *g, profile *p, placement place, handle *out) {
 }
 #if DRIVER_AGE < 2
 API int nvmlDeviceCreateGpuInstanceWithPlacement(handle h, unsigned id, const placement *place, handle *out) {
-  BEGIN; wait_a_while(); gpu *g; NEED(as_gpu(h, &g)); NEED(mig_on(g)); NEED(rights(CONFIG));
+  BEGIN_CHANGE; wait_a_while(); gpu *g; NEED(as_gpu(h, &g)); NEED(mig_on(g)); NEED(rights(CONFIG));
   profile *p = by_id(g, id);
   if (!p) RETURN(INVALID);
   for (unsigned k = 0; k < p->places; k++)
@@ -376,7 +380,7 @@ API int nvmlDeviceCreateGpuInstanceWithPlacement(handle h, unsigned id, const pl
 }
 #endif
 API int nvmlDeviceCreateGpuInstance(handle h, unsigned id, handle *out) {
-  BEGIN; wait_a_while(); gpu *g; NEED(as_gpu(h, &g)); NEED(mig_on(g)); NEED(rights(CONFIG));
+  BEGIN_CHANGE; wait_a_while(); gpu *g; NEED(as_gpu(h, &g)); NEED(mig_on(g)); NEED(rights(CONFIG));
   profile *p = by_id(g, id);
   if (!p) RETURN(INVALID);
   for (unsigned k = 0; k < p->places; k++) if (is_free(g, p->place[k])) RETURN(create(g, p, p->place[k], out));
@@ -404,7 +408,7 @@ API int nvmlGpuInstanceGetInfo(handle h, instance_info *info) {
   RETURN(OK);
 }
 API int nvmlGpuInstanceDestroy(handle h) {
-  BEGIN; wait_a_while(); gpu *g; instance *i; NEED(as_instance(h, &g, &i)); NEED(rights(CONFIG));
+  BEGIN_CHANGE; wait_a_while(); gpu *g; instance *i; NEED(as_instance(h, &g, &i)); NEED(rights(CONFIG));
   if (computes_in(i)) RETURN(IN_USE);
   if (!S->remnants) i->used = 0;
   RETURN(OK);
@@ -445,7 +449,7 @@ API int nvmlGpuInstanceGetComputeInstanceProfileInfoV(handle h, unsigned number,
 }
 #endif
 API int nvmlGpuInstanceCreateComputeInstance(handle h, unsigned id, handle *out) {
-  BEGIN; gpu *g; instance *i; NEED(as_instance(h, &g, &i)); NEED(rights(CONFIG));
+  BEGIN_CHANGE; gpu *g; instance *i; NEED(as_instance(h, &g, &i)); NEED(rights(CONFIG));
   unsigned slices = compute_slices(id), taken = 0, row = 0, free_slot = 0;
   if (!slices || slices > by_id(g, i->profile)->slices) RETURN(INVALID);
   for (int c = 0; c < COMPUTES; c++) taken += i->ci[c].used ? i->ci[c].slices : 0;
@@ -460,7 +464,7 @@ API int nvmlGpuInstanceCreateComputeInstance(handle h, unsigned id, handle *out)
   RETURN(OK);
 }
 API int nvmlComputeInstanceDestroy(handle h) {
-  BEGIN; gpu *g; instance *i; compute *c; NEED(as_compute(h, 3, &g, &i, &c)); NEED(rights(CONFIG));
+  BEGIN_CHANGE; gpu *g; instance *i; compute *c; NEED(as_compute(h, 3, &g, &i, &c)); NEED(rights(CONFIG));
   if (is_busy(c)) RETURN(IN_USE);
   g->slot[c->slot].used = 0;
   c->used = 0;
@@ -618,10 +622,13 @@ API int fake_use(unsigned index, unsigned instance_id, unsigned pid, long long m
 }
 API void fake_advance(long long ms) { hold(); S->now_ms += ms; release(); }
 API unsigned long long fake_calls(void) { hold(); unsigned long long n = S->calls; release(); return n; }
-/* From now on the first-th call and the times - 1 after it fail, kill their process, or lose every GPU. */
-API void fake_fail(unsigned first, unsigned times, unsigned code, unsigned action) {
+API unsigned long long fake_changes(void) { hold(); unsigned long long n = S->changes; release(); return n; }
+/* From now on the first-th call and the times - 1 after it fail, kill their process, or lose every GPU; only calls that
+ * change something are counted and concerned if wished. */
+API void fake_fail(unsigned first, unsigned times, unsigned code, unsigned action, unsigned only_changes) {
   hold();
-  S->calls = 0;
+  S->calls = S->changes = 0;
+  S->only_changes = only_changes;
   S->fail_from = first; S->fail_times = times; S->fail_code = code; S->fail_action = action;
   release();
 }
