@@ -144,13 +144,6 @@ class Nvml:
             _first_version("nvmlDeviceGetGpuInstancePossiblePlacements", gpu, profile_id, array, byref(count))
         return tuple((placement.start, placement.size) for placement in array[: count.value])
 
-    def compute_profile(self, instance: InstanceHandle, compute_slices: int) -> int:
-        """Id of the plain compute profile of so many slices; raises NOT_FOUND if there is none."""
-        for each, slices in self.compute_profiles(instance):
-            if slices == compute_slices:
-                return each
-        raise NvmlFailure("nvmlGpuInstanceGetComputeInstanceProfileInfo", Code.NOT_FOUND, "no such slice count")
-
     def compute_profiles(self, instance: InstanceHandle) -> tuple[tuple[int, int], ...]:
         """Ids and slices of the compute profiles that an instance offers, the plain ones first."""
         found: dict[int, tuple[int, int]] = {}

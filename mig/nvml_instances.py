@@ -109,11 +109,14 @@ class Board:
         return self.nvml.uuid(self.nvml.compute_device(compute[0][0]))
 
     def _compute_instances(self, handle: InstanceHandle, profile_id: int) -> list[tuple[ComputeHandle, int]]:
+        every = self._profiles_in(handle, profile_id)
+        return [(compute, slices) for each, slices in every for compute in self.nvml.compute_instances(handle, each)]
+
+    def _profiles_in(self, handle: InstanceHandle, profile_id: int) -> tuple[tuple[int, int], ...]:
         # The compute profiles of a kind of instance do not change, and asking for them takes nine calls.
         if profile_id not in self._compute_profiles:
             self._compute_profiles[profile_id] = self.nvml.compute_profiles(handle)
-        every = self._compute_profiles[profile_id]
-        return [(compute, slices) for each, slices in every for compute in self.nvml.compute_instances(handle, each)]
+        return self._compute_profiles[profile_id]
 
     def _slots(self) -> Iterator[DeviceHandle]:
         for slot in range(self.nvml.device_slots(self.gpu)):
@@ -159,7 +162,7 @@ class Board:
             raise named from error
 
     def _fill(self, handle: InstanceHandle, profile: Profile, placement: Placement) -> GpuInstance:
-        self.nvml.create_compute(handle, self.nvml.compute_profile(handle, profile.compute_slices))
+        self._create_compute(handle, profile.nvml_id, profile.compute_slices)
         created = self._instance(handle)
         if (created.profile, created.placement) != (profile, placement) or not created.is_whole:
             raise DriverError(
@@ -167,6 +170,15 @@ class Board:
                 f"expected {profile.name} at {placement} with one compute instance"
             )
         return created
+
+    def _create_compute(self, handle: InstanceHandle, profile_id: int, compute_slices: int) -> None:
+        """Create the compute instance that fills a GPU instance; the plain one where several have its slices."""
+        every = [each for each, slices in self._profiles_in(handle, profile_id) if slices == compute_slices]
+        if not every:
+            raise DriverError(
+                f"GPU {self.index}: no compute profile has {compute_slices} slices: expected one that fills it"
+            )
+        self.nvml.create_compute(handle, every[0])
 
     def _take_away(self, handle: InstanceHandle, error: MigError) -> None:
         try:
@@ -218,8 +230,8 @@ class Board:
         try:
             handle = self._handle(instance_id)
             if handle is not None and not self._compute_of(handle):
-                slices = self.table.kinds[self.nvml.instance_info(handle).profile_id].compute_slices
-                self.nvml.create_compute(handle, self.nvml.compute_profile(handle, slices))
+                profile_id = self.nvml.instance_info(handle).profile_id
+                self._create_compute(handle, profile_id, self.table.kinds[profile_id].compute_slices)
         except NvmlFailure as failure:
             raise self._named(failure, f"restoring instance {instance_id}") from failure
 

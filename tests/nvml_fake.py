@@ -52,7 +52,6 @@ class FakeNvml:
     def __init__(self, library: Path, state: Path, *, seed: int = 1, fresh_uuids: bool = False) -> None:
         self.library = library
         self.state = state
-        self._seed = seed
         self._c = ctypes.CDLL(str(library))
         self._c.fake_calls.restype = self._c.fake_changes.restype = ctypes.c_ulonglong
         if self._c.fake_open(str(state).encode()):
@@ -74,7 +73,7 @@ class FakeNvml:
         self, model: GpuModel, *, mode: bool = True, architecture: int = AMPERE, supports_mig: bool = True
     ) -> str:
         """Add a board with the tables of a model; returns the GPU's UUID."""
-        name = f"GPU-{uuid.uuid5(uuid.NAMESPACE_OID, f'{self._seed}/{model.name}/{self.state}/{uuid.uuid4()}')}"
+        name = f"GPU-{uuid.uuid4()}"
         title = model.title.encode()
         index = self._c.fake_add_gpu(name.encode(), title, architecture, int(supports_mig), int(mode))
         for profile in model.profiles if supports_mig else ():
@@ -89,6 +88,12 @@ class FakeNvml:
                 count=profile.max_count,
                 mib=profile.memory_mib,
             )
+        return name
+
+    def add_empty_gpu(self, title: str) -> str:
+        """Add a board with MIG on and no profiles yet; returns its UUID."""
+        name = f"GPU-{uuid.uuid4()}"
+        self._c.fake_add_gpu(name.encode(), title.encode(), HOPPER, 1, 1)
         return name
 
     def add_profile(
@@ -147,6 +152,10 @@ class FakeNvml:
         """Have a process use an instance, for ever or for a time of the fake's own clock."""
         milliseconds = ctypes.c_longlong(-1 if seconds is None else int(seconds * 1e3))
         assert self._c.fake_use(gpu, instance_id, pid, milliseconds), "no such instance"
+
+    def create_foreign(self, gpu: int, profile_id: int, start: int, size: int) -> None:
+        """Have somebody else create a GPU instance and no compute instance in it."""
+        assert self._c.fake_create(gpu, profile_id, start, size) == 0, "no room"
 
     def leave(self, gpu: int, instance_id: int) -> None:
         """End the process that uses an instance."""

@@ -620,6 +620,14 @@ API int fake_use(unsigned index, unsigned instance_id, unsigned pid, long long m
   release();
   return found;
 }
+/* Somebody else creates a GPU instance and stops there. */
+API int fake_create(unsigned index, unsigned id, unsigned start, unsigned size) {
+  handle unused;
+  hold();
+  int code = create(&S->gpu[index], by_id(&S->gpu[index], id), (placement){start, size}, &unused);
+  release();
+  return code;
+}
 API void fake_advance(long long ms) { hold(); S->now_ms += ms; release(); }
 API unsigned long long fake_calls(void) { hold(); unsigned long long n = S->calls; release(); return n; }
 API unsigned long long fake_changes(void) { hold(); unsigned long long n = S->changes; release(); return n; }

@@ -101,6 +101,24 @@ def test_an_instance_that_is_busy_for_2_s_is_waited_for(fake_nvml: FakeNvml) -> 
     run(body)
 
 
+def test_an_instance_that_loses_its_device_and_cannot_go_gets_it_back(fake_nvml: FakeNvml) -> None:
+    """The compute instance is destroyed, then the GPU instance is in use until patience is over."""
+
+    async def body() -> None:
+        store = MemoryStore()
+        async with prepared(fake_nvml, store) as gpu:
+            attempts = len(list(PATIENCE.pauses())) + 1
+            fake_nvml.fail(2, times=attempts, code=19, only_changes=True)
+            report = await apply(gpu, AFTER, store)
+            assert (report.state, type(report.error)) == ("rolled_back", DeviceBusyError)
+            assert fake_nvml.changes() == attempts + 2
+            assert await shape(gpu) == BEFORE_SHAPE
+            assert all(each.is_whole for each in await gpu.instances())
+            assert not store.read(gpu.uuid).foreign(await gpu.instances())
+
+    run(body)
+
+
 async def calls_of_one_apply(gpu: NvmlGpu, fake: FakeNvml, store: MemoryStore | FileStore) -> int:
     fake.fail(0)
     assert (await apply(gpu, AFTER, store)).state == "applied"
