@@ -1,4 +1,4 @@
-"""How to get from the instances of a GPU to a wanted multiset and touch as few of them as possible. Pure.
+"""How to get from the instances of a GPU to what is wanted and touch as few of them as possible. Pure.
 
 Instances that stay at their place need not be touched, and a multiset usually has several layouts: so the
 layout is chosen that keeps the most. All destroys come before the creates; with explicit placements no retry
@@ -8,14 +8,14 @@ is ever needed.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Protocol, TypeAlias, TypeVar
 
-from mig.partition import layouts_of
+from mig.errors import ForeignInstanceError, PartitionRejectedError
+from mig.partition import Partition, layouts_of
 
 if TYPE_CHECKING:
-    from mig.partition import Partition
     from mig.placement import PlacedProfile, Placement
     from mig.profiles import GpuModel, Profile
 
@@ -45,6 +45,10 @@ DrainCost: TypeAlias = Callable[[InstanceT], float] | Mapping[int, float]
 """What losing an instance costs, in any one unit, finite, from 0: by instance, or by its id (else 1)."""
 
 
+Wanted: TypeAlias = Sequence[str] | Partition
+"""What a whole GPU shall be cut into: sizes or profile names in any order (none: nothing), or an exact layout."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change(Generic[InstanceT]):
     """A planned move of one GPU: first every destroy, then the creates in order.
@@ -70,11 +74,13 @@ class Change(Generic[InstanceT]):
 def plan_change(
     model: GpuModel,
     current: Sequence[InstanceT],
-    wanted: Sequence[str],
+    wanted: Wanted,
     *,
     drain_cost: DrainCost[InstanceT] | None = None,
+    pinned: Collection[int] = (),
+    broken: Collection[int] = (),
 ) -> Change[InstanceT]:
-    """Choose the layout of a multiset that spares the most of what is there, and say how to get to it.
+    """Choose the layout of what is wanted that spares the most of what is there, and say how to get to it.
 
     Among the layouts, the one whose kept instances have the highest total drain cost wins; then the one that
     keeps the most instances; then the one that leaves the most choices for further instances; then the lowest
@@ -83,16 +89,20 @@ def plan_change(
     Args:
         model: The board.
         current: Its living instances.
-        wanted: Sizes or profile names in any order; none means that every instance goes.
+        wanted: What it shall be cut into, all of it: an exact layout, or sizes whose best layout is chosen.
         drain_cost: What losing an instance costs (default: 1 each).
+        pinned: Ids of instances that must stay (somebody else's); they count towards what is wanted.
+        broken: Ids of instances that cannot stay as they are (half made), even where one like them is wanted.
 
     Raises:
         PartitionRejectedError: The board cannot hold what is wanted.
+        ForeignInstanceError: No layout of what is wanted keeps every pinned instance.
         ValueError: A drain cost is negative or not finite.
     """
     ordered = sorted(current, key=lambda instance: (instance.placement.start, instance.id))
-    costs = [_cost(instance, drain_cost) for instance in ordered]
-    keys = [_key(instance) for instance in ordered]
+    keepable = [instance for instance in ordered if instance.id in pinned or instance.id not in broken]
+    costs = [_cost(instance, drain_cost) for instance in keepable]
+    keys = [_key(instance) for instance in keepable]
 
     def spared(layout: Partition) -> tuple[float, int]:
         there = _keys(layout)
@@ -100,16 +110,41 @@ def plan_change(
         return (math.fsum(kept), len(kept))
 
     # Of equals, max takes the first, and the layouts come in order of preference.
-    return _change(ordered, max(layouts_of(model, wanted), key=spared))
+    choices = _choices(model, wanted, [instance for instance in keepable if instance.id in pinned])
+    return _change(ordered, keepable, max(choices, key=spared))
 
 
-def _change(ordered: Sequence[InstanceT], layout: Partition) -> Change[InstanceT]:
+def _choices(model: GpuModel, wanted: Wanted, pinned: Sequence[PlacedInstance]) -> Sequence[Partition]:
+    every = (_checked(model, wanted),) if isinstance(wanted, Partition) else layouts_of(model, wanted)
+    must = {_key(instance) for instance in pinned}
+    choices = [layout for layout in every if must <= _keys(layout)]
+    if choices:
+        return choices
+    named = ", ".join(f"{each.id} ({each.profile.size}@{each.placement.start})" for each in pinned)
+    goal = "+".join(every[0].multiset) or "nothing"
+    raise ForeignInstanceError(
+        f"instances {named} were not created by this manager, and no layout of {goal} keeps all of them: "
+        "expected a partition around them",
+        instance_ids=[each.id for each in pinned],
+        hint="Want a partition that contains them, or allow by its id what may be destroyed.",
+    )
+
+
+def _checked(model: GpuModel, layout: Partition) -> Partition:
+    for each in layout.placed:
+        if each.profile not in model.profiles:
+            raise PartitionRejectedError(f"profile {each.profile.name} of {layout}: expected one of {model.name}")
+    return layout
+
+
+def _change(ordered: Sequence[InstanceT], keepable: Sequence[InstanceT], layout: Partition) -> Change[InstanceT]:
     wanted = _keys(layout)
-    present = {_key(instance) for instance in ordered}
+    keep = [instance for instance in keepable if _key(instance) in wanted]
+    present = {_key(instance) for instance in keep}
     missing = [each for each in layout.placed if each.key not in present]
     return Change(
-        keep=tuple(instance for instance in ordered if _key(instance) in wanted),
-        destroy=tuple(instance for instance in ordered if _key(instance) not in wanted),
+        keep=tuple(keep),
+        destroy=tuple(instance for instance in ordered if instance not in keep),
         create=tuple(sorted(missing, key=lambda each: (each.profile.rank, each.placement.start))),
         layout=layout,
     )

@@ -12,8 +12,9 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
+    from mig.errors import Shortage
     from mig.profiles import GpuModel, Profile
 
 
@@ -116,6 +117,24 @@ def unfit(profile: Profile, placement: Placement, placed: Iterable[PlacedProfile
     if same >= profile.max_count:
         return f"{profile.name} would be there {same + 1} times: expected at most {profile.max_count}"
     return ""
+
+
+def shortage(profile: Profile, placement: Placement, placed: Sequence[PlacedProfile]) -> Shortage | None:
+    """Tell apart why an instance that may lie at a placement has no room beside those there; None if it has.
+
+    A driver says "insufficient resources" in all these cases.
+    """
+    if PlacedProfile(profile=profile, placement=placement) in placed:
+        return "already_there"
+    if not unfit(profile, placement, placed):
+        return None
+    if sum(other.profile.size == profile.size for other in placed) >= profile.max_count:
+        return "used_up"
+    places = [place(profile, start).placement for start in profile.starts]
+    elsewhere = any(not unfit(profile, other, placed) for other in places)
+    # Only slices that some placement of the profile covers could ever serve it: no 1g starts at the last one.
+    free = {each for other in places for each in other.slices}.difference(*(other.placement.slices for other in placed))
+    return "taken" if elsewhere or len(free) < profile.memory_slices else "fragmented"
 
 
 @cache

@@ -64,7 +64,7 @@ class Profile:
     @property
     def is_basic(self) -> bool:
         """Whether it is the plain profile of its compute slices: no media engines, no double memory."""
-        return "+" not in self.size
+        return self.size == f"{self.compute_slices}g"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,13 +129,13 @@ class GpuModel:
 def size_of(name: str, *, double_memory: bool = False) -> str:
     """Shorten a driver's profile name to the size that is the same on every board.
 
-    "3g.20gb" gives "3g" and "1g.5gb+me" gives "1g+me". A name does not tell that a profile has twice the
-    usual memory ("1g.10gb" is plain on an 80 GB board and double on a 40 GB one), so the caller says it:
-    "1g+mem".
+    "3g.20gb" gives "3g", "1g.5gb+me" gives "1g+me" and "1g.24gb-me" gives "1g-me". A name does not tell that a
+    profile has twice the usual memory ("1g.10gb" is plain on an 80 GB board and double on a 40 GB one), so the
+    caller says it: "1g+mem".
     """
     compute, _, rest = name.partition(".")
-    _, plus, attributes = rest.partition("+")
-    return compute + ("+mem" if double_memory else "") + plus + attributes
+    attributes = rest.lstrip("0123456789").removeprefix("gb")
+    return compute + ("+mem" if double_memory else "") + attributes
 
 
 def gpu_model(name: str) -> GpuModel:

@@ -1,39 +1,22 @@
-"""Its place makes `support` importable for all tests; each test that asks for a server gets its own, on a free port.
-
-Where CI is set everything must be there that a test needs: a skip that `allowed_skips.txt` does not name is a failure.
-"""
+"""Its place makes `support` importable for all tests; each test that asks for a server gets its own, on a free port."""
 
 from __future__ import annotations
 
 import asyncio
-import fnmatch
-import os
 import shutil
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
+from nvml_fake import GCC, FakeNvml, compile_library
+from skips import pytest_runtest_makereport
 
 from clover.bus.embedded import EmbeddedServer
 
-ALLOWED_SKIPS = Path(__file__).with_name("allowed_skips.txt")
+__all__ = ["pytest_runtest_makereport"]
+
 REDIS_SERVER = shutil.which("redis-server")
-
-
-def may_be_skipped(node_id: str, allowed: str) -> bool:
-    """Return whether a list of patterns (one a line, `#` begins a comment) names a test."""
-    patterns = [line.partition("#")[0].strip() for line in allowed.splitlines()]
-    return any(fnmatch.fnmatchcase(node_id, pattern) for pattern in patterns if pattern)
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    report = yield
-    unexpected = report.skipped and not hasattr(report, "wasxfail") and bool(os.environ.get("CI"))
-    if unexpected and not may_be_skipped(item.nodeid, ALLOWED_SKIPS.read_text()):
-        report.outcome = "failed"
-        report.longrepr = f"skipped where CI is set, and not in {ALLOWED_SKIPS.name}: {report.longrepr}"
-    return report
 
 
 def _served(directory: Path, binary: Path | None = None) -> Iterator[EmbeddedServer]:
@@ -58,3 +41,20 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedS
     if REDIS_SERVER is None:
         pytest.skip("redis-server is not installed (package redis-server)")
     yield from _served(tmp_path_factory.mktemp("redis"), Path(REDIS_SERVER))
+
+
+@pytest.fixture(scope="session")
+def nvml_libraries(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """Path of the fake driver's library by its age: 0 new, 1 old, 2 very old; compiled once each."""
+    if GCC is None:
+        pytest.skip("gcc is not installed (packages gcc and libc6-dev): it compiles the fake driver")
+    directory = tmp_path_factory.mktemp("fake-nvml")
+    return cache(lambda age: compile_library(directory / str(age), age=age))
+
+
+@pytest.fixture
+def fake_nvml(nvml_libraries: Callable[[int], Path], tmp_path: Path) -> Iterator[FakeNvml]:
+    """A new fake driver without GPUs, which this process's binding uses."""
+    fake = FakeNvml(nvml_libraries(0), tmp_path / "nvml-state")
+    with fake.loaded():
+        yield fake

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import may_be_skipped
+from skips import may_be_skipped
 
 _SUITE = """
 import pytest
@@ -28,7 +28,7 @@ def test_known():
 
 @pytest.mark.parametrize(("ci", "code", "told"), [("", 0, "2 skipped, 1 xfailed"), ("true", 1, "1 failed, 1 skipped")])
 def test_an_unlisted_skip_fails_where_ci_is_set(tmp_path: Path, ci: str, code: int, told: str) -> None:
-    shutil.copy(Path(__file__).parents[1] / "conftest.py", tmp_path)
+    shutil.copy(Path(__file__).parents[1] / "skips.py", tmp_path / "conftest.py")
     (tmp_path / "allowed_skips.txt").write_text("# why\n*::test_listed\n")
     (tmp_path / "test_suite.py").write_text(_SUITE)
     run = subprocess.run(

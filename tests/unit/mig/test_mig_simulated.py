@@ -104,7 +104,7 @@ def test_a_busy_instance_stays_until_its_process_ends() -> None:
     async def run() -> None:
         gpu = board()
         instance_id = await add(gpu, "7g", 0)
-        gpu.busy.add(instance_id)
+        gpu.busy[instance_id] = 4711
         with pytest.raises(DeviceBusyError, match=f"GPU 0: instance {instance_id} is in use") as caught:
             await gpu.destroy(instance_id)
         assert caught.value.hint
@@ -122,7 +122,7 @@ def test_a_process_that_comes_during_a_destroy_still_stops_it() -> None:
         instance_id = await add(gpu, "7g", 0)
         destroying = asyncio.ensure_future(gpu.destroy(instance_id))
         await asyncio.sleep(0)
-        gpu.busy.add(instance_id)
+        gpu.busy[instance_id] = 4711
         with pytest.raises(DeviceBusyError):
             await destroying
         assert len(await gpu.instances()) == 1
