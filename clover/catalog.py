@@ -24,6 +24,8 @@ from clover.core.application import (
     VariantPerformance,
 )
 from clover.core.carbon import IntensityTrace, constant_trace, parse_trace
+from clover.core.configuration import InstanceKind
+from clover.core.measured import MeasuredPoint, Measurements, Prior, VariantPrior
 from clover.errors import ConfigurationError, TraceError
 
 _T = TypeVar("_T")
@@ -76,7 +78,42 @@ class _TableFile(msgspec.Struct, forbid_unknown_fields=True):
     change: _ChangeFile
     variants: dict[str, _PerformanceFile]
     parked_power_source: str = ""
+    off_power_w: float = 0.0
     host_power_w: float | None = None
+
+
+class _PointFile(msgspec.Struct, forbid_unknown_fields=True):
+    app: str
+    configuration: list[str]
+    gpus: int
+    interarrival_s: float
+    requests: int
+    saturated: bool
+    served_rate_rps: float
+    p95_ms: float
+    energy_j_per_request: float
+    accuracy_pct: float
+
+
+class _VariantPriorFile(msgspec.Struct, forbid_unknown_fields=True):
+    work: float
+    input_px: float
+    host_ms: float
+
+
+class _PriorFile(msgspec.Struct, forbid_unknown_fields=True):
+    host_lognormal_sigma: float
+    host_contention_kappa: float
+    variants: dict[str, _VariantPriorFile]
+
+
+class _MeasurementsFile(msgspec.Struct, forbid_unknown_fields=True):
+    schema: int
+    gpu_model: str
+    source: str
+    points: list[_PointFile]
+    prior_source: str
+    prior: dict[str, _PriorFile]
 
 
 def application_names() -> list[str]:
@@ -147,6 +184,23 @@ def load_service(application: str, gpu_model: str, *, path: Path | None = None) 
     return _build(f"{application} on {gpu_model}", lambda: ServiceModel(application=app, table=table))
 
 
+def load_measurements(gpu_model: str) -> Measurements:
+    """Read the points that were measured on a GPU model; raises ConfigurationError if there are none."""
+    file = _data() / "measurements" / f"{gpu_model}.json"
+    if not file.is_file():
+        raise ConfigurationError(f"no measurements of GPU model {gpu_model!r}")
+    parsed = _decode(file.read_text(), str(file), _MeasurementsFile, msgspec.json.decode)
+    return _build(
+        str(file),
+        lambda: Measurements(
+            gpu_model=parsed.gpu_model,
+            source=parsed.source,
+            points=tuple(_point(point) for point in parsed.points),
+            prior={app: _prior(prior) for app, prior in parsed.prior.items()},
+        ),
+    )
+
+
 def traces_folder() -> Path:
     """Return where traces are: `CLOVER_TRACES`, then the checkout, then the installed data path."""
     override = os.environ.get("CLOVER_TRACES")
@@ -211,6 +265,32 @@ def _build(where: str, build: Callable[[], _T]) -> _T:
         raise ConfigurationError(f"{where}: {error}") from error
 
 
+def _prior(parsed: _PriorFile) -> Prior:
+    return Prior(
+        host_lognormal_sigma=parsed.host_lognormal_sigma,
+        host_contention=parsed.host_contention_kappa,
+        variants={
+            name: VariantPrior(work=v.work, input_px=v.input_px, host_ms=v.host_ms)
+            for name, v in parsed.variants.items()
+        },
+    )
+
+
+def _point(parsed: _PointFile) -> MeasuredPoint:
+    return MeasuredPoint(
+        application=parsed.app,
+        instances=tuple(InstanceKind(*text.split(":", 1)) for text in parsed.configuration),
+        gpus=parsed.gpus,
+        interarrival_s=parsed.interarrival_s,
+        requests=parsed.requests,
+        saturated=parsed.saturated,
+        served_rate_rps=parsed.served_rate_rps,
+        p95_ms=parsed.p95_ms,
+        energy_j_per_request=parsed.energy_j_per_request,
+        accuracy_pct=parsed.accuracy_pct,
+    )
+
+
 def _table(parsed: _TableFile) -> PerformanceTable:
     change = parsed.change
     return PerformanceTable(
@@ -220,6 +300,7 @@ def _table(parsed: _TableFile) -> PerformanceTable:
         sla_p95_ms=parsed.sla_p95_ms,
         idle_power_w=parsed.idle_power_w,
         parked_power_w=parsed.parked_power_w,
+        off_power_w=parsed.off_power_w,
         host_lognormal_sigma=parsed.host_lognormal_sigma,
         gpu_lognormal_sigma=parsed.gpu_lognormal_sigma,
         host_contention=parsed.host_contention_kappa,

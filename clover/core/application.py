@@ -120,6 +120,7 @@ class PerformanceTable:
         sla_p95_ms: 95th percentile of latency that the service promises on this GPU model.
         idle_power_w: One GPU that works but has nothing to do.
         parked_power_w: One GPU without workers.
+        off_power_w: One GPU that is switched off.
         host_lognormal_sigma, gpu_lognormal_sigma: Spread of the two parts (standard deviation of the logarithm).
         host_contention: Relative growth of the host part at rho = 1 (kappa).
         energy_contention: Relative fall of dynamic energy at rho = 1 (c).
@@ -139,12 +140,14 @@ class PerformanceTable:
     energy_contention: float
     change: ChangeTimes
     variants: Mapping[str, VariantPerformance]
+    off_power_w: float = 0.0
 
     def __post_init__(self) -> None:
         _positive(f"table {self.application} on {self.gpu_model}: sla_p95_ms", self.sla_p95_ms)
         for name in (
             "idle_power_w",
             "parked_power_w",
+            "off_power_w",
             "host_lognormal_sigma",
             "gpu_lognormal_sigma",
             "host_contention",
