@@ -17,7 +17,8 @@ from typing import Any
 
 from clover.analysis.calibration import Calibration, calibrate
 from clover.analysis.energy_fit import EnergyFit
-from clover.catalog import load_measurements, load_service
+from clover.catalog import load_service
+from clover.measurements import load_measurements
 
 GPU_MODEL = "a100-40gb"
 DATA = Path(__file__).resolve().parent.parent / "clover" / "data"

@@ -11,28 +11,11 @@ from clover.analysis.energy_fit import EnergyFit, fit_energy
 from clover.analysis.replay import Replay, replay
 from clover.analysis.time_fit import TimeFit, fit_times
 from clover.core.application import ServiceModel
-from clover.core.measured import MeasuredPoint, Measurements
+from clover.core.measured import LeftOut, MeasuredPoint, Measurements
 
 #: Draws of the service times, and their seed; `clover validate` uses other ones.
 FIT_SEEDS = 100
 FIT_SEED = 20_231_112
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeftOut:
-    """Errors at a point when all points of its load were left out of the fit.
-
-    Attributes:
-        point: Which one.
-        p95_error_pct, served_rate_error_pct, energy_error_pct: Simulated against measured, relative.
-        accuracy_error_points: The same, absolute.
-    """
-
-    point: MeasuredPoint
-    p95_error_pct: float
-    served_rate_error_pct: float
-    energy_error_pct: float
-    accuracy_error_points: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

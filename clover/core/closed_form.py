@@ -9,6 +9,8 @@ Arrays: C fleets (rows) by K kinds of instances (columns). Times are in seconds 
   point is the root of one function of rho.
 * Waiting. Erlang C for n servers with the pooled service rate mu gives P(wait); W given wait is exponential with mean
   (1 + cv^2) / 2 / (mu - rate), the usual two-moment correction of M/M/n towards M/G/n (Lee and Longton; Whitt 1993).
+  While all are busy, departures are a superposition of the servers' own renewal processes, so cv^2 is the mean of
+  theirs weighted by rate (asymptotic method, Whitt 1982); that kinds differ in their means does not count.
 * Latency. G(t) = P(S > t) mixes the kinds by their shares. S is the sum of two log-normal parts: the one that varies
   more is integrated analytically, the other at Gauss-Hermite nodes. For an exponential W of mean theta,
   E[G(t - W)] = G(t) + integral of -G'(t - w) exp(-w / theta) dw over 0..t, exact for G linear between grid points.
@@ -91,12 +93,10 @@ class KindArrays:
         """Return mean service times of shape (C, K) for busy fractions of shape (C,)."""
         return self.host_s * (1.0 + self.kappa * rho[:, None]) + self.gpu_s
 
-    def second_moment_s2(self, rho: Floats) -> Floats:
-        """Return E[S^2] of shape (C, K)."""
+    def variance_s2(self, rho: Floats) -> Floats:
+        """Return the variances of the service times, (C, K)."""
         host = self.host_s * (1.0 + self.kappa * rho[:, None])
-        host_variance = host**2 * math.expm1(self.host_sigma**2)
-        gpu_variance = self.gpu_s**2 * math.expm1(self.gpu_sigma**2)
-        return (host + self.gpu_s) ** 2 + host_variance + gpu_variance
+        return host**2 * math.expm1(self.host_sigma**2) + self.gpu_s**2 * math.expm1(self.gpu_sigma**2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -170,10 +170,9 @@ def waiting(arrays: KindArrays, points: OperatingPoints) -> Waiting:
     """Return how long requests wait."""
     service = arrays.mean_s(points.rho)
     servers = points.counts.sum(axis=1)
-    pooled = (points.counts / service).sum(axis=1)
-    mean = (points.shares * service).sum(axis=1)
-    second = (points.shares * arrays.second_moment_s2(points.rho)).sum(axis=1)
-    cv2 = np.maximum(0.0, second / mean**2 - 1.0)
+    full = points.counts / service
+    pooled = full.sum(axis=1)
+    cv2 = (full * arrays.variance_s2(points.rho) / service**2).sum(axis=1) / pooled
     spare = np.where(points.overloaded, 1.0, np.maximum(pooled - points.rate_rps, 1e-12))
     busy = np.where(points.overloaded, 0.5, np.minimum(points.rate_rps / pooled, 1.0 - 1e-12))
     probability = np.where(points.overloaded, 1.0, erlang_c(servers, servers * busy))

@@ -50,6 +50,23 @@ class MeasuredPoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOut:
+    """Errors at a point when all points of its load were left out of the fit.
+
+    Attributes:
+        point: Which one.
+        p95_error_pct, served_rate_error_pct, energy_error_pct: Simulated against measured, relative.
+        accuracy_error_points: The same, absolute.
+    """
+
+    point: MeasuredPoint
+    p95_error_pct: float
+    served_rate_error_pct: float
+    energy_error_pct: float
+    accuracy_error_points: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VariantPrior:
     """What is known of a variant before any fit.
 

@@ -16,7 +16,7 @@ from heapq import heappop, heappush
 
 import numpy as np
 
-from clover.core.dispatch import SHARE_PATIENCE_S, SHARE_SLACK_REQUESTS, DispatchRule, soonest_busy
+from clover.core.dispatch import SHARE_PATIENCE_S, SHARE_SLACK_REQUESTS, DispatchRule
 from clover.plan.engines import Begun, Requests
 from clover.plan.traffic import RequestClass
 
@@ -51,41 +51,65 @@ class _Agent:
         self.idle_count = sum(len(numbers) for numbers in crew.instances)
         self.served = [0] * len(crew.instances)
         self.begun = 0
-        self.mean_s = [0.0] * len(crew.instances)
-        self.able = able
+        self._able = able
+        self._by_share, self._by_idleness = crew.rule.name == "shares", crew.rule.name == "longest_idle"
         self._size = [len(numbers) for numbers in crew.instances]
         self._accuracy = crew.accuracy_pct
         self._shares = crew.shares
+        self.set_means([0.0] * len(crew.instances))
+
+    def set_means(self, mean_s: Sequence[float]) -> None:
+        """Set the mean service time of each kind, and put the kinds in the order in which the rule prefers them."""
+        self._mean_s = mean_s
+        keys = [
+            (-accuracy if self.rule.name == "accurate" else 0.0, mean)
+            for accuracy, mean in zip(self._accuracy, mean_s, strict=True)
+        ]
+        ranked = sorted(range(len(keys)), key=keys.__getitem__)
+        self._order = [[k for k in ranked if k in able] for able in self._able]
+        # Kinds that the rule cannot tell apart share a turn: the longest idle of all of them goes first.
+        self._ties = len(set(keys)) < len(keys)
+        self._keys = keys
 
     def choose(self, part: int, waited_s: float) -> int:
         """Return the kind whose longest idle instance takes a request of a class, or -1; as core's `choose`."""
-        name = self.rule.name
+        if self._by_share:
+            return self._least_ahead(part, waited_s)
         idle = self.idle
-        candidates = [k for k in self.able[part] if idle[k]]
-        if not candidates:
+        if self._by_idleness:
+            candidates = [k for k in self._able[part] if idle[k]]
+            if len(candidates) > 1:
+                return min(candidates, key=lambda k: idle[k][0])
+            return candidates[0] if candidates else -1
+        order = self._order[part]
+        best = next((k for k in order if idle[k]), -1)
+        if best >= 0 and self._ties:
+            best = min((k for k in order if idle[k]), key=lambda k: (self._keys[k], idle[k][0]))
+        if best >= 0 and self.rule.hold_back and self._sooner_elsewhere(order, best):
             return -1
-        if name == "shares":
-            return self._by_shares(candidates, waited_s)
-        if name == "longest_idle":
-            return candidates[0] if len(candidates) == 1 else min(candidates, key=lambda k: idle[k][0])
-        if name == "accurate":
-            return min(candidates, key=lambda k: (-self._accuracy[k], self.mean_s[k], idle[k][0]))
-        best = min(candidates, key=lambda k: (self.mean_s[k], idle[k][0]))
-        return -1 if self.rule.hold_back and self._sooner_elsewhere(part, best) else best
+        return best
 
-    def _by_shares(self, candidates: list[int], waited_s: float) -> int:
+    def _least_ahead(self, part: int, waited_s: float) -> int:
         served, shares, begun, idle = self.served, self._shares, self.begun, self.idle
-        best, best_key = -1, (_INFINITY, (0.0, 0))
-        for k in candidates:
-            key = (served[k] - shares[k] * begun, idle[k][0])
-            if key < best_key:
-                best, best_key = k, key
-        return best if best_key[0] <= SHARE_SLACK_REQUESTS or waited_s > SHARE_PATIENCE_S else -1
+        best, least = -1, _INFINITY
+        for k in self._able[part]:
+            if idle[k]:
+                ahead = served[k] - shares[k] * begun
+                if ahead < least or (ahead == least and idle[k][0] < idle[best][0]):
+                    best, least = k, ahead
+        return best if least <= SHARE_SLACK_REQUESTS or waited_s > SHARE_PATIENCE_S else -1
 
-    def _sooner_elsewhere(self, part: int, best: int) -> bool:
-        busy = ((self.mean_s[k] * 1e3, self._size[k] - len(self.idle[k])) for k in self.able[part])
-        wait_ms, service_ms = soonest_busy(busy)
-        return wait_ms + service_ms < self.mean_s[best] * 1e3
+    def _sooner_elsewhere(self, order: Sequence[int], best: int) -> bool:
+        """Whether a busy kind promises to be done sooner; only faster ones, which come first, can."""
+        # What `soonest_busy` finds, without asking those that cannot win.
+        mean_s, mean = self._mean_s, self._mean_s[best]
+        for k in order:
+            if mean_s[k] >= mean:
+                return False
+            busy = self._size[k] - len(self.idle[k])
+            if busy and mean_s[k] / busy + mean_s[k] < mean:
+                return True
+        return False
 
     def take(self, kind: int) -> int:
         """Begin a request on the longest idle instance of a kind; return its number."""
@@ -99,11 +123,12 @@ class EventEngine:
     """Events in order of time: arrivals, instances that become free, patience that runs out."""
 
     def __init__(self, crews: Sequence[Crew], classes: Sequence[RequestClass]) -> None:
+        self._crews = crews
         self._agents = [_Agent(crew, [_able(crew, part) for part in classes]) for crew in crews]
         self._home = {
-            i: (agent, kind)
-            for agent, crew in enumerate(crews)
-            for kind, numbers in enumerate(crew.instances)
+            i: (name, agent, idle)
+            for name, (agent, crew) in enumerate(zip(self._agents, crews, strict=True))
+            for numbers, idle in zip(crew.instances, agent.idle, strict=True)
             for i in numbers
         }
         self._order = sorted(range(len(classes)), key=lambda part: _strictness(classes[part]))
@@ -120,13 +145,14 @@ class EventEngine:
     def set_times(self, host_s: Sequence[float], gpu_s: Sequence[float]) -> None:
         """Set the mean parts of the service time by instance, from now on."""
         self._host, self._gpu = list(host_s), list(gpu_s)
-        for i, (agent, kind) in self._home.items():
-            self._agents[agent].mean_s[kind] = host_s[i] + gpu_s[i]
+        for agent, crew in zip(self._agents, self._crews, strict=True):
+            agent.set_means([host_s[numbers[0]] + gpu_s[numbers[0]] for numbers in crew.instances])
 
     def run(self, requests: Requests) -> Begun:
         """Take the next requests; return those that have begun."""
         numbers = range(requests.first, requests.first + len(requests.arrival_s))
         parts: list[int] = requests.part.tolist()
+        busy = self._busy
         rows = zip(
             numbers,
             requests.arrival_s.tolist(),
@@ -136,12 +162,18 @@ class EventEngine:
             strict=True,
         )
         for number, arrival, host, gpu, part in rows:
-            self._advance(arrival)
+            if self._waiting:
+                self._advance(arrival)
+            else:
+                while busy and busy[0][0] <= arrival:
+                    self._free(heappop(busy))
             self._now = arrival
-            # Whoever waits is not placed by an arrival: the instances are as they were.
             if self._queues[part] or not self._place(part, number, arrival, host, gpu):
                 self._queues[part].append((arrival, number, host, gpu))
                 self._waiting += 1
+            elif self._waiting:
+                # A request that has begun changes what is ahead of its share, for another class too.
+                self._dispatch()
         return self._results()
 
     def drain(self) -> Begun:
@@ -171,12 +203,11 @@ class EventEngine:
                 self._dispatch()
 
     def _free(self, entry: tuple[float, int]) -> None:
-        number, kind = self._home[entry[1]]
-        agent = self._agents[number]
-        agent.idle[kind].append(entry)
+        name, agent, idle = self._home[entry[1]]
+        idle.append(entry)
         agent.idle_count += 1
         if agent.idle_count == 1:
-            self._turn[number] = None
+            self._turn[name] = None
 
     def _patience_ends(self) -> float:
         """Return when the next oldest request of a class has waited for too long, if not yet now."""
