@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from clover.core.application import ServiceModel
-from clover.core.closed_form import Floats, KindArrays
+from clover.core.closed_form import Floats, KindArrays, operating_points
 from clover.core.configuration import FleetCounts, GpuConfiguration
 from clover.core.measured import MeasuredPoint
 from clover.core.queueing import idle_power_w
@@ -17,8 +17,9 @@ from clover.plan.sweep import Matrix
 
 #: Seed of the original's arrivals (numpy's legacy generator).
 ARRIVAL_SEED = 1
-#: Busy fraction and service times depend on each other; this many rounds settle both to 1e-4.
-_ROUNDS = 6
+#: Busy fraction and service times depend on each other: rounds until the fraction moves by less than this.
+_SETTLED = 1e-4
+_MOST_ROUNDS = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -72,16 +73,23 @@ def replay(model: ServiceModel, point: MeasuredPoint, *, seeds: int, seed: int |
     arrival_s = original_arrivals_s(point)[:, None]
     host = log_normal(rng, kinds.host_sigma, (point.requests, seeds))
     gpu = log_normal(rng, kinds.gpu_sigma, (point.requests, seeds))
-    rho = np.full(seeds, 0.5)
+    rho = np.full(seeds, _expected_rho(kinds, kind, point))
     finish_s, instance = arrival_s, np.zeros((point.requests, seeds), dtype=np.intp)
-    for _ in range(_ROUNDS):
+    for _ in range(_MOST_ROUNDS):
         fleet = Matrix(np.full(seeds, len(kind)))
         host_s = kinds.host_s[kind][:, None] * (1.0 + kinds.kappa * rho)
         fleet.set_times(host_s, np.tile(kinds.gpu_s[kind][:, None], (1, seeds)))
         finish_s, instance = fleet.serve(arrival_s, host, gpu)
         work_s = np.take_along_axis(host_s, instance, axis=0) * host + kinds.gpu_s[kind][instance] * gpu
-        rho = np.minimum(work_s.sum(axis=0) / finish_s.max(axis=0) / len(kind), 1.0)
+        before, rho = rho, np.minimum(work_s.sum(axis=0) / finish_s.max(axis=0) / len(kind), 1.0)
+        if np.abs(rho - before).max() < _SETTLED:
+            break
     return _figures(model, point, kinds, rho, latency_s=finish_s - arrival_s, finish_s=finish_s, chosen=kind[instance])
+
+
+def _expected_rho(kinds: KindArrays, kind: np.ndarray[tuple[int], np.dtype[np.intp]], point: MeasuredPoint) -> float:
+    counts = np.bincount(kind, minlength=len(kinds.kinds)).astype(np.float64)[None, :]
+    return float(operating_points(kinds, counts, np.array([1.0 / point.interarrival_s])).rho[0])
 
 
 def _figures(

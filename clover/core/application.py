@@ -154,11 +154,15 @@ class PerformanceTable:
         ):
             _not_negative(f"table {self.application} on {self.gpu_model}: {name}", getattr(self, name))
         if not 0.0 <= self.energy_contention < 1.0:
-            raise ValueError(f"energy_contention {self.energy_contention}: expected 0 <= c < 1")
+            raise ValueError(f"energy_contention = {self.energy_contention}: expected 0 <= c < 1")
+        for name in ("create_s", "destroy_s", "worker_start_s"):
+            _not_negative(f"table {self.application} on {self.gpu_model}: change.{name}", getattr(self.change, name))
         for variant, performance in self.variants.items():
             where = f"table {self.application} on {self.gpu_model}: variant {variant}"
             _not_negative(f"{where}: host_ms", performance.host_ms)
             _not_negative(f"{where}: dynamic_energy_j", performance.dynamic_energy_j)
+            if not performance.service_ms:
+                raise ValueError(f"{where}: service_ms is empty, expected a time for at least one profile size")
             for size, service_ms in performance.service_ms.items():
                 _positive(f"{where}: service_ms[{size}]", service_ms)
         object.__setattr__(self, "variants", MappingProxyType(dict(self.variants)))
