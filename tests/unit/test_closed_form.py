@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clover.catalog import load_service
-from clover.core.closed_form import KindArrays, erlang_c, service_tail
+from clover.core.application import ServiceModel
+from clover.core.closed_form import Floats, KindArrays, erlang_c, service_tail
 from clover.core.configuration import FleetCounts, InstanceKind
 from clover.core.queueing import FleetSearch, evaluate, idle_power_w
 from clover.plan.space import all_gpu_configurations, mixed_fleets, uniform_fleets
@@ -20,6 +21,15 @@ from mig.profiles import gpu_model
 MULTISETS = maximal_multisets(gpu_model("a100-40gb"))
 APPLICATIONS = {"albert": 2.5, "efficientnet": 1.0, "yolov5": 1.0}
 MODELS = {name: load_service(name, "a100-40gb") for name in APPLICATIONS}
+
+
+def _search(model: ServiceModel) -> tuple[FleetSearch, Floats]:
+    """Return a search at the table's SLA, and the counts of every configuration of one GPU."""
+    space = uniform_fleets(all_gpu_configurations(model, MULTISETS), 1)
+    return FleetSearch(model, space.kinds, model.table.sla_p95_ms), space.counts
+
+
+SEARCHES = {name: _search(model) for name, model in MODELS.items()}
 
 
 @pytest.mark.parametrize("name", APPLICATIONS)
@@ -63,20 +73,17 @@ def test_p95_is_where_five_in_a_hundred_are_later() -> None:
 def test_more_load_makes_instances_busier_and_each_busy_instance_cheaper(
     name: str, row: int, gpus: int, loads: list[float]
 ) -> None:
-    model = MODELS[name]
-    space = uniform_fleets(all_gpu_configurations(model, MULTISETS), gpus)
-    row %= len(space)
-    capacity = sum(n * 1e3 / model.mean_ms(k.variant, k.profile, 1.0) for k, n in space.fleet(row).kinds)
-    found = FleetSearch(model, space.kinds, model.table.sla_p95_ms).evaluate(
-        np.repeat(space.counts[row : row + 1], len(loads), axis=0), capacity * np.sort(loads)
-    )
+    search, one = SEARCHES[name]
+    counts = gpus * one[row % len(one)]
+    capacity = float((counts / search.arrays.mean_s(np.ones(1))[0]).sum())
+    found = search.evaluate(np.tile(counts, (len(loads), 1)), capacity * np.sort(loads))
     assert np.all(np.diff(found.points.rho) >= -1e-9)
     assert np.all(np.diff(found.served_rate_rps) >= -1e-9)
     assert np.allclose(found.points.shares.sum(axis=1), 1.0)
     assert np.all((found.late_fraction >= 0.0) & (found.late_fraction <= 1.0))
     # Longest-idle gives slow instances less the busier all are, so the mean of a mixed fleet may fall with the load;
     # instances of one kind have no such choice.
-    if np.count_nonzero(space.counts[row]) == 1:
+    if np.count_nonzero(counts) == 1:
         assert np.all(np.diff(found.late_fraction) >= -1e-9)
         assert np.all(np.diff(found.dynamic_j) <= 1e-9)
 

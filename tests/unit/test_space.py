@@ -120,4 +120,4 @@ def test_a_fleet_of_none_is_refused() -> None:
     with pytest.raises(ValueError, match="no configuration serves"):
         uniform_fleets([GpuConfiguration(mode="parked")], 2)
     with pytest.raises(ValueError, match="to list"):
-        mixed_fleets(all_gpu_configurations(_model(4, largest_on_1g=True), MULTISETS, empty_instances=True), 4)
+        mixed_fleets(all_gpu_configurations(_model(4, largest_on_1g=False), MULTISETS), 3)

@@ -126,7 +126,7 @@ def test_times_are_recovered_from_points_that_follow_the_model() -> None:
             p95_ms=float(np.median(seen.p95_ms)),
             served_rate_rps=float(np.median(seen.served_rate_rps)),
         )
-        for point in (_points("yolov5")[index] for index in (0, 1, 3, 5))
+        for point in (_points("yolov5")[index] for index in (1, 4))
         for seen in [replay(model, point, seeds=40, seed=1)]
     ]
     found = fit_times(MODELS["yolov5"], points, prior, seeds=40, seed=1)
