@@ -7,11 +7,7 @@ from __future__ import annotations
 
 import os
 import sysconfig
-from collections.abc import Callable
-from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, TypeVar
 
 import msgspec
 
@@ -24,9 +20,8 @@ from clover.core.application import (
     VariantPerformance,
 )
 from clover.core.carbon import IntensityTrace, constant_trace, parse_trace
+from clover.data_files import build, data_folder, decode, read_text
 from clover.errors import ConfigurationError, TraceError
-
-_T = TypeVar("_T")
 
 
 class _VariantFile(msgspec.Struct, forbid_unknown_fields=True):
@@ -76,6 +71,7 @@ class _TableFile(msgspec.Struct, forbid_unknown_fields=True):
     change: _ChangeFile
     variants: dict[str, _PerformanceFile]
     parked_power_source: str = ""
+    off_power_w: float = 0.0
     host_power_w: float | None = None
 
 
@@ -83,27 +79,27 @@ def application_names() -> list[str]:
     """Return the names of the applications that Clover knows."""
     return sorted(
         entry.name.removesuffix(".toml")
-        for entry in (_data() / "applications").iterdir()
+        for entry in (data_folder() / "applications").iterdir()
         if entry.name.endswith(".toml")
     )
 
 
 def gpu_models_with_table(application: str) -> list[str]:
     """Return the GPU models for which there is a performance table of an application."""
-    folders = (entry for entry in (_data() / "profiles").iterdir() if entry.is_dir())
+    folders = (entry for entry in (data_folder() / "profiles").iterdir() if entry.is_dir())
     return sorted(folder.name for folder in folders if (folder / f"{application}.json").is_file())
 
 
 def load_application(name: str) -> Application:
     """Read an application by name; raises ConfigurationError naming those that exist."""
-    file = _data() / "applications" / f"{name}.toml"
+    file = data_folder() / "applications" / f"{name}.toml"
     if name not in application_names():
         raise ConfigurationError(f"application {name!r} is unknown, expected one of {', '.join(application_names())}")
-    parsed = _decode(file.read_text(), str(file), _ApplicationFile, msgspec.toml.decode)
+    parsed = decode(file.read_text(), str(file), _ApplicationFile, msgspec.toml.decode)
     variants = tuple(
         Variant(name=variant, accuracy_pct=v.accuracy, source=v.source) for variant, v in parsed.variants.items()
     )
-    return _build(
+    return build(
         str(file),
         lambda: Application(
             name=parsed.name,
@@ -120,9 +116,9 @@ def load_application(name: str) -> Application:
 def load_table(application: str, gpu_model: str, *, path: Path | None = None) -> PerformanceTable:
     """Read the performance table of an application on a GPU model, or the file that the user names instead."""
     if path is not None:
-        text, where = _read(path, "performance table"), str(path)
+        text, where = read_text(path, "performance table"), str(path)
     else:
-        file = _data() / "profiles" / gpu_model / f"{application}.json"
+        file = data_folder() / "profiles" / gpu_model / f"{application}.json"
         if not file.is_file():
             known = ", ".join(gpu_models_with_table(application)) or "none"
             raise ConfigurationError(
@@ -130,21 +126,21 @@ def load_table(application: str, gpu_model: str, *, path: Path | None = None) ->
                 hint="give your own table with --profile FILE",
             )
         text, where = file.read_text(), str(file)
-    parsed = _decode(text, where, _TableFile, msgspec.json.decode)
+    parsed = decode(text, where, _TableFile, msgspec.json.decode)
     if parsed.schema != 1:
         raise ConfigurationError(f"{where}: schema = {parsed.schema}, expected 1")
     if (parsed.application, parsed.gpu_model) != (application, gpu_model):
         raise ConfigurationError(
             f"{where}: is for {parsed.application} on {parsed.gpu_model}, expected {application} on {gpu_model}"
         )
-    return _build(where, lambda: _table(parsed))
+    return build(where, lambda: _table(parsed))
 
 
 def load_service(application: str, gpu_model: str, *, path: Path | None = None) -> ServiceModel:
     """Read an application together with its table."""
     app = load_application(application)
     table = load_table(application, gpu_model, path=path)
-    return _build(f"{application} on {gpu_model}", lambda: ServiceModel(application=app, table=table))
+    return build(f"{application} on {gpu_model}", lambda: ServiceModel(application=app, table=table))
 
 
 def traces_folder() -> Path:
@@ -182,33 +178,7 @@ def load_trace(name: str) -> IntensityTrace:
             f"trace {name!r} is unknown, expected one of {', '.join(trace_names())}, "
             "a CSV file or constant:<gCO2e per kWh>"
         )
-    return parse_trace(_read(path, "trace"), name=path.stem)
-
-
-def _data() -> Traversable:
-    return resources.files("clover") / "data"
-
-
-def _read(path: Path, what: str) -> str:
-    try:
-        return path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise ConfigurationError(f"{what} {path}: {reason}") from error
-
-
-def _decode(text: str, where: str, kind: type[_T], decode: Callable[..., Any]) -> _T:
-    try:
-        return decode(text, type=kind)
-    except msgspec.DecodeError as error:
-        raise ConfigurationError(f"{where}: {error}") from error
-
-
-def _build(where: str, build: Callable[[], _T]) -> _T:
-    try:
-        return build()
-    except ValueError as error:
-        raise ConfigurationError(f"{where}: {error}") from error
+    return parse_trace(read_text(path, "trace"), name=path.stem)
 
 
 def _table(parsed: _TableFile) -> PerformanceTable:
@@ -220,6 +190,7 @@ def _table(parsed: _TableFile) -> PerformanceTable:
         sla_p95_ms=parsed.sla_p95_ms,
         idle_power_w=parsed.idle_power_w,
         parked_power_w=parsed.parked_power_w,
+        off_power_w=parsed.off_power_w,
         host_lognormal_sigma=parsed.host_lognormal_sigma,
         gpu_lognormal_sigma=parsed.gpu_lognormal_sigma,
         host_contention=parsed.host_contention_kappa,
