@@ -103,6 +103,8 @@ class HelperServer:
             task = group.create_task(self._converse(connection), name="helper client")
             self._conversations.add(task)
             task.add_done_callback(self._conversations.discard)
+            # One that is cancelled before it begins has nobody else to close its socket.
+            task.add_done_callback(lambda _task, connection=connection: connection.close())
 
     async def _converse(self, connection: socket.socket) -> None:
         """Answer one client until it goes or does what it must not."""

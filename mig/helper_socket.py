@@ -43,7 +43,8 @@ class Client:
     @classmethod
     async def over(cls, connection: socket.socket, limits: HelperLimits) -> Self:
         """Talk to a client over a connected socket, which is closed with it."""
-        reader, writer = await asyncio.open_unix_connection(sock=connection, limit=MAX_REQUEST_BYTES)
+        # The limit counts neither the first byte, which is read alone, nor the line end.
+        reader, writer = await asyncio.open_unix_connection(sock=connection, limit=MAX_REQUEST_BYTES - 2)
         return cls(reader, writer, limits)
 
     async def next_line(self, within_s: float) -> bytes | None:
