@@ -6,6 +6,9 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
+
+from mig_boards import Board, OpenBoard
 
 from mig.device import Gpu
 from mig.helper_client import HelperDriver, HelperGpu
@@ -72,3 +75,14 @@ async def raw(path: Path) -> AsyncIterator[Raw]:
         writer.close()
         with contextlib.suppress(ConnectionError):
             await writer.wait_closed()
+
+
+def helped_board(inner: OpenBoard, path: Path) -> OpenBoard:
+    """A board behind a helper: played directly, changed through the socket."""
+
+    @contextlib.asynccontextmanager
+    async def opened(*arguments: Any, **options: Any) -> AsyncIterator[Board]:
+        async with inner(*arguments, **options) as board, helped(path, [board.gpu]) as (gpu,):
+            yield Board(gpu, board.play)
+
+    return opened
