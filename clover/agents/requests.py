@@ -202,7 +202,7 @@ class RequestServer:
             queue_ms=begun_ms - delivery.request.due_ms,
             service_ms=served.service_ms,
             energy_j=served.energy_j,
-            energy_source=ports.energy_source,
+            energy_source=served.energy_source or ports.energy_source,
             content_type=served.content_type,
             payload=served.payload,
         )

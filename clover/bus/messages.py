@@ -71,7 +71,7 @@ class Reply(Message, frozen=True):
         queue_ms: Due time to the start of work.
         service_ms: Start to end of work.
         energy_j: Dynamic energy of this request, provisional: never summed with the ledger.
-        energy_source: `nvml`, `rapl`, `estimate:tdp` or `simulated`.
+        energy_source: `rapl`, `estimate:table`, `estimate:tdp` or `simulated`.
         content_type, payload: The result.
     """
 
@@ -144,7 +144,10 @@ class EnergyCounters(Message, frozen=True):
 
 
 class InstanceTelemetry(Message, frozen=True):
-    """One instance: a variant on a GPU instance. `served` and `busy_s` count since its worker started."""
+    """One instance: a variant on a GPU instance. `served` and `busy_s` count since its worker started.
+
+    `fallback` says why its worker computes on the CPU although a MIG device was meant; empty otherwise.
+    """
 
     profile: str
     start: int
@@ -154,6 +157,7 @@ class InstanceTelemetry(Message, frozen=True):
     phase: InstancePhase
     served: int
     busy_s: float
+    fallback: str = ""
 
 
 class GpuTelemetry(Message, frozen=True):

@@ -39,6 +39,9 @@ class GpuAccount:
         self._cut(now_s)
         self._state, self._occupied = state, occupied_slices
 
+    def measure(self, counter_mj: int, *, now_s: float) -> None:
+        """Take in a reading of the GPU's energy counter, mJ; this account goes by power and time alone."""
+
     def add_request(self, variant: str, energy_j: float) -> None:
         """Book the dynamic energy of one request."""
         self._requests_j[variant] = self._requests_j.get(variant, 0.0) + energy_j

@@ -52,6 +52,7 @@ class SimulatedWorker:
     """One variant on one simulated instance."""
 
     pid: int | None = None
+    fallback = ""
 
     def __init__(
         self,
