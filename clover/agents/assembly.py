@@ -23,6 +23,7 @@ from clover.serving.port import Servicer
 from clover.serving.simulated import SimulatedServicer
 from mig.device import Gpu
 from mig.partition import maximal_multisets
+from mig.patience import Patience
 from mig.profiles import GpuModel, gpu_model
 from mig.simulated import SimulatedGpu
 
@@ -104,14 +105,17 @@ async def run_nvml_node(
     seed: int,
     servicer: Callable[[], Servicer],
     stop: asyncio.Event,
+    patience: Patience | None = None,
 ) -> None:
     """Open the GPUs of this host, run a node agent on them until `stop`, and let others manage them afterwards.
+
+    `patience` says how long an instance in use is asked again to go.
 
     Raises:
         NodeError: None of them can be used.
         MigError: There is no driver, or the helper cannot be reached.
     """
-    async with node_gpus(helper, board=fleet.board.name, most=gpus) as opened:
+    async with node_gpus(helper, board=fleet.board.name, most=gpus, patience=patience) as opened:
         metered = all([await gpu.energy_mj() is not None for gpu in opened.gpus])
         agent = make_nvml_node(
             settings,

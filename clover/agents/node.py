@@ -253,10 +253,17 @@ class NodeAgent:
             gpus=tuple(runner.telemetry(now_s) for runner in self._runners),
             begun={f"{kind.variant}/{kind.profile}": n for kind, n in sorted(self._pool.begun.items())},
             in_flight=self._server.in_flight,
-            energy_source="nvml" if self._metered else self._servicer.energy_source,
+            energy_source=self._energy_source(),
             mig_changes=sum(runner.mig_changes for runner in self._runners),
             change_s=sum(runner.change_s for runner in self._runners),
         )
+
+    def _energy_source(self) -> str:
+        if not self._metered:
+            return self._servicer.energy_source
+        # What workers spend that fell back to the CPU is in no GPU's counter.
+        beside = {instance.worker.energy_source for instance in self._pool if instance.worker.fallback}
+        return "+".join(["nvml", *sorted(beside)])
 
     def _account(self, gpu: Gpu) -> GpuAccount:
         kind = MeteredAccount if self._metered else GpuAccount

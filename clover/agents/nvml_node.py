@@ -20,6 +20,7 @@ from mig.store import FileStore, RecordStore
 
 if TYPE_CHECKING:
     from mig.device import Gpu
+    from mig.patience import Patience
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +47,12 @@ class OpenedGpus:
 
 
 @asynccontextmanager
-async def driver_gpus(helper: Path | None) -> AsyncIterator[Sequence[Gpu]]:
+async def driver_gpus(helper: Path | None, *, patience: Patience | None = None) -> AsyncIterator[Sequence[Gpu]]:
     """Open the GPUs of this host: by the driver, or by a helper that has the rights for it.
+
+    Args:
+        helper: Socket of a helper; None: the driver itself.
+        patience: How long the driver is asked again to destroy an instance in use; a helper has its own.
 
     Raises:
         MigError: There is no driver, or the helper cannot be reached.
@@ -60,13 +65,18 @@ async def driver_gpus(helper: Path | None) -> AsyncIterator[Sequence[Gpu]]:
     else:
         from mig.nvml import NvmlDriver  # noqa: PLC0415 - needed for this backend only
 
-        async with NvmlDriver() as driver:
+        async with NvmlDriver(patience=patience) as driver:
             yield await driver.gpus()
 
 
 @asynccontextmanager
 async def node_gpus(
-    helper: Path | None, *, board: str, most: int | None = None, store: RecordStore | None = None
+    helper: Path | None,
+    *,
+    board: str,
+    most: int | None = None,
+    store: RecordStore | None = None,
+    patience: Patience | None = None,
 ) -> AsyncIterator[OpenedGpus]:
     """Open and lock the GPUs that a node agent can use.
 
@@ -75,13 +85,14 @@ async def node_gpus(
         board: Name of the board that they must be.
         most: Use at most so many, the first that can be used.
         store: Where records and locks are; None: the host's.
+        patience: See `driver_gpus`.
 
     Raises:
         NodeError: None of them can be used; the message says why, of each.
         MigError: There is no driver, or the helper cannot be reached.
     """
     records = store or FileStore()
-    async with driver_gpus(helper) as found:
+    async with driver_gpus(helper, patience=patience) as found:
         with ExitStack() as locks:
             usable: list[ManagedGpu] = []
             notices: list[Notice] = []

@@ -189,7 +189,8 @@ class RequestServer:
 
     def _answer(self, instance: Instance, delivery: Delivery, served: Served, *, begun_ms: float, epoch: int) -> None:
         ports = self._ports
-        ports.accounts[instance.gpu].add_request(instance.kind.variant, served.energy_j)
+        beside = bool(instance.worker.fallback)
+        ports.accounts[instance.gpu].add_request(instance.kind.variant, served.energy_j, beside=beside)
         reply = Reply(
             id=delivery.request.id,
             outcome=Outcome.OK,

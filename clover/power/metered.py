@@ -2,7 +2,8 @@
 
 Only the whole GPU has a counter. Of what it counts between two readings, idle power x time comes first, split by what
 occupied the board as in `clover.power.account`; the rest is dynamic and goes to the variants whose requests ended
-meanwhile, by their estimates. The parts sum to the counter, whatever the estimates are.
+meanwhile, by their estimates. The parts sum to the counter, whatever the estimates are, plus what requests are said to
+have taken beside the GPU.
 """
 
 from __future__ import annotations
@@ -41,6 +42,13 @@ class MeteredAccount(GpuAccount):
             self._measured = _add(self._measured, _split(used_j, _difference(modelled, self._modelled)))
         self._counter_mj = counter_mj
         self._modelled = modelled
+
+    def add_request(self, variant: str, energy_j: float, *, beside: bool = False) -> None:
+        """Book one request: a weight for what the counter will say, or joules that no counter of the GPU sees."""
+        if beside:
+            self._measured = _add(self._measured, EnergyCounters(requests_j={variant: energy_j}))
+        else:
+            super().add_request(variant, energy_j)
 
     def read(self, now_s: float) -> EnergyCounters:  # noqa: ARG002 - what is known does not depend on the time
         """Return the cumulative joules at the last reading of the counter."""

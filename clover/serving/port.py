@@ -110,6 +110,11 @@ class Worker(Protocol):
         ...
 
     @property
+    def energy_source(self) -> str:
+        """Source of the energy of its answers."""
+        ...
+
+    @property
     def fallback(self) -> str:
         """Why it computes on the CPU although a MIG device was meant; empty otherwise."""
         ...

@@ -53,6 +53,7 @@ class SimulatedWorker:
 
     pid: int | None = None
     fallback = ""
+    energy_source = "simulated"
 
     def __init__(
         self,
