@@ -263,7 +263,7 @@ class NodeAgent:
             return self._servicer.energy_source
         # What workers spend that fell back to the CPU is in no GPU's counter.
         beside = {instance.worker.energy_source for instance in self._pool if instance.worker.fallback}
-        return "+".join(["nvml", *sorted(beside)])
+        return "+".join(sorted({"nvml", *beside}))
 
     def _account(self, gpu: Gpu) -> GpuAccount:
         kind = MeteredAccount if self._metered else GpuAccount

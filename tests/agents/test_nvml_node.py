@@ -410,7 +410,7 @@ def test_real_models_without_cuda_answer_from_the_cpu_and_everything_says_so(fak
 
             async def marked() -> bool:
                 now = (await node.bus.node_states())["n1"]
-                return now.energy_source == "nvml+estimate:tdp" and bool(now.gpus[0].energy.requests_j)
+                return now.energy_source == "estimate:tdp+nvml" and bool(now.gpus[0].energy.requests_j)
 
             await eventually(marked)
             node.stop.set()

@@ -45,7 +45,7 @@ def test_a_whole_deployment_on_mig_gpus(nvml_libraries: Callable[[int], Path], t
     result = _json(_clover(fake, tmp_path, "up", *run, "--no-tui", "--json"))
     assert result["requests"]["sent"] > 0
     assert result["requests"]["lost"] == result["requests"]["failed"] == 0
-    assert result["energy_source"] == "nvml+estimate:tdp"
+    assert result["energy_source"] == "estimate:tdp+nvml"
     assert result["energy_j_per_request"] > 0
     first, second = _json(_clover(fake, tmp_path, "mig", "status", "--json"))["gpus"]
     assert first["mig"] == {"current": False, "pending": False}
