@@ -69,16 +69,26 @@ def main() -> None:
 
 
 def _describe(error: BaseException) -> tuple[str, str, int]:
-    from mig.errors import MigError, UnknownGpuModelError  # noqa: PLC0415 - only needed when something went wrong
+    from mig.errors import MigError  # noqa: PLC0415 - only needed when something went wrong
 
     if isinstance(error, BaseExceptionGroup):
         return _describe(error.exceptions[0])
     if isinstance(error, CloverError):
         return str(error), error.hint, error.exit_code
     if isinstance(error, MigError):
-        return str(error), error.hint, 3 if isinstance(error, UnknownGpuModelError) else 6
+        return str(error), error.hint, _mig_code(error)
     if isinstance(error, BrokenPipeError):
         # The reader of our output went away (`| head`): nothing to say, and nobody to say it to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return "output closed", "", 0
     return f"bug: {type(error).__name__}: {error}", "set CLOVER_DEBUG=1 for the traceback and report it", 1
+
+
+def _mig_code(error: BaseException) -> int:
+    """Tell what the user wrote (3) from what the GPUs are (6)."""
+    from mig.errors import InsufficientResourcesError, PartitionRejectedError, UnknownGpuModelError  # noqa: PLC0415
+    from mig.goal import InvalidGoalError  # noqa: PLC0415
+
+    if isinstance(error, InsufficientResourcesError):
+        return 6
+    return 3 if isinstance(error, (UnknownGpuModelError, PartitionRejectedError, InvalidGoalError)) else 6

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
+from cli.output import tell
 from clover.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -52,7 +53,16 @@ Wait: TypeAlias = Annotated[
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 App: TypeAlias = Annotated[str, _option("--app", text="Application to serve.", env="CLOVER_APP")]
 Backend: TypeAlias = Annotated[
-    str, _option("--backend", text="sim (times from tables) or cpu (real models).", env="CLOVER_BACKEND")
+    str,
+    _option(
+        "--backend",
+        text="sim (times from tables), cpu (real models on cores) or nvml (real MIG GPUs).",
+        env="CLOVER_BACKEND",
+    ),
+]
+Helper: TypeAlias = Annotated[
+    Path | None,
+    _option("--helper", text="nvml: socket of `clover mig helper`, to need no rights.", env="CLOVER_MIG_HELPER"),
 ]
 Board: TypeAlias = Annotated[str, _option("--gpu-model", text="Board whose MIG rules hold.", env="CLOVER_GPU_MODEL")]
 Profile: TypeAlias = Annotated[
@@ -129,12 +139,16 @@ def where(deployment: str, redis: str | None, state_dir: Path | None, wait_s: fl
 def fleet(app: str, backend: str, board: str, profile: Path | None) -> Fleet:
     """Load what an application needs on a backend; every mismatch is a clear error."""
     from clover.agents.assembly import make_fleet, table_model  # noqa: PLC0415 - keeps --help fast
-    from clover.catalog import load_application, load_service  # noqa: PLC0415
+    from clover.catalog import gpu_models_with_table, load_application, load_service  # noqa: PLC0415
     from mig.profiles import gpu_model  # noqa: PLC0415
 
     gpu_model(board)
     load_application(app)
     table = table_model(backend, board)
+    if backend == "nvml" and profile is None and table not in gpu_models_with_table(app):
+        # Better a plan from the wrong figures, and to say so, than none: whoever measures gives a table of his own.
+        tell(f"no table of {app} on {board}: predictions use the CPU's (--profile FILE names a measured one)")
+        table = "cpu"
     return make_fleet(backend=backend, board=board, model=load_service(app, table, path=profile))
 
 
@@ -186,12 +200,18 @@ def inputs_of(fleet: Fleet) -> Sequence[tuple[str, bytes]]:
     return [(sample.content_type, sample.payload) for sample in sample_inputs()]
 
 
-def process_servicer(record: WorkerRecord) -> Callable[[], Servicer]:
-    """Return a maker of the servicer that runs real models; it records its workers."""
+def process_servicer(record: WorkerRecord, fleet: Fleet) -> Callable[[], Servicer]:
+    """Return a maker of the servicer that runs real models, on MIG devices if that is the backend.
+
+    It records its workers.
+    """
     from clover.agents.survivors import RecordingServicer  # noqa: PLC0415 - only real models need it
     from clover.serving.process import ProcessServicer  # noqa: PLC0415
 
-    return lambda: RecordingServicer(ProcessServicer(), record)
+    def table_j(variant: str) -> float:
+        return fleet.model.dynamic_j(variant, 0.0)
+
+    return lambda: RecordingServicer(ProcessServicer(table_j=table_j if fleet.backend == "nvml" else None), record)
 
 
 def spread_gpus(gpus: int, nodes: int) -> tuple[int, ...]:

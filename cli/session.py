@@ -171,6 +171,7 @@ class UpSession:
                 arguments=lambda number=number, gpus=gpus: [
                     *("agent", "node", "--name", f"n{number}", "--gpus", str(gpus)),
                     *common,
+                    *s.node_options,
                     # Nodes must not repeat each other's random numbers.
                     *("--seed", str(s.seed * 100 + number)),
                 ],

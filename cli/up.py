@@ -12,6 +12,7 @@ import typer
 
 from cli import options
 from cli.output import number, print_json, tell
+from clover.errors import ConfigurationError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +25,7 @@ class UpSettings:
         rate_rps: Arrival rate.
         sla_ms: Promised 95th percentile.
         shared: Options that every agent gets.
+        node_options: Options that node agents get beside.
         trace, hour_s, pue: Grid.
         scheme, lambda_, faithful: Planning.
         duration_s: How long requests become due, None until stopped.
@@ -37,6 +39,7 @@ class UpSettings:
     rate_rps: float
     sla_ms: float
     shared: tuple[str, ...]
+    node_options: tuple[str, ...]
     trace: str
     hour_s: float
     pue: float
@@ -64,6 +67,7 @@ def up(
     ] = None,
     board: options.Board = "a100-40gb",
     backend: options.Backend = "sim",
+    helper: options.Helper = None,
     scheme: options.Scheme = "clover",
     trace: options.Trace = "ciso-march",
     hour: options.Hour = "20s",  # pyright: ignore[reportArgumentType] - parsed like a flag
@@ -94,6 +98,7 @@ def up(
         nodes=nodes,
         board=board,
         backend=backend,
+        helper=helper,
         scheme=scheme,
         trace=trace,
         hour_s=hour,
@@ -130,6 +135,7 @@ def _check(
     nodes: int | None,
     board: str,
     backend: str,
+    helper: Path | None,
     scheme: str,
     trace: str,
     rate: float | None,
@@ -149,19 +155,27 @@ def _check(
     fleet = options.fleet(application, backend, board, profile)
     load_trace(trace)
     options.inputs_of(fleet)
-    count = gpus or (options.default_gpus(backend) if backend == "cpu" else 10)
-    spread = options.spread_gpus(count, nodes or (1 if backend == "cpu" else min(2, count)))
+    count = _gpus(gpus, backend, helper, board)
+    spread = options.spread_gpus(count, nodes or (min(2, count) if backend == "sim" else 1))
+    if backend == "nvml" and len(spread) > 1:
+        raise ConfigurationError(
+            "--nodes: a host with real GPUs is one node", hint="Start `clover agent node` on others."
+        )
     if backend == "cpu":
         options.check_memory(workers=count * fleet.board.compute_slices)
     shared = ["--app", application, "--backend", backend, "--gpu-model", board, "--seed", str(seed)]
     if profile is not None:
         shared += ["--profile", str(profile.resolve())]
+    node_options: tuple[str, ...] = ()
+    if helper is not None:
+        node_options = ("--helper", str(helper.resolve()))
     return UpSettings(
         where=where,
         gpus=spread,
         rate_rps=options.rate_of(rate, count, fleet),
         sla_ms=sla or fleet.model.table.sla_p95_ms,
         shared=tuple(shared),
+        node_options=node_options,
         trace=trace,
         pue=pue,
         scheme=scheme,
@@ -169,6 +183,18 @@ def _check(
         seed=seed,
         **rest,
     )
+
+
+def _gpus(given: int | None, backend: str, helper: Path | None, board: str) -> int:
+    """Return how many GPUs there shall be; of real ones at most those that can be used."""
+    if backend != "nvml":
+        return given or (options.default_gpus(backend) if backend == "cpu" else 10)
+    from clover.agents.nvml_node import count_usable  # noqa: PLC0415 - needed for this backend only
+
+    usable = asyncio.run(count_usable(helper, board))
+    if given is not None and given > usable:
+        raise ConfigurationError(f"--gpus = {given}: expected at most the {usable} that can be used here")
+    return given or usable
 
 
 def _print_summary(result: dict[str, Any]) -> None:

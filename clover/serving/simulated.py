@@ -52,6 +52,8 @@ class SimulatedWorker:
     """One variant on one simulated instance."""
 
     pid: int | None = None
+    fallback = ""
+    energy_source = "simulated"
 
     def __init__(
         self,

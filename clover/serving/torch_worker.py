@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, Protocol
 
 from clover.parent import end_with_parent
 from clover.serving.availability import MODELS_HINT
+from clover.serving.device import Place, choose_place
 from clover.serving.duty import DutyCycle
 from clover.serving.framing import (
     Failed,
@@ -70,18 +71,21 @@ def main() -> int:
         return 0 if start is None else 1
     began = time.monotonic()
     try:
-        model = _load(start)
+        model, place = _load(start)
     except ServingError as exc:
         _send(output, Failed(reason=str(exc), hint=exc.hint))
         return 1
     loaded = time.monotonic()
     model.warm_up()
-    _send(output, Ready(load_s=loaded - began, warm_up_s=time.monotonic() - loaded))
-    _serve(model, DutyCycle(start.fraction), sys.stdin.buffer, output)
+    warm_up_s = time.monotonic() - loaded
+    _send(output, Ready(load_s=loaded - began, warm_up_s=warm_up_s, fallback=place.fallback))
+    # A MIG device is a slice already; only a core has to be made look like one.
+    fraction = start.fraction if place.device == "cpu" else 1.0
+    _serve(model, DutyCycle(fraction), sys.stdin.buffer, output)
     return 0
 
 
-def _load(start: Start) -> Model:
+def _load(start: Start) -> tuple[Model, Place]:
     """Import torch and the family, and load the variant; `ServingError` says what is missing."""
     family = _FAMILIES.get(start.application)
     if family is None:
@@ -97,7 +101,9 @@ def _load(start: Start) -> Model:
         load: Callable[..., Model] = importlib.import_module(family).load
     except ImportError as exc:
         raise ServingError(f"real models cannot be served here: {exc}", hint=MODELS_HINT) from exc
-    return load(start.variant, weights_dir=Path(start.weights_dir) if start.weights_dir else None)
+    place = choose_place(start, torch.cuda, build=str(torch.__version__))
+    weights_dir = Path(start.weights_dir) if start.weights_dir else None
+    return load(start.variant, weights_dir=weights_dir, device=place.device), place
 
 
 def _serve(model: Model, duty: DutyCycle, source: BinaryIO, output: BinaryIO) -> None:

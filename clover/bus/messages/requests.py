@@ -49,7 +49,7 @@ class Reply(Message, frozen=True):
         queue_ms: Due time to the start of work.
         service_ms: Start to end of work.
         energy_j: Dynamic energy of this request, provisional: never summed with the ledger.
-        energy_source: `nvml`, `rapl`, `estimate:tdp` or `simulated`.
+        energy_source: `rapl`, `estimate:table`, `estimate:tdp` or `simulated`.
         content_type, payload: The result.
     """
 

@@ -26,7 +26,10 @@ class EnergyCounters(Message, frozen=True):
 
 
 class InstanceTelemetry(Message, frozen=True):
-    """One instance: a variant on a GPU instance. `served` and `busy_s` count since its worker started."""
+    """One instance: a variant on a GPU instance. `served` and `busy_s` count since its worker started.
+
+    `fallback` says why its worker computes on the CPU although a MIG device was meant; empty otherwise.
+    """
 
     profile: str
     start: int
@@ -36,6 +39,7 @@ class InstanceTelemetry(Message, frozen=True):
     phase: InstancePhase
     served: int
     busy_s: float
+    fallback: str = ""
 
 
 class GpuTelemetry(Message, frozen=True):

