@@ -401,6 +401,17 @@ def test_watch_prints_what_changes(machine: Machine) -> None:
     assert "GPU 0  is       mig: on" in machine.run("watch", "0", "--count", "1").stdout
 
 
+# --- settings
+
+
+def test_a_settings_file_for_other_commands_does_no_harm(machine: Machine) -> None:
+    (machine.folder / "clover.toml").write_text('gpus = 7\nprofile = "table.json"\nrate = 3.0\n')
+    assert len(machine.json("status")["gpus"]) == 2
+    machine.run("apply", "0=7g")
+    (machine.folder / "clover.toml").write_text('[mig.apply]\npartitions = "7g"\n')
+    assert "unknown key 'partitions'" in machine.refused("status", code=3)
+
+
 # --- helper
 
 
@@ -435,7 +446,7 @@ def _listening(process: subprocess.Popen[str]) -> None:
 def test_commands_go_through_a_helper(machine: Machine) -> None:
     path = machine.folder / "h.sock"
     client = replace(machine, options=("--helper", str(path)), fake=None)
-    with _started(machine, "helper", "--socket", str(path), "--gpu", "0", "--profile", "3g") as process:
+    with _started(machine, "helper", "--socket", str(path), "--gpu", "0", "--allow-profile", "3g") as process:
         _listening(process)
         assert client.json("status")["source"] == "helper"
         assert len(client.json("status")["gpus"]) == 1
@@ -448,7 +459,7 @@ def test_commands_go_through_a_helper(machine: Machine) -> None:
         assert process.wait(timeout=10) == 0
     assert not path.exists()
     assert "expected `clover mig helper` to listen" in client.refused("status", code=6)
-    assert "profile '9g'" in machine.refused("helper", "--socket", str(path), "--profile", "9g", code=3)
+    assert "profile '9g'" in machine.refused("helper", "--socket", str(path), "--allow-profile", "9g", code=3)
     assert "--user 'nosuch'" in machine.refused("helper", "--socket", str(path), "--user", "nosuch", code=3)
 
 
