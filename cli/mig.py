@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli import mig_change, mig_export, mig_helper, mig_mode, mig_status
+from cli import mig_assert, mig_change, mig_export, mig_helper, mig_mode, mig_status
 from mig import codes, partition
 from mig.profiles import gpu_model
 
@@ -23,7 +23,7 @@ app.command("enable", help=mig_mode.enable.__doc__)(mig_mode.enable)
 app.command("disable", help=mig_mode.disable.__doc__)(mig_mode.disable)
 app.command("plan", help=mig_change.plan.__doc__)(mig_change.plan)
 app.command("apply", help=mig_change.apply.__doc__)(mig_change.apply)
-app.command("assert", help=mig_change.assert_.__doc__)(mig_change.assert_)
+app.command("assert", help=mig_assert.assert_.__doc__)(mig_assert.assert_)
 app.command("reset", help=mig_change.reset.__doc__)(mig_change.reset)
 app.command("export", help=mig_export.export.__doc__)(mig_export.export)
 app.command("watch", help=mig_status.watch.__doc__)(mig_status.watch)

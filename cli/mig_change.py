@@ -1,4 +1,4 @@
-"""`clover mig plan`, `apply`, `assert` and `reset`: from what GPUs are to what they shall be."""
+"""`clover mig plan`, `apply` and `reset`: from what GPUs are to what they shall be."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def plan(
 
     Examples: clover mig plan 3g+4g; clover mig plan 0=4g+2g+1g 1=7x1g --simulate a100-40gb:2
     """
-    asked = _asked(partitions, file, layout, node, allow, set_mode=set_mode)
+    asked = asked_for(partitions, file, layout, node, allow, set_mode=set_mode)
     where = source.Source(simulate=simulate, helper=helper, state_dir=state_dir)
     _print_plans(*source.run_on(where, lambda host: _plans(host, asked)), as_json=as_json)
 
@@ -70,40 +70,12 @@ def apply(
 
     Examples: clover mig apply 3g+4g; clover mig apply 0=1 1=7g; clover mig apply --file mig.toml --layout serving
     """
-    asked = _asked(partitions, file, layout, node, allow, set_mode=set_mode, allow_reset=allow_reset)
+    asked = asked_for(partitions, file, layout, node, allow, set_mode=set_mode, allow_reset=allow_reset)
     where = source.Source(simulate=simulate, helper=helper, state_dir=state_dir)
     if dry_run:
         _print_plans(*source.run_on(where, lambda host: _plans(host, asked)), as_json=as_json)
     else:
         _print_reports(*source.run_on(where, lambda host: _apply(host, asked)), as_json=as_json)
-
-
-def assert_(
-    partitions: Partitions = None,
-    *,
-    file: File = None,
-    layout: Layout = None,
-    node: Node = None,
-    simulate: source.Simulate = None,
-    helper: source.Helper = None,
-    state_dir: source.StateDir = None,
-    as_json: source.Json = False,
-) -> None:
-    """Exit with 0 if GPUs are cut as wanted, and with 1 if not, saying how they differ.
-
-    Example: clover mig assert 3g+4g
-    """
-    asked = _asked(partitions, file, layout, node, None)
-    where = source.Source(simulate=simulate, helper=helper, state_dir=state_dir)
-    head, differences = source.run_on(where, lambda host: _differences(host, asked))
-    if as_json:
-        rows = [{"index": index, "difference": text or None} for index, text in differences.items()]
-        print_json({**head, "ok": not any(differences.values()), "gpus": rows})
-    else:
-        for index, text in differences.items():
-            print(f"GPU {index}: {text or 'as wanted'}")
-    if any(differences.values()):
-        sys.exit(1)
 
 
 def reset(
@@ -117,7 +89,7 @@ def reset(
     as_json: source.Json = False,
 ) -> None:
     """Destroy all instances of GPUs; foreign ones only if they are named with --allow. The mode stays."""
-    asked = _asked(None, None, None, None, allow)
+    asked = asked_for(None, None, None, None, allow)
     where = source.Source(simulate=simulate, helper=helper, state_dir=state_dir)
     if dry_run:
         _print_plans(*source.run_on(where, lambda host: _plans(host, asked, empty=gpus or [])), as_json=as_json)
@@ -125,7 +97,7 @@ def reset(
         _print_reports(*source.run_on(where, lambda host: _apply(host, asked, empty=gpus or [])), as_json=as_json)
 
 
-def _asked(
+def asked_for(
     partitions: list[str] | None,
     file: Path | None,
     layout: str | None,
@@ -135,6 +107,7 @@ def _asked(
     set_mode: bool = False,
     allow_reset: bool = False,
 ) -> Asked:
+    """Collect the options that say what is wanted."""
     from cli.mig_goals import Asked  # noqa: PLC0415 - keeps --help fast
 
     return Asked(
@@ -214,22 +187,6 @@ def _unchanged(planned: Planned) -> ApplyReport:
     from mig.apply_plan import ApplyReport  # noqa: PLC0415 - keeps --help fast
 
     return ApplyReport(gpu=planned.gpu.index, state="unchanged", plan=planned.plan, instances=())
-
-
-async def _differences(host: source.Host, asked: Asked) -> tuple[dict[str, Any], dict[int, str]]:
-    from cli.mig_goals import goals_asked  # noqa: PLC0415 - keeps --help fast
-
-    goals = goals_asked(host, asked)
-    return host.head(), {index: await _difference(host.gpus[index], goal) for index, goal in goals.items()}
-
-
-async def _difference(gpu: Gpu, goal: Goal) -> str:
-    from mig.apply_plan import assertion  # noqa: PLC0415 - keeps --help fast
-
-    mode = await gpu.mode()
-    if mode.waits_for_reset or mode.current != goal.enabled:
-        return f"MIG mode is {mode}: expected {'on' if goal.enabled else 'off'}"
-    return assertion(await gpu.instances(), gpu.model, goal.wanted) if goal.enabled else ""
 
 
 def _report_fields(gpu: Gpu, came: Any) -> dict[str, Any]:

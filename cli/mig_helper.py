@@ -34,7 +34,7 @@ def helper(
         list[str] | None, typer.Option("--gpu", help="GPUs that may be used, such as 0,2-3 (default: all).")
     ] = None,
     profile: Annotated[
-        list[str] | None, typer.Option("--profile", help="Profile that may be used, such as 3g; repeatable.")
+        list[str] | None, typer.Option("--allow-profile", help="Profile that may be used, such as 3g; repeatable.")
     ] = None,
     allow_mode: Annotated[bool, typer.Option("--allow-mode", help="Let clients switch MIG mode too.")] = False,
     simulate: source.Simulate = None,
@@ -42,7 +42,7 @@ def helper(
 ) -> None:
     """Do what needs rights for `--helper SOCKET` of other commands and node agents; runs until it is ended.
 
-    Example: clover mig helper --user clover --gpu 0-3 --profile 1g --profile 2g --profile 3g
+    Example: clover mig helper --user clover --gpu 0-3 --allow-profile 1g --allow-profile 2g
     """
     policy = _policy(user, group, profile, allow_mode=allow_mode)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")

@@ -124,8 +124,7 @@ async def for_each(gpus: list[Gpu], work: Callable[[Gpu], Awaitable[ResultT]]) -
 async def _host(source: Source) -> AsyncIterator[Host]:
     from mig.store import FileStore  # noqa: PLC0415 - keeps --help fast
 
-    if source.simulate is not None and source.helper is not None:
-        raise typer.BadParameter("--simulate and --helper exclude each other")
+    # Simulation wins over a helper that the environment names: it can do no harm.
     if source.simulate is not None:
         yield _simulated(source.simulate, source.state_dir)
     elif source.helper is not None:
@@ -137,7 +136,10 @@ async def _host(source: Source) -> AsyncIterator[Host]:
         from mig.nvml import NvmlDriver  # noqa: PLC0415
 
         async with NvmlDriver() as driver:
-            yield _of("driver", await driver.gpus(), FileStore())
+            gpus = await driver.gpus()
+            for note in driver.notes:
+                tell(f"left out: {note}")
+            yield _of("driver", gpus, FileStore())
 
 
 def _simulated(text: str, state_dir: Path | None) -> Host:

@@ -57,7 +57,9 @@ def _defaults(command: Any, general: dict[str, Any], tables: dict[str, Any], pat
 
 def _options(command: Any) -> dict[str, str]:
     """Return the parameter name of each option of a command by its long flag, underscores for dashes."""
-    flags = {max(parameter.opts, key=len): parameter.name for parameter in command.params}
+    # Arguments have no flag; one may share its name with an option of another command and mean something else.
+    named = [parameter for parameter in command.params if parameter.opts[0].startswith("-")]
+    flags = {max(parameter.opts, key=len): parameter.name for parameter in named}
     return {flag.lstrip("-").replace("-", "_"): name for flag, name in flags.items()}
 
 

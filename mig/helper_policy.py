@@ -94,7 +94,7 @@ class HelperPolicy:
             f"profile {profile.size} ({profile.name}): expected one that the helper was started for, "
             f"{', '.join(sorted(self.profiles)) or 'none'}",
             privilege="mig/config",
-            hint="Start the helper with --profile for it.",
+            hint="Start the helper with --allow-profile for it.",
         )
 
     def check_mode(self) -> None:

@@ -1,7 +1,7 @@
 """`clover mig` on simulated GPUs and over the fake driver.
 
-Commands on simulated GPUs and those of `driver` are real processes; the same tests over the fake driver call the
-program's entry inside this process, because starting hundreds of interpreters tests nothing more.
+Commands of the fixtures `driver` and `process` are real processes; those of `machine` call the program's entry inside
+this one, because starting hundreds of interpreters tests nothing more. They share nothing but files all the same.
 """
 
 from __future__ import annotations
@@ -116,12 +116,18 @@ def _faked(folder: Path, fake: FakeNvml, *, inside: bool = False) -> Machine:
 def machine(request: pytest.FixtureRequest, tmp_path: Path) -> Machine:
     """A host with two A100s in MIG mode."""
     if request.param == "simulated":
-        return _simulated(tmp_path)
+        return replace(_simulated(tmp_path), inside=True)
     libraries: Callable[[int], Path] = request.getfixturevalue("nvml_libraries")
     fake = FakeNvml(libraries(0), tmp_path / "nvml-state")
     for _ in range(2):
         fake.add_gpu(A100)
     return _faked(tmp_path, fake, inside=True)
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Machine:
+    """A host with two simulated A100s in MIG mode."""
+    return _simulated(tmp_path)
 
 
 @pytest.fixture
@@ -203,17 +209,19 @@ def test_an_a30_refuses_the_codes_and_never_creates_the_wrong_thing(
     assert [each["profile"] for each in machine.json("status")["gpus"][0]["instances"]] == ["2g.12gb"] + ["1g.6gb"] * 2
 
 
-def test_people_read_lines_that_say_what_is_simulated(tmp_path: Path) -> None:
-    machine = _simulated(tmp_path)
-    applied = machine.run("apply", "0=3g+4g")
+def test_people_read_lines_that_say_what_is_simulated(process: Machine) -> None:
+    applied = process.run("apply", "0=3g+4g")
     assert "SIMULATED" in applied.stderr
     assert "GPU 0: create 4g@0" in applied.stderr
     assert applied.stdout.startswith("GPU 0: applied: 4g@0 MIG-")
-    status = machine.run("status").stdout
+    status = process.run("status").stdout
     assert "GPU 0  NVIDIA A100 40GB (simulated)" in status
     assert "4g.20gb    at {0}:4  MIG-" in status
     assert "no instances" in status
-    machine.run("plan", "0=3g+4g").stdout.index("GPU 0: nothing to do")
+    assert process.run("plan", "0=3g+4g").stdout == "GPU 0: nothing to do\n"
+    process.run("assert", "0=7g", code=1)
+    process.refused("apply", "0=4g+4g", code=3)
+    process.refused("disable", "1", code=6)
 
 
 @pytest.mark.parametrize(
@@ -226,11 +234,11 @@ def test_people_read_lines_that_say_what_is_simulated(tmp_path: Path) -> None:
     ],
 )
 def test_simulated_gpus_that_cannot_be(tmp_path: Path, option: str, code: int, message: str) -> None:
-    assert message in _simulated(tmp_path, option).refused("status", code=code)
+    assert message in replace(_simulated(tmp_path, option), inside=True).refused("status", code=code)
 
 
 def test_a_damaged_file_of_a_simulated_gpu_is_named(tmp_path: Path) -> None:
-    machine = _simulated(tmp_path)
+    machine = replace(_simulated(tmp_path), inside=True)
     machine.run("apply", "0=7g")
     (file,) = (tmp_path / "state" / "mig-simulated").glob("a100-40gb.0.json")
     file.write_text('{"instances": [{"id": 1}]}')
@@ -364,6 +372,9 @@ def test_without_rights_everybodys_view_is_shown_and_the_missing_capability_name
     assert [each["compute_slices"] for each in gpu["devices"]] in ([4, 3], [3, 4])
     assert any("mig/config" in note for note in gpu["notes"])
     assert "mig/config" in driver.refused("apply", "7g", code=6)
+    assert "only the sizes of its devices are compared" in driver.run("assert", "3g+4g").stderr
+    assert "its devices are 4g+3g: expected 7g" in driver.run("assert", "7g", code=1).stdout
+    assert "mig/config" in driver.refused("assert", "4g@0+3g@4", code=6)
     _fake(driver).set_rights("config")
     driver.run("apply", "2g+1g")
     driver.run("reset")
@@ -378,16 +389,27 @@ def test_no_driver_at_all_is_said_in_one_line(tmp_path: Path) -> None:
 
 
 def test_watch_prints_what_changes(machine: Machine) -> None:
-    with _started(machine, "watch", "0", "--interval", "100ms", "--json") as process:
-        assert process.stdout is not None
-        assert json.loads(process.stdout.readline())["what"] == "mig"
+    with _started(machine, "watch", "0", "--interval", "100ms", "--json") as watching:
+        assert watching.stdout is not None
+        assert json.loads(watching.stdout.readline())["what"] == "mig"
         machine.run("apply", "0=7g")
-        seen = json.loads(process.stdout.readline())
+        seen = json.loads(watching.stdout.readline())
         assert (seen["change"], seen["gpu"]) == ("appeared", 0)
         assert "7g@0" in seen["what"]
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=10) == 130
+        watching.send_signal(signal.SIGINT)
+        assert watching.wait(timeout=10) == 130
     assert "GPU 0  is       mig: on" in machine.run("watch", "0", "--count", "1").stdout
+
+
+# --- settings
+
+
+def test_a_settings_file_for_other_commands_does_no_harm(machine: Machine) -> None:
+    (machine.folder / "clover.toml").write_text('gpus = 7\nprofile = "table.json"\nrate = 3.0\n')
+    assert len(machine.json("status")["gpus"]) == 2
+    machine.run("apply", "0=7g")
+    (machine.folder / "clover.toml").write_text('[mig.apply]\npartitions = "7g"\n')
+    assert "unknown key 'partitions'" in machine.refused("status", code=3)
 
 
 # --- helper
@@ -424,7 +446,7 @@ def _listening(process: subprocess.Popen[str]) -> None:
 def test_commands_go_through_a_helper(machine: Machine) -> None:
     path = machine.folder / "h.sock"
     client = replace(machine, options=("--helper", str(path)), fake=None)
-    with _started(machine, "helper", "--socket", str(path), "--gpu", "0", "--profile", "3g") as process:
+    with _started(machine, "helper", "--socket", str(path), "--gpu", "0", "--allow-profile", "3g") as process:
         _listening(process)
         assert client.json("status")["source"] == "helper"
         assert len(client.json("status")["gpus"]) == 1
@@ -437,7 +459,7 @@ def test_commands_go_through_a_helper(machine: Machine) -> None:
         assert process.wait(timeout=10) == 0
     assert not path.exists()
     assert "expected `clover mig helper` to listen" in client.refused("status", code=6)
-    assert "profile '9g'" in machine.refused("helper", "--socket", str(path), "--profile", "9g", code=3)
+    assert "profile '9g'" in machine.refused("helper", "--socket", str(path), "--allow-profile", "9g", code=3)
     assert "--user 'nosuch'" in machine.refused("helper", "--socket", str(path), "--user", "nosuch", code=3)
 
 
