@@ -82,8 +82,10 @@ class FaultyServer:
         """Kill it as `kill -9` does."""
         server, self._server = self._server, None
         if server is not None:
-            os.kill(server.pid, signal.SIGKILL)
-            # `stop` only collects the dead process.
+            pid = server.pid
+            os.kill(pid, signal.SIGKILL)
+            while _exists(pid):  # noqa: ASYNC110 - the event loop's own watcher collects the process
+                await asyncio.sleep(0.01)
             await server.stop()
 
     async def restart(self) -> None:
@@ -141,6 +143,14 @@ class FaultyServer:
                     return await self.command(*args)
                 except (BusUnavailableError, BusError):
                     await asyncio.sleep(0.05)
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _patient_binary(directory: Path) -> Path:
