@@ -80,6 +80,7 @@ class World:
                 duration_s=settings.duration_s,
                 block_s=_BLOCK_S,
                 flush_s=settings.telemetry_s,
+                watch_s=settings.telemetry_s,
             ),
             bus=self.bus,
             clock=self.clock,
