@@ -16,6 +16,7 @@ from typing import TypeVar
 import msgspec
 
 from clover.agents.backoff import Backoff
+from clover.agents.care import Sweeper
 from clover.agents.decision import Decision, DecisionMaker
 from clover.agents.lifetime import until_stopped
 from clover.agents.translate import gpu_configuration, serving_configuration
@@ -47,6 +48,8 @@ class ControllerSettings:
         expected_nodes: The first decision waits for this many nodes.
         tick_s: How often lost nodes and the load are looked at.
         lease_s: After this long without a sign of life a standby may take over.
+        sweep_s: How often to look for requests that nobody will answer.
+        reap_s: How often to forget consumers of nodes that are gone, and how long they must have been silent.
         block_s: Longest wait for news in one call.
     """
 
@@ -55,6 +58,8 @@ class ControllerSettings:
     expected_nodes: int = 1
     tick_s: float = 1.0
     lease_s: float = 6.0
+    sweep_s: float = 0.5
+    reap_s: float = 60.0
     block_s: float = 1.0
 
 
@@ -114,6 +119,8 @@ class ControllerAgent:
             group.create_task(self._hold_lease(), name="lease")
             group.create_task(self._follow(), name="follow")
             group.create_task(self._tick(), name="tick")
+            group.create_task(Sweeper(self._bus, period_s=self._settings.sweep_s).run(), name="sweep")
+            group.create_task(self._reap(), name="reap")
             group.create_task(self._handle(), name="handle")
 
     # --- lease
@@ -222,6 +229,12 @@ class ControllerAgent:
                 self._events.put_nowait(control.LoadSeen(rate_rps=rate))
             self._events.put_nowait(control.Tick())
 
+    async def _reap(self) -> None:
+        """Forget consumers that are gone: each start of a node agent is a new one."""
+        while True:
+            await asyncio.sleep(self._settings.reap_s)
+            await self._bus.reap(idle_s=self._settings.reap_s)
+
     # --- acting
 
     async def _handle(self) -> None:
@@ -282,7 +295,8 @@ class ControllerAgent:
             # A roll that another controller began: only its record is known, and the configuration is as good.
             record = self._require_record()
         else:
-            record = self._maker.step_record(self._decision, step.configuration, at_ms=self._clock.now_ms())
+            now_ms = self._clock.now_ms()
+            record = self._maker.step_record(self._decision, step.configuration, changed=step.changed, at_ms=now_ms)
         targets = self._maker.targets(step.configuration, reason=record.reason)
         epoch = await self._bus.publish_plan(self._settings.name, record, targets)
         if epoch is None:

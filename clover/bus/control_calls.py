@@ -19,7 +19,7 @@ class ControlCalls(Calls):
 
     async def release_lease(self, holder: str) -> None:
         """See `clover.bus.port.Bus`."""
-        await self._link.script(scripts.RELEASE, [self._keys.lease], [holder])
+        await self._link.script(scripts.UNLEASE, [self._keys.lease], [holder])
 
     async def publish_plan(self, holder: str, plan: PlanRecord, targets: Sequence[Target]) -> int | None:
         """See `clover.bus.port.Bus`."""
