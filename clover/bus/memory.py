@@ -142,12 +142,14 @@ class MemoryBus(MemoryRequests):
         if self._holds(holder):
             self._lease = ("", 0.0)
 
-    async def publish_plan(self, holder: str, plan: PlanRecord, targets: Sequence[Target]) -> int | None:
+    async def publish_plan(
+        self, holder: str, plan: PlanRecord, targets: Sequence[Target], *, above: int = 0
+    ) -> int | None:
         """See `clover.bus.port.Bus`."""
         if not self._holds(holder):
             return None
         now_ms = self._clock_ms()
-        self._epoch += 1
+        self._epoch = max(self._epoch, above) + 1
         self._plan = self._seen(msgspec.structs.replace(plan, epoch=self._epoch))
         for target in targets:
             sent = self._seen(msgspec.structs.replace(target, epoch=self._epoch))

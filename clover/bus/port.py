@@ -256,10 +256,13 @@ class Bus(Protocol):
         """Give the lease back if it is still ours."""
         ...
 
-    async def publish_plan(self, holder: str, plan: PlanRecord, targets: Sequence[Target]) -> int | None:
+    async def publish_plan(
+        self, holder: str, plan: PlanRecord, targets: Sequence[Target], *, above: int = 0
+    ) -> int | None:
         """Under the lease: raise the epoch, set the plan and send the targets, atomically.
 
-        The epoch inside the given plan and targets is ignored; readers see the one returned.
+        The epoch inside the given plan and targets is ignored; readers see the one returned. It is higher than any
+        before, and than `above`: what nodes have already reached, in case the server has lost its count.
 
         Returns:
             The new epoch, or None if `holder` does not hold the lease (nothing was written).

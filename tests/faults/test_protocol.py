@@ -80,10 +80,12 @@ class NoLease(MemoryBus):
 class RewindingEpochs(MemoryBus):
     """Counts epochs anew whenever the lease changes hands."""
 
-    async def publish_plan(self, holder: str, plan: PlanRecord, targets: Sequence[Target]) -> int | None:
+    async def publish_plan(
+        self, holder: str, plan: PlanRecord, targets: Sequence[Target], *, above: int = 0
+    ) -> int | None:
         if self._plan is not None and self._plan.controller != holder:
             self._epoch = 0
-        return await super().publish_plan(holder, plan, targets)
+        return await super().publish_plan(holder, plan, targets, above=above)
 
 
 class LosesCheckpoints(MemoryBus):

@@ -14,10 +14,10 @@ import dataclasses
 import logging
 import os
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from random import Random
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -33,12 +33,14 @@ from clover.bus.port import Bus
 from clover.bus.redis import connect
 from clover.catalog import load_service, load_trace
 from clover.core.application import ChangeTimes, ServiceModel, VariantPerformance
+from clover.core.clock import Clock
 from clover.sim.faults.history import HistoryFile
 from clover.sim.faults.misbehaviour import CrashingBus, JumpingTime, MisdeliveringBus
 from clover.sim.faults.recording import RecordingBus, as_bus
 
 APPLICATION, BOARD = "albert", "a100-40gb"
-_Work = Callable[[asyncio.Event], Awaitable[None]]
+Role = Literal["node", "carbon", "controller", "generator"]
+_Work = Callable[[asyncio.Event], Coroutine[Any, Any, None]]
 
 _log = logging.getLogger("clover.faults")
 
@@ -61,7 +63,7 @@ class ProcessSettings(msgspec.Struct, frozen=True, kw_only=True):
         record: Whether a history is written at all (benchmarks want the product alone).
     """
 
-    role: Literal["node", "carbon", "controller", "generator"]
+    role: Role
     name: str
     url: str
     deployment: str
@@ -102,10 +104,10 @@ def fast_model(service_ms: float, sla_ms: float) -> ServiceModel:
     return dataclasses.replace(model, table=table)
 
 
-class _Maker:
-    """Builds the agent of a process."""
+class AgentMaker:
+    """Builds the agent that settings describe, on any bus and clock."""
 
-    def __init__(self, settings: ProcessSettings, bus: Bus, clock: SystemClock) -> None:
+    def __init__(self, settings: ProcessSettings, bus: Bus, clock: Clock) -> None:
         self._settings = settings
         self._bus = bus
         self._clock = clock
@@ -197,7 +199,7 @@ async def run_process(settings: ProcessSettings) -> None:
     async with asyncio.TaskGroup() as group:
         orders = group.create_task(_Orders(crashing, time).follow())
         source = f"{settings.role}:{settings.name}"
-        await run_agent(bus=bus, clock=clock, source=source, work=_Maker(settings, bus, clock).work())
+        await run_agent(bus=bus, clock=clock, source=source, work=AgentMaker(settings, bus, clock).work())
         orders.cancel()
 
 

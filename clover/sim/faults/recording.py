@@ -155,10 +155,12 @@ class RecordingBus(Interposed):
         self._history.write([LeaseTaken(at_ms=at_ms, holder=holder, until_ms=at_ms)])
         await self._inner.release_lease(holder)
 
-    async def publish_plan(self, holder: str, plan: PlanRecord, targets: Sequence[Target]) -> int | None:
+    async def publish_plan(
+        self, holder: str, plan: PlanRecord, targets: Sequence[Target], *, above: int = 0
+    ) -> int | None:
         """See `clover.bus.port.Bus`."""
         asked_ms = self._wall_ms()
-        epoch = await self._inner.publish_plan(holder, plan, targets)
+        epoch = await self._inner.publish_plan(holder, plan, targets, above=above)
         if epoch is not None:
             self._history.write([Acted(at_ms=self._wall_ms(), asked_ms=asked_ms, holder=holder, epoch=epoch)])
         return epoch

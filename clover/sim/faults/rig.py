@@ -18,11 +18,9 @@ from clover.agents.readiness import plan_in_force
 from clover.bus.redis import RedisBus, connect
 from clover.errors import BusUnavailableError, NotReadyError
 from clover.sim.faults.history import Fault, HistoryFile, ProcessEnded, now_ms
-from clover.sim.faults.process import ProcessSettings
+from clover.sim.faults.process import ProcessSettings, Role
 from clover.sim.faults.proxy import Proxy
 from clover.sim.faults.server import FaultyServer
-
-Role = Literal["node", "carbon", "controller", "generator"]
 
 #: How long the deployment may take to serve, on a machine that is very busy.
 _READY_S = 60.0
