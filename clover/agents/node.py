@@ -137,6 +137,7 @@ class NodeAgent:
                 await self._drain()
                 for task in tasks:
                     task.cancel()
+            await self._server.leave()
         finally:
             await self._servicer.close()
 
@@ -146,7 +147,7 @@ class NodeAgent:
             async with asyncio.timeout(self._settings.drain_s):
                 await self._server.drained()
         except TimeoutError:
-            # What is left stays in the pending list, where other nodes claim it.
+            # What is left is handed back as we leave.
             self._report(self._event("node.drain_timeout", f"{self._server.in_flight} requests left to other nodes"))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._settings.telemetry_s):
@@ -254,6 +255,9 @@ class NodeAgent:
             begun={f"{kind.variant}/{kind.profile}": n for kind, n in sorted(self._pool.begun.items())},
             in_flight=self._server.in_flight,
             energy_source=self._energy_source(),
+            suppressed=self._server.counts.suppressed,
+            claimed=self._server.counts.claimed,
+            handed_back=self._server.counts.handed_back,
             mig_changes=sum(runner.mig_changes for runner in self._runners),
             change_s=sum(runner.change_s for runner in self._runners),
         )

@@ -131,6 +131,11 @@ class InstancePool:
         return sum(1 for instance in self._instances.values() if instance.phase == "idle")
 
     @property
+    def live(self) -> int:
+        """How many instances serve, or will take requests again when they are done with theirs."""
+        return sum(1 for instance in self._instances.values() if instance.phase in {"idle", "busy"})
+
+    @property
     def in_work(self) -> int:
         """How many requests are being worked on."""
         return self._busy

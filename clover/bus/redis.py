@@ -24,11 +24,11 @@ from redis.exceptions import (  # noqa: TID251
 from redis.exceptions import ConnectionError as ServerConnectionError  # noqa: TID251
 from redis.exceptions import TimeoutError as ServerTimeoutError  # noqa: TID251
 
+from clover.bus.care_calls import CareCalls
 from clover.bus.control_calls import ControlCalls
 from clover.bus.feed_calls import FeedCalls
 from clover.bus.keys import Keys
 from clover.bus.link import Argument, GroupMissingError
-from clover.bus.request_calls import RequestCalls
 from clover.bus.scripts import Script
 from clover.errors import BusError, BusUnavailableError, ConfigurationError
 
@@ -176,7 +176,7 @@ class RedisLink:
         return BusError(f"{self._where} refused: {text}")
 
 
-class RedisBus(RequestCalls, FeedCalls, ControlCalls):
+class RedisBus(CareCalls, FeedCalls, ControlCalls):
     """`clover.bus.port.Bus` on a server; connections are made with the first call."""
 
     def __init__(self, url: str, deployment: str, client_name: str) -> None:
