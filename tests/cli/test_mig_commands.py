@@ -410,6 +410,11 @@ def test_a_settings_file_for_other_commands_does_no_harm(machine: Machine) -> No
     machine.run("apply", "0=7g")
     (machine.folder / "clover.toml").write_text('[mig.apply]\npartitions = "7g"\n')
     assert "unknown key 'partitions'" in machine.refused("status", code=3)
+    (machine.folder / "clover.toml").write_text('node = "a"\n')
+    assert "unknown key 'node'" in machine.refused("status", code=3)
+    (machine.folder / "clover.toml").write_text('[mig]\nsimulate = "a30:3"\n[mig.export]\nnode = "a"\n')
+    if machine.fake is not None:
+        assert [gpu["board"] for gpu in machine.json("status")["gpus"]] == ["a30"] * 3
 
 
 # --- helper
