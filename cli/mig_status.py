@@ -108,8 +108,8 @@ def _facts(view: GpuView) -> dict[str, str]:
         }
     else:
         facts |= {f"device {each.gpu_instance_id}/{each.compute_instance_id}": each.uuid for each in view.devices}
-    if view.interrupted:
-        facts["apply"] = "broken off"
+    if view.apply_open:
+        facts["apply"] = "under way, or broken off"
     return facts
 
 

@@ -26,7 +26,7 @@ class GpuView:
         ours: Ids of those that were created by this manager; None if the record cannot be read.
         devices: MIG devices, as everybody may read them.
         holders: Processes by instance id; empty unless asked for.
-        interrupted: Whether an apply was broken off.
+        apply_open: Whether an apply is under way, or was broken off: the record does not tell which.
         energy_mj: Energy counter of the GPU.
         notes: What is unusual: a sentence each.
     """
@@ -40,7 +40,7 @@ class GpuView:
     ours: frozenset[int] | None = None
     devices: tuple[MigDevice, ...] = ()
     holders: dict[int, tuple[Holder, ...]] | None = None
-    interrupted: bool = False
+    apply_open: bool = False
     energy_mj: int | None = None
     notes: tuple[str, ...] = ()
 
@@ -89,7 +89,7 @@ async def _read_instances(gpu: Gpu, store: RecordStore, notes: list[str], *, pro
     try:
         record = store.read(gpu.uuid)
         fields["ours"] = frozenset(each.id for each in instances if record.owns(each))
-        fields["interrupted"] = record.apply is not None
+        fields["apply_open"] = record.apply is not None
     except MigError as error:
         notes.append(_note(error))
     if processes:
@@ -120,7 +120,7 @@ def view_fields(view: GpuView) -> dict[str, Any]:
             }
             for device in view.devices
         ],
-        "apply_interrupted": view.interrupted,
+        "apply_open": view.apply_open,
         "energy_j": None if view.energy_mj is None else view.energy_mj / 1e3,
         "notes": list(view.notes),
     }
@@ -156,8 +156,8 @@ def view_lines(view: GpuView) -> list[str]:
         lines += [f"  {instance_line(each, view)}" for each in view.instances] or ["  no instances"]
     else:
         lines += [f"  {_device_line(device)}" for device in view.devices]
-    if view.interrupted:
-        lines.append("  note: an apply was broken off; apply again, or reset")
+    if view.apply_open:
+        lines.append("  note: an apply is under way; if none is, one was broken off: apply again, or reset")
     return lines + [f"  note: {note}" for note in view.notes]
 
 
