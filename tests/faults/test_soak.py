@@ -1,4 +1,4 @@
-"""Real processes and a real server under faults of class A: nothing lost, nothing doubled, nothing late, all drained."""
+"""Real processes and a real server under faults of class A: nothing lost, doubled or late, and all drained."""
 
 from __future__ import annotations
 
