@@ -15,7 +15,7 @@ from clover.bus.keys import Keys
 from clover.bus.redis import RedisBus, RedisLink
 from clover.core.outcome import Outcome
 from clover.errors import MessageRejectedError
-from clover.sim.faults.schedule import MALFORMED
+from clover.sim.faults.malformed import MALFORMED
 
 #: Values that have broken parsers before.
 NASTY = st.one_of(
