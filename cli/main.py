@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cli import agent, events, infer, mig, server, status, up, validate, watch
+from cli import agent, config, doctor, events, infer, mig, server, status, up, validate, watch
 from cli.settings import load_settings
 from clover import __version__
 from clover.errors import CloverError
@@ -28,6 +28,8 @@ app.add_typer(agent.app, name="agent", help="Start one agent by hand: node, carb
 app.command("status", help=status.status.__doc__)(status.status)
 app.command("events", help=events.events.__doc__)(events.events)
 app.command("dashboard", help=watch.dashboard.__doc__)(watch.dashboard)
+app.command("doctor", help=doctor.doctor.__doc__)(doctor.doctor)
+app.add_typer(config.app, name="config", help="Settings that are made, not chosen: access rules.")
 app.command("infer", help=infer.infer.__doc__)(infer.infer)
 app.command("validate", help=validate.validate.__doc__)(validate.validate)
 app.add_typer(mig.app, name="mig", help="GPUs and their MIG partitions; works without a deployment.")

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from cli import options
+from cli.doctor import RequireDurable
 from cli.output import number, print_json, tell
 from clover.errors import ConfigurationError
 
@@ -32,6 +33,7 @@ class UpSettings:
         seed: Of everything random.
         dashboard: Whether to draw the dashboard where there is a terminal.
         as_json: Whether the summary is JSON.
+        require_durable: Whether a server that may lose data is refused.
     """
 
     where: options.Where
@@ -50,6 +52,7 @@ class UpSettings:
     seed: int
     dashboard: bool
     as_json: bool
+    require_durable: bool
 
 
 def up(
@@ -79,6 +82,7 @@ def up(
     faithful: options.Faithful = False,
     duration: options.Duration = None,
     seed: options.Seed = 0,
+    require_durable: RequireDurable = False,
     deployment: options.Deployment = "clover",
     redis: options.Redis = None,
     state_dir: options.StateDir = None,
@@ -112,6 +116,7 @@ def up(
         seed=seed,
         dashboard=not (no_tui or as_json),
         as_json=as_json,
+        require_durable=require_durable,
     )
     from cli.session import UpSession  # noqa: PLC0415 - keeps --help fast
 

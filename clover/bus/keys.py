@@ -58,14 +58,22 @@ _BURY = "xrange xdel"
 _CLOSE = "zrem zrangebyscore zrange zcard"
 
 
-def _may(**roles: str) -> Mapping[Role, tuple[str, ...]]:
-    """Return groups of commands by role; groups are separated by `+`, `all` stands for every role but the operator."""
-    everyone: tuple[Role, ...] = ("generator", "node", "controller", "monitor", "dashboard")
-    shared = roles.pop("all", "")
-    texts: dict[Role, str] = {
-        role: "+".join(part for part in (shared, roles.get(role, "")) if part) for role in everyone
-    }
-    return {role: tuple(text.split("+")) for role, text in texts.items() if text}
+def _may(*, all: str = "", agents: str = "", **roles: str) -> Mapping[Role, tuple[str, ...]]:  # noqa: A002
+    """Return groups of commands by role; groups are separated by `+`.
+
+    Args:
+        all: For every role but the operator, who may everything.
+        agents: For every role that has something to say, so not for the dashboard.
+        roles: For one role each.
+    """
+    speaking: tuple[Role, ...] = ("generator", "node", "controller", "monitor")
+    granted: dict[Role, tuple[str, ...]] = {}
+    for role in (*speaking, "dashboard"):
+        texts = (all, agents if role in speaking else "", roles.get(role, ""))
+        groups = tuple(group for text in texts for group in text.split("+") if group)
+        if groups:
+            granted[role] = groups
+    return granted
 
 
 _DEPLOYMENT = re.compile(r"[a-z0-9][a-z0-9-]{0,40}")
@@ -173,7 +181,7 @@ REGISTRY: tuple[KeySpec, ...] = (
         bound=f"~{FEED_MAXLEN[Feed.LOG]} entries",
         ttl="",
         what="finished requests in batches (`requests`) and log lines from warning up (`log`)",
-        commands=_may(all="xadd", dashboard=_FOLLOW),
+        commands=_may(agents="xadd", dashboard=_FOLLOW),
     ),
     KeySpec(
         pattern="{d}:tel",
@@ -203,7 +211,7 @@ REGISTRY: tuple[KeySpec, ...] = (
         bound=f"~{FEED_MAXLEN[Feed.EVENTS]} entries",
         ttl="",
         what="decisions and lifecycle events (`event`)",
-        commands=_may(all="xadd", generator=f"{_FOLLOW}+{_BURY}", dashboard=_FOLLOW),
+        commands=_may(agents="xadd", generator=f"{_FOLLOW}+{_BURY}", dashboard=_FOLLOW),
     ),
     KeySpec(
         pattern="{d}:state:<node>",
@@ -253,7 +261,7 @@ REGISTRY: tuple[KeySpec, ...] = (
         bound="heartbeats older than one hour are removed at each write",
         ttl="",
         what="agents, scored by their last heartbeat (ms)",
-        commands=_may(all="zadd zremrangebyscore zrangebyscore"),
+        commands=_may(agents="zadd zremrangebyscore", all="zrangebyscore"),
     ),
     KeySpec(
         pattern="{d}:lease",

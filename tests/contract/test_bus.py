@@ -604,6 +604,18 @@ def test_plans_and_targets_are_fenced(check: Check) -> None:
     check(test)
 
 
+def test_an_epoch_is_above_what_nodes_have_reached(check: Check) -> None:
+    async def test(bus: Bus) -> None:
+        await bus.acquire_lease("a", ttl_s=10)
+        # As after a loss of the counter: nodes remember epoch 41.
+        assert await bus.publish_plan("a", a_plan(), [a_target("n1")], above=41) == 42
+        assert await bus.next_target("n1", after_epoch=41, block_s=1) == a_target("n1", epoch=42)
+        assert await bus.plan() == a_plan(epoch=42)
+        assert await bus.publish_plan("a", a_plan(), [a_target("n1")], above=7) == 43
+
+    check(test)
+
+
 def test_next_target_gives_the_newest_beyond_an_epoch(check: Check) -> None:
     async def test(bus: Bus) -> None:
         await bus.acquire_lease("a", ttl_s=10)

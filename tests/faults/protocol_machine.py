@@ -163,7 +163,7 @@ class Protocol(RuleBasedStateMachine):
     @rule(failure=failures)
     def send_again(self, failure: str) -> None:
         """Ask again for all that has no outcome: ids are known, nothing happens twice."""
-        waiting = [r for r in self.outstanding._open.values() if r not in self.to_send]
+        waiting = [r for r in self.outstanding.requests() if r not in self.to_send]
         if waiting:
             self.with_failure(failure, self.bus.admit(waiting, bound=BOUND))
 
@@ -243,6 +243,40 @@ class Protocol(RuleBasedStateMachine):
         claimed = self.with_failure(failure, self.bus.claim(self.name(node), min_idle_s=LEASE_S, count=count))
         self.hold(node, claimed.deliveries if claimed else None)
 
+    @rule(node=nodes, most=st.integers(1, 4), failure=failures)
+    def hand_back(self, node: str, most: int, failure: str) -> None:
+        """Give up some of what is in hand; if nobody knows whether that worked, it stays in hand."""
+        some = list(self.hands[node].values())[:most]
+
+        async def give_up() -> bool:
+            await self.bus.hand_back(self.name(node), some)
+            return True
+
+        if some and self.with_failure(failure, give_up()):
+            for delivery in some:
+                del self.hands[node][delivery.entry_id]
+
+    @rule(node=nodes, failure=failures)
+    def leave(self, node: str, failure: str) -> None:
+        """Stop in order, or die in the attempt."""
+        self.with_failure(failure, self.bus.leave(self.name(node)))
+        self.die(node)
+
+    @rule(failure=failures)
+    def sweep_overdue(self, failure: str) -> None:
+        self.with_failure(failure, self.bus.sweep(grace_s=0.5))
+
+    @rule(idle_s=st.floats(0.0, 30.0), failure=failures)
+    def reap(self, idle_s: float, failure: str) -> None:
+        self.with_failure(failure, self.bus.reap(idle_s=idle_s))
+
+    @rule(failure=failures)
+    def ask_what_is_known(self, failure: str) -> None:
+        """What was admitted is remembered at least until its deadline has passed."""
+        asked = [one for one in self.outstanding.requests() if one not in self.to_send]
+        known = self.with_failure(failure, self.bus.known([one.id for one in asked]))
+        assert known is None or all(known)
+
     @rule(node=nodes)
     def die(self, node: str) -> None:
         """Kill -9; the next life has another consumer name."""
@@ -263,6 +297,13 @@ class Protocol(RuleBasedStateMachine):
     def publish_plan(self, holder: str, failure: str) -> None:
         """Whoever believes to hold the lease acts."""
         self.with_failure(failure, self.bus.publish_plan(holder, a_plan(), [a_target(node) for node in NODES]))
+
+    @rule(holder=controllers, failure=failures)
+    def act(self, holder: str, failure: str) -> None:
+        """Take the lease and act at once, as far as that is given."""
+        if self.with_failure("none", self.bus.acquire_lease(holder, ttl_s=LEASE_S)):
+            self.publish_plan(holder, failure)
+            self.give_lease_back(holder)
 
     @rule(node=nodes)
     def follow_target(self, node: str) -> None:

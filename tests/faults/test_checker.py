@@ -161,6 +161,10 @@ PLANTED: dict[str, tuple[str, Sequence[AnyRecord]]] = {
         end("x", "lost", DEADLINE_MS + 2000.0, "no reply 2 s after the deadline: forgotten"),
     ]),
     "acknowledged to a dead producer and never replied to": ("P2", without(reply("r4", "observer", 200.0))),
+    "given up without a try": ("P2", [
+        *GOOD, invoke("x"), admission("x"), end("x", "failed", 500.0, "trimmed"),
+        *(ReplySeen(at_ms=400.0, id="x", by=by, outcome=Outcome.FAILED) for by in ("producer", "observer")),
+    ]),
     "an outcome long after the deadline": ("P3", [*without(end("r1")), end("r1", "late", _LATE)]),
     "a refusal long after the deadline": ("P3", [
         *GOOD, invoke("x"), admission("x", "fail"), end("x", "overloaded", _LATE, "full"),

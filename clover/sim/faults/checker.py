@@ -124,6 +124,8 @@ def nothing_lost(facts: Facts) -> Iterator[Violation]:
             continue
         if any(end.outcome is ProducerOutcome.LOST for end in story.ends):
             yield Violation("P2", story.id, f"was lost: {story.ends[0].reason}")
+        elif story.given_up:
+            yield Violation("P2", story.id, f"was given up without having been tried: {story.ends[0].reason}")
         elif story.acknowledged and facts.complete and facts.observed and not story.seen_by("observer"):
             yield Violation("P2", story.id, "was acknowledged and never replied to")
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from clover.core.outcome import LOST_AFTER_DEADLINE_S, ProducerOutcome
+from clover.core.outcome import LOST_AFTER_DEADLINE_S, Outcome, ProducerOutcome
 from clover.sim.faults.history import (
     AdmissionEnded,
     AnyRecord,
@@ -51,6 +51,12 @@ class RequestStory:
     def unanswered(self) -> bool:
         """Whether it ended without an answer although nobody refused it."""
         return any(end.outcome in {ProducerOutcome.LOST, ProducerOutcome.FAILED} for end in self.ends)
+
+    @property
+    def given_up(self) -> bool:
+        """Whether it failed by a reply that names no node: its entry was gone."""
+        failed = any(end.outcome is ProducerOutcome.FAILED for end in self.ends)
+        return failed and any(reply.outcome is Outcome.FAILED and not reply.node for reply in self.replies)
 
     def seen_by(self, reader: str) -> int:
         """Return how many reply entries a reader found."""

@@ -10,7 +10,7 @@ from random import Random
 from typing import Any
 
 from clover.bus.messages import Request
-from clover.bus.port import Admission, Bus, Delivery
+from clover.bus.port import Admission, Bus, Claimed, Delivery
 from clover.errors import ConfigurationError
 from clover.sim.faults.recording import Interposed
 
@@ -56,7 +56,8 @@ class CrashingBus(Interposed):
         async def guarded(*args: Any, **kwargs: Any) -> Any:
             self._pass(f"{name}.before")
             answer = await call(*args, **kwargs)
-            if answer or name not in {"pull", "claim"}:
+            brought = answer.deliveries if isinstance(answer, Claimed) else answer
+            if brought or name not in {"pull", "claim"}:
                 self._pass(f"{name}.after")
             return answer
 

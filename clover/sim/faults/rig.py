@@ -40,6 +40,8 @@ class RigSettings:
         load: Arrival rate as a share of what all instances can do.
         misdelivery: See `ProcessSettings`.
         durable: Whether the server keeps an append-only file.
+        proxied: Whether each agent has a proxy of its own; without, network faults do nothing.
+        record: Whether agents write a history; benchmarks want them as they are.
         seed: Of everything random.
     """
 
@@ -51,6 +53,8 @@ class RigSettings:
     load: float = 0.7
     misdelivery: float = 0.02
     durable: bool = True
+    proxied: bool = True
+    record: bool = True
     seed: int = 0
 
     @property
@@ -97,10 +101,11 @@ class Agent:
         told = ProcessSettings(
             role=self.role,
             name=name,
-            url=self.proxy.url,
+            url=self.proxy.url if self._rig.settings.proxied else self._rig.server.url,
             deployment=self._rig.settings.deployment,
             folder=str(self._rig.settings.folder),
             seed=self._rig.settings.seed + self._lives,
+            record=self._rig.settings.record,
             **self._settings,
         )
         with (self._rig.settings.folder / f"{self.name}.log").open("ab") as log:

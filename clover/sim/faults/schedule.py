@@ -11,6 +11,7 @@ from clover.bus.keys import Keys
 from clover.bus.port import Feed
 from clover.errors import BusUnavailableError, NotReadyError
 from clover.sim.faults.history import Planted, now_ms
+from clover.sim.faults.malformed import MALFORMED
 from clover.sim.faults.rig import Agent, Rig
 from clover.sim.faults.toxics import (
     Bandwidth,
@@ -39,21 +40,6 @@ _NODE_POINTS = (
     "publish_telemetry.before",
 )
 _PRODUCER_POINTS = ("admit.before", "admit.after", "replies.before", "replies.after")
-
-_GOOD = {"v": "1", "t": "request", "id": "planted", "due": "1", "dl": "2", "rt": "nobody", "prio": "normal", "acc": ""}
-_GOOD |= {"tp": "", "d": '{"application":"albert"}', "p": ""}
-#: Fields of malformed entries; the first could almost be requests.
-MALFORMED: tuple[dict[str, str | bytes], ...] = (
-    {**_GOOD, "v": "99"},
-    {**_GOOD, "due": "NaN"},
-    {**_GOOD, "dl": "1e999"},
-    {**_GOOD, "d": b"\xff\xfe{"},
-    {**_GOOD, "d": "[" * 5000},
-    {**_GOOD, "rt": "a}b"},
-    {"v": "1", "t": "no-such-type", "d": "{}"},
-    {"v": "1", "t": "telemetry", "d": '{"node":3}'},
-    {b"\x00".decode(): b"\xff"},
-)
 
 
 class Saboteur:

@@ -113,7 +113,7 @@ def one_controller_acts(facts: Facts) -> Iterator[Violation]:
             yield Violation("P7", second.holder, f"published epoch {second.epoch}, as did {first.holder}")
     for act in acts:
         for lease in leases:
-            inside = lease.at_ms <= act.asked_ms and act.at_ms < _held_until_ms(lease, leases)
+            inside = lease.at_ms < act.asked_ms and act.at_ms < _held_until_ms(lease, leases)
             if inside and lease.holder != act.holder and not facts.data_lost_between(lease.at_ms, act.at_ms):
                 yield Violation("P7", act.holder, f"published epoch {act.epoch} while {lease.holder} held the lease")
                 break
