@@ -75,7 +75,15 @@ def problems(value: Any, schema: dict[str, Any], path: str = "d") -> list[str]:
         return [] if [] in tries else min(tries, key=len)
     if "enum" in schema:
         return [] if value in schema["enum"] else [f"{path}: {value!r}"]
-    kinds = {"object": dict, "array": list, "string": str, "number": (int, float), "integer": int, "null": type(None)}
+    kinds = {
+        "object": dict,
+        "array": list,
+        "string": str,
+        "number": (int, float),
+        "integer": int,
+        "null": type(None),
+        "boolean": bool,
+    }
     wanted = schema.get("type")
     if wanted and not isinstance(value, kinds[wanted]):
         return [f"{path}: {value!r} is no {wanted}"]
