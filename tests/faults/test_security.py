@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -356,9 +359,51 @@ def test_no_command_shows_the_password(tmp_path: Path) -> None:
     run(test(), limit_s=60)
 
 
-def clover(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    import os  # noqa: PLC0415
+def shown_by(folder: Path) -> str:
+    return "".join(path.read_text(errors="replace") for path in folder.rglob("*.log"))
 
+
+@pytest.mark.slow
+def test_up_runs_as_the_operator_and_shows_its_password_nowhere(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with guarded(tmp_path) as world:
+            secret, state = world.secrets["operator"], tmp_path / "state"
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "cli", "up", "--deployment", DEPLOYMENT, "--gpus", "2", "--duration", "5s",
+                "--no-tui", "--json", "--state-dir", str(state),
+                env={
+                    **os.environ, "CLOVER_REDIS": f"redis://127.0.0.1:{world.port}",
+                    "CLOVER_REDIS_USERNAME": user_name(DEPLOYMENT, "operator"),
+                    "CLOVER_REDIS_PASSWORD_FILE": str(tmp_path / "secrets" / "operator"),
+                },
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            )  # fmt: skip
+            arguments: set[str] = set()
+            output = asyncio.create_task(process.communicate())
+            while not output.done():
+                arguments |= set(command_lines())
+                await asyncio.sleep(0.2)
+            out, err = await output
+            assert process.returncode == 0, err.decode()
+            assert json.loads(out)["requests"]["lost"] == 0
+            ours = [line for line in arguments if "agent" in line and DEPLOYMENT in line]
+            assert len(ours) >= 5
+            for text in (*arguments, out.decode(), err.decode(), shown_by(tmp_path)):
+                assert secret not in text
+            assert secret not in "".join(path.read_text() for path in state.glob("*.json"))
+
+    run(test(), limit_s=110.0)
+
+
+def command_lines() -> list[str]:
+    found: list[str] = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            found.append(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+    return found
+
+
+def clover(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "cli", *arguments],
         env={**os.environ, **variables}, capture_output=True, text=True, timeout=60, check=False,
