@@ -35,6 +35,11 @@ check: $(VENV)/.check
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
+# Documents that tests compare with what they are made from.
+docs: $(VENV)/.test
+	$(BIN)/python -m clover.bus.wire > docs/wire.md
+	$(BIN)/python -m clover.bus.asyncapi > docs/asyncapi.json
+
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
