@@ -34,8 +34,8 @@ class System(Protocol):
         """Return ids of replies, waiting for the first."""
         ...
 
-    async def take(self) -> list[Any]:
-        """Return up to `COUNT` requests, waiting for the first."""
+    async def take(self, count: int = COUNT) -> list[Any]:
+        """Return up to `count` requests, waiting for the first."""
         ...
 
     async def answer(self, taken: Sequence[Any]) -> None:
@@ -73,9 +73,9 @@ class Clover:
         replies, self._cursor = await self._bus.replies("bench", self._cursor, block_s=1.0)
         return [reply.id for reply in replies]
 
-    async def take(self) -> list[Delivery]:
+    async def take(self, count: int = COUNT) -> list[Delivery]:
         """Return requests."""
-        return await self._bus.pull("worker", count=COUNT, block_s=1.0)
+        return await self._bus.pull("worker", count=count, block_s=1.0)
 
     async def answer(self, taken: Sequence[Delivery]) -> None:
         """Reply."""
@@ -107,7 +107,8 @@ class Clover:
 class Raw:
     """Plain redis-py: JSON in one field, no bound, no duplicates found, no fence; batched wherever it can be."""
 
-    def __init__(self, url: str, deployment: str) -> None:
+    def __init__(self, url: str, deployment: str, consumer: str = "worker") -> None:
+        self._consumer = consumer
         # With a socket timeout redis-py starts a timer for each reply of a pipeline: the leanest loop has none.
         self._client = plain_redis.Redis.from_url(url, protocol=2, socket_timeout=None)
         self._reader = plain_redis.Redis.from_url(url, protocol=2, socket_timeout=None)
@@ -117,7 +118,11 @@ class Raw:
 
     async def prepare(self) -> None:
         """Create the group."""
-        await self._client.xgroup_create(self._requests, "serve", "0", mkstream=True)
+        try:
+            await self._client.xgroup_create(self._requests, "serve", "0", mkstream=True)
+        except plain_redis.ResponseError as error:
+            if "BUSYGROUP" not in str(error):
+                raise
 
     async def send(self, ids: Sequence[str]) -> None:
         """Send requests."""
@@ -144,9 +149,9 @@ class Raw:
             self._cursor = entries[-1][0]
         return ids
 
-    async def take(self) -> list[Any]:
+    async def take(self, count: int = COUNT) -> list[Any]:
         """Return requests."""
-        answer = await self._reader.xreadgroup("serve", "worker", {self._requests: ">"}, count=COUNT, block=1000)
+        answer = await self._reader.xreadgroup("serve", self._consumer, {self._requests: ">"}, count=count, block=1000)
         return [(key, orjson.loads(fields[b"d"])) for _, entries in answer for key, fields in entries]
 
     async def answer(self, taken: Sequence[Any]) -> None:
