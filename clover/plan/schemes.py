@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from clover.errors import ConfigurationError
+from clover.plan.exact import ExactScheme
 from clover.plan.fixed import FixedScheme
 from clover.plan.problem import Scheme
 from clover.plan.search import SearchScheme
 
-SCHEME_NAMES = ("base", "co2opt", "blover", "clover")
+SCHEME_NAMES = ("base", "co2opt", "blover", "clover", "exact")
 
 
 def make_scheme(name: str, *, seed: int, faithful: bool = False) -> Scheme:
@@ -25,4 +26,6 @@ def make_scheme(name: str, *, seed: int, faithful: bool = False) -> Scheme:
         return FixedScheme(name)
     if name in {"blover", "clover"}:
         return SearchScheme(name, seed=seed, faithful=faithful)
+    if name == "exact":
+        return ExactScheme(seed=seed)
     raise ConfigurationError(f"scheme {name!r} is unknown, expected one of {', '.join(SCHEME_NAMES)}")

@@ -1,0 +1,93 @@
+"""A sound upper bound on every plan, and the flows that come nearest to it, by branching on contention.
+
+The flow model bounds plans whose contention lies in an interval; the maximum over intervals that cover 0 to 1 bounds
+all plans. The interval with the highest bound is solved in whole numbers, then halved, until it is narrow.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from clover.core.objective import LATE_LIMIT
+from clover.plan.asking import Asked
+from clover.plan.flow import FlowModel, FlowSolution, Interval
+
+_FIRST_INTERVALS = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Bounded:
+    """Result of a search.
+
+    Attributes:
+        upper_bound: No plan that keeps the promise scores higher; -inf if none can.
+        nearest: The whole-numbered solution of the narrow interval with that bound, None if there is none.
+        programs: How many programs were solved in whole numbers.
+    """
+
+    upper_bound: float
+    nearest: FlowSolution | None
+    programs: int
+
+
+@dataclass(slots=True, kw_only=True)
+class _Node:
+    interval: Interval
+    bound: float
+    solution: FlowSolution | None = None
+
+
+def bound(
+    flow: FlowModel,
+    asked: Asked,
+    *,
+    late_limit: float = LATE_LIMIT,
+    utilisation: float = 1.0,
+    narrow: float = 1.0 / 320.0,
+    most_programs: int = 60,
+) -> Bounded:
+    """Bound the score of every plan of a fleet.
+
+    Args:
+        flow: Fleet, load and SLA.
+        asked: What is to be maximised and kept.
+        late_limit, utilisation: As in `FlowModel.solve`; with the defaults the bound is sound, with less it gives
+            flows that leave room for waiting.
+        narrow: Width at which an interval is not halved any more.
+        most_programs: Stop here; the bound is then wider, and still sound.
+    """
+    nodes = [node for interval in _cover() if (node := _relaxed(flow, asked, interval, late_limit, utilisation))]
+    programs = 0
+    while nodes:
+        best = max(range(len(nodes)), key=lambda index: (nodes[index].bound, -nodes[index].interval.low))
+        node = nodes[best]
+        if node.solution is not None and (node.interval.width <= narrow or programs >= most_programs):
+            return Bounded(upper_bound=node.bound, nearest=node.solution, programs=programs)
+        del nodes[best]
+        if node.solution is None and (node.interval.width <= 4.0 * narrow or programs >= most_programs):
+            programs += 1
+            node.solution = flow.solve(asked, node.interval, late_limit=late_limit, utilisation=utilisation)
+            if node.solution is not None:
+                node.bound = min(node.bound, node.solution.bound)
+                nodes.append(node)
+            continue
+        for half in node.interval.halves():
+            child = _relaxed(flow, asked, half, late_limit, utilisation)
+            if child is not None:
+                child.bound = min(child.bound, node.bound)
+                nodes.append(child)
+    return Bounded(upper_bound=-np.inf, nearest=None, programs=programs)
+
+
+def _cover() -> list[Interval]:
+    edges = np.linspace(0.0, 1.0, _FIRST_INTERVALS + 1).tolist()
+    return [Interval(low=low, high=high) for low, high in zip(edges, edges[1:], strict=False)]
+
+
+def _relaxed(
+    flow: FlowModel, asked: Asked, interval: Interval, late_limit: float, utilisation: float
+) -> _Node | None:
+    solution = flow.solve(asked, interval, late_limit=late_limit, utilisation=utilisation, relaxed=True)
+    return None if solution is None else _Node(interval=interval, bound=solution.bound)
