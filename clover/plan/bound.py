@@ -47,6 +47,8 @@ def bound(
     utilisation: float = 1.0,
     narrow: float = 1.0 / 320.0,
     most_programs: int = 60,
+    absolute_gap: float = 1e-5,
+    whole_at: float = 1.0 / 80.0,
 ) -> Bounded:
     """Bound the score of every plan of a fleet.
 
@@ -56,6 +58,8 @@ def bound(
         late_limit, utilisation: As in `FlowModel.solve`; with the defaults the bound is sound, with less it gives
             flows that leave room for waiting.
         narrow: Width at which an interval is not halved any more.
+        absolute_gap: Of every program.
+        whole_at: Width from which on programs are solved in whole numbers.
         most_programs: Stop here; the bound is then wider, and still sound.
     """
     nodes = [node for interval in _cover() if (node := _relaxed(flow, asked, interval, late_limit, utilisation))]
@@ -66,9 +70,11 @@ def bound(
         if node.solution is not None and (node.interval.width <= narrow or programs >= most_programs):
             return Bounded(upper_bound=node.bound, nearest=node.solution, programs=programs)
         del nodes[best]
-        if node.solution is None and (node.interval.width <= 4.0 * narrow or programs >= most_programs):
+        if node.solution is None and (node.interval.width <= whole_at or programs >= most_programs):
             programs += 1
-            node.solution = flow.solve(asked, node.interval, late_limit=late_limit, utilisation=utilisation)
+            node.solution = flow.solve(
+                asked, node.interval, late_limit=late_limit, utilisation=utilisation, absolute_gap=absolute_gap
+            )
             if node.solution is not None:
                 node.bound = min(node.bound, node.solution.bound)
                 nodes.append(node)

@@ -32,8 +32,6 @@ from clover.core.objective import LATE_LIMIT
 from clover.core.queueing import Evaluation
 from clover.plan.asking import Asked
 
-#: HiGHS ends when bound and answer agree to this part; its bound is used, so that a gap stays sound.
-_RELATIVE_GAP = 1e-6
 #: A flow below this part of the load is nothing.
 _LEAST_SHARE = 1e-7
 
@@ -124,6 +122,7 @@ class FlowModel:
         late_limit: float = LATE_LIMIT,
         utilisation: float = 1.0,
         relaxed: bool = False,
+        absolute_gap: float = 1e-5,
     ) -> FlowSolution | None:
         """Solve for contention in an interval; None if nothing there keeps the promise.
 
@@ -133,12 +132,13 @@ class FlowModel:
             late_limit: Largest fraction of requests whose service alone is longer than the SLA.
             utilisation: Largest busy fraction of the instances of any kind.
             relaxed: Leave out that numbers are whole (still a bound).
+            absolute_gap: HiGHS ends when its bound and its answer are so near; the bound is the one that is returned.
         """
         program = self._program(asked, interval, late_limit, utilisation, relaxed=relaxed)
         solver = highspy.Highs()
         # With output on, HiGHS prints to the terminal.
         solver.silent()
-        for option, value in (("threads", 1), ("random_seed", 0), ("mip_rel_gap", _RELATIVE_GAP)):
+        for option, value in (("threads", 1), ("random_seed", 0), ("mip_rel_gap", 0.0), ("mip_abs_gap", absolute_gap)):
             solver.setOptionValue(option, value)
         solver.passModel(program)
         solver.run()

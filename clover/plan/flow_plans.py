@@ -22,12 +22,16 @@ from clover.plan.prover import Proof
 
 #: Longest-idle dispatch is preferred to shares that score no better than this.
 _SIMPLER = 1e-5
-_UTILISATION_STEP = 0.05
+_UTILISATION_STEP = 0.03
 _LEAST_UTILISATION = 0.3
 _LEAST_LATE_STEP = 0.0015
+_FAR_OFF = 0.01
 _LEAST_LATE = 0.004
 #: What candidates are worth solving for; coarser than the bound.
-_NARROW, _PROGRAMS = 1.0 / 160.0, 20
+_NARROW, _PROGRAMS, _GAP = 1.0 / 80.0, 12, 1e-4
+
+#: Give up after so many simulations (unless told otherwise), or so many different requests for room.
+MOST_PROOFS, _MOST_ROOMS = 10, 16
 
 Prove = Callable[[PlanPoint], Proof]
 
@@ -39,12 +43,19 @@ class _Room:
     utilisation: float = 1.0
     late: float = LATE_LIMIT
 
-    def less(self, excess: float) -> Iterator[_Room]:
-        """Return what to try if this was late by `excess` too much."""
-        if self.utilisation - _UTILISATION_STEP >= _LEAST_UTILISATION:
-            yield replace(self, utilisation=round(self.utilisation - _UTILISATION_STEP, 6))
-        late = round(self.late - max(_LEAST_LATE_STEP, 1.1 * min(excess, 0.01)), 6)
-        if late >= _LEAST_LATE:
+    def less(self, used: _Room, excess: float) -> Iterator[_Room]:
+        """Return what to try if a solution that used so much was late by `excess` too much.
+
+        What is asked has to be less than what was used, or the same solution would come again.
+        """
+        # Waiting is cured by less utilisation, slow services by fewer of them.
+        slow = used.late > LATE_LIMIT / 2.0
+        step = _UTILISATION_STEP if excess < _FAR_OFF else 2.0 * _UTILISATION_STEP
+        utilisation = round(min(self.utilisation, used.utilisation) - step, 6)
+        if utilisation >= _LEAST_UTILISATION:
+            yield replace(self, utilisation=utilisation)
+        late = round(min(self.late, used.late) - max(_LEAST_LATE_STEP, 1.1 * min(excess, _FAR_OFF)), 6)
+        if slow and late >= _LEAST_LATE:
             yield replace(self, late=late)
 
 
@@ -52,6 +63,7 @@ class _Room:
 class _Entry:
     order: tuple[float, int]
     room: _Room = field(compare=False)
+    used: _Room = field(compare=False)
     point: PlanPoint = field(compare=False)
 
 
@@ -62,28 +74,29 @@ class FlowPlanner:
         flow: Fleet, load and SLA.
         prove: Simulates a plan.
         off: Whether spare GPUs are off rather than parked.
-        most_proofs: Give up after so many.
     """
 
-    def __init__(self, flow: FlowModel, prove: Prove, *, off: bool = False, most_proofs: int = 16) -> None:
+    def __init__(self, flow: FlowModel, prove: Prove, *, off: bool = False) -> None:
         self._flow, self._prove, self._off = flow, prove, off
-        self._most_proofs = most_proofs
         self._known: dict[str, Proof] = {}
         self.proofs = self.failed = self._pushed = 0
 
-    def best(self, asked: Asked, *, at_least: float = -np.inf) -> tuple[PlanPoint | None, float]:
+    def best(
+        self, asked: Asked, *, at_least: float = -np.inf, most_proofs: int = MOST_PROOFS
+    ) -> tuple[PlanPoint | None, float]:
         """Return the best plan that could be certified, and a bound that no plan exceeds.
 
         Args:
             asked: What is to be maximised and kept.
             at_least: Score of a plan that is known; nothing below it is looked for.
+            most_proofs: Give up after so many simulations.
         """
         bounded = bound(self._flow, asked)
         queue: list[_Entry] = []
         tried = {_Room()}
         first = self._solve(asked, _Room()) if asked.constrained else bounded.nearest
         self._push(queue, asked, _Room(), first)
-        left = self._most_proofs
+        left = most_proofs
         while queue and left > 0:
             entry = heapq.heappop(queue)
             if -entry.order[0] <= at_least:
@@ -95,8 +108,8 @@ class FlowPlanner:
                 if proof.point is not None and _keeps(asked, proof.point):
                     return proof.point, bounded.upper_bound
                 excess = proof.late_fraction - LATE_LIMIT
-            for room in entry.room.less(max(excess, 0.0)):
-                if room not in tried:
+            for room in entry.room.less(entry.used, max(excess, 0.0)):
+                if room not in tried and len(tried) < _MOST_ROOMS:
                     tried.add(room)
                     self._push(queue, asked, room, self._solve(asked, room))
         return None, bounded.upper_bound
@@ -109,6 +122,8 @@ class FlowPlanner:
             utilisation=room.utilisation,
             narrow=_NARROW,
             most_programs=_PROGRAMS,
+            absolute_gap=_GAP,
+            whole_at=_NARROW,
         )
         return found.nearest
 
@@ -120,7 +135,15 @@ class FlowPlanner:
             simpler = _SIMPLER if point.dispatch.name == "longest_idle" else 0.0
             if _keeps(asked, point):
                 self._pushed += 1
-                heapq.heappush(queue, _Entry((-score(point) - simpler, self._pushed), room, point))
+                heapq.heappush(queue, _Entry((-score(point) - simpler, self._pushed), room, self._used(tidy), point))
+
+    def _used(self, solution: FlowSolution) -> _Room:
+        """Return how busy the busiest kind is, and which part of the services is too long."""
+        flow, rho = self._flow, self._flow.contention(solution.counts, solution.flows)
+        busy = solution.flows * flow.arrays.mean_s(np.array([rho]))[0]
+        there = solution.counts > 0
+        late = float(solution.flows @ flow.late_of_kinds(rho)) / flow.rate_rps
+        return _Room(utilisation=float((busy[there] / solution.counts[there]).max()), late=late)
 
     def _proof(self, point: PlanPoint) -> tuple[Proof, int]:
         key = f"{point} {point.dispatch.name} {sorted((str(k), round(s, 9)) for k, s in point.dispatch.shares.items())}"

@@ -171,10 +171,6 @@ class ConvexBound:
         (left, at_left), (right, at_right) = self._places[index - 1], self._places[index]
         return at_left + (at_right - at_left) * (place - left) / (right - left)
 
-    def gaps(self) -> list[float]:
-        """Return the places halfway between neighbours."""
-        return [(left + right) / 2.0 for (left, _), (right, _) in zip(self._places, self._places[1:], strict=False)]
-
 
 def _score(asked: Asked, point: PlanPoint) -> float:
     return asked.score(point.evaluation.accuracy_pct, point.evaluation.energy_j_per_request)

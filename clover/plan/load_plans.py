@@ -11,7 +11,7 @@ from clover.core.queueing import evaluate
 from clover.plan.asking import Asked, by_objective
 from clover.plan.bound import bound
 from clover.plan.flow import FlowModel
-from clover.plan.flow_plans import FlowPlanner, asked_score
+from clover.plan.flow_plans import MOST_PROOFS, FlowPlanner, asked_score
 from clover.plan.frontier import ConvexBound, Frontier
 from clover.plan.points import Fleetwide, Layout, PlanPoint, fleet_of
 from clover.plan.pool import Enumeration, Pool
@@ -23,10 +23,9 @@ ENUMERATED_GPUS = 2
 #: With more GPUs than this not every number of equal serving GPUs is tried.
 _UNIFORM_GPUS = 16
 #: Intensity x PUE, in gCO2e per kWh, between which plans are looked for in advance.
-LOW_EFFECTIVE, HIGH_EFFECTIVE = 1.0, 750.0
-#: Intensities between are looked at until the bound and the plans that are known agree to this, or so often.
-_FRONTIER_TOLERANCE, _MOST_BETWEEN = 1e-3, 3
-_LOOKED_AT = 31
+LOW_EFFECTIVE, HIGH_EFFECTIVE = 50.0, 750.0
+#: What other intensities than the present one may cost in simulations, and how many of them are looked at.
+_PROOFS_AHEAD, _LOOKED_AT = 3, 31
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,27 +119,15 @@ class LoadPlans:
             return
         for place in (LOW_EFFECTIVE, HIGH_EFFECTIVE):
             if bounds.at(place) is None:
-                self._solve(lambda_, place, bounds)
-        for _ in range(_MOST_BETWEEN):
-            gaps = {place: self._gap(lambda_, place, bounds) for place in bounds.gaps()}
-            widest = max(gaps, key=lambda place: gaps[place])
-            if gaps[widest] <= _FRONTIER_TOLERANCE:
-                break
-            self._solve(lambda_, widest, bounds)
+                self._solve(lambda_, place, bounds, most_proofs=_PROOFS_AHEAD)
         for step in range(_LOOKED_AT):
             place = LOW_EFFECTIVE + (HIGH_EFFECTIVE - LOW_EFFECTIVE) * step / (_LOOKED_AT - 1)
             self.frontier.best(by_objective(lambda_, self.base, place))
 
-    def _gap(self, lambda_: float, place: float, bounds: ConvexBound) -> float:
-        asked = by_objective(lambda_, self.base, place)
-        best = self.frontier.best(asked)
-        upper = bounds.at(place)
-        if best is None or upper is None or not math.isfinite(upper):
-            return 0.0
-        return upper - asked_score(asked)(best)
-
-    def _solve(self, lambda_: float, place: float, bounds: ConvexBound) -> float:
-        upper = self._add_flow_plan(by_objective(lambda_, self.base, place))
+    def _solve(
+        self, lambda_: float, place: float, bounds: ConvexBound, *, most_proofs: int = MOST_PROOFS
+    ) -> float:
+        upper = self._add_flow_plan(by_objective(lambda_, self.base, place), most_proofs)
         bounds.add(place, upper)
         return upper
 
@@ -153,13 +140,13 @@ class LoadPlans:
             self._constrained[key] = self._add_flow_plan(asked)
         return self.frontier.best(asked), self._constrained[key]
 
-    def _add_flow_plan(self, asked: Asked) -> float:
+    def _add_flow_plan(self, asked: Asked, most_proofs: int = MOST_PROOFS) -> float:
         """Add the flow model's plan if it beats what is known; return the bound."""
         known = self.frontier.best(asked) if self.gpus <= ENUMERATED_GPUS else None
         at_least = -math.inf if known is None else asked_score(asked)(known) + 1e-6
         if not self._settings.any_routing:
             at_least = math.inf
-        point, upper = self.planner.best(asked, at_least=at_least)
+        point, upper = self.planner.best(asked, at_least=at_least, most_proofs=most_proofs)
         if point is not None:
             self.frontier.add_point(point)
         best = self.frontier.best(asked)
