@@ -7,6 +7,7 @@ all plans. The interval with the highest bound is solved in whole numbers, then 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -49,28 +50,35 @@ def bound(
     most_programs: int = 60,
     absolute_gap: float = 1e-5,
     whole_at: float = 1.0 / 80.0,
+    cutoff: float = -np.inf,
 ) -> Bounded:
     """Bound the score of every plan of a fleet.
 
     Args:
         flow: Fleet, load and SLA.
         asked: What is to be maximised and kept.
-        late_limit, utilisation: As in `FlowModel.solve`; with the defaults the bound is sound, with less it gives
-            flows that leave room for waiting.
+        late_limit: As in `FlowModel.solve`; with the default the bound is sound, with less it gives flows that leave
+            room for waiting.
+        utilisation: Likewise.
         narrow: Width at which an interval is not halved any more.
         absolute_gap: Of every program.
+        cutoff: Nothing that scores no more than this is looked for.
         whole_at: Width from which on programs are solved in whole numbers.
         most_programs: Stop here; the bound is then wider, and still sound.
     """
     nodes = [node for interval in _cover() if (node := _relaxed(flow, asked, interval, late_limit, utilisation))]
-    programs = 0
+    programs, found = 0, None
     while nodes:
         best = max(range(len(nodes)), key=lambda index: (nodes[index].bound, -nodes[index].interval.low))
         node = nodes[best]
-        if node.solution is not None and (node.interval.width <= narrow or programs >= most_programs):
-            return Bounded(upper_bound=node.bound, nearest=node.solution, programs=programs)
+        if node.bound <= cutoff:
+            return Bounded(upper_bound=node.bound, nearest=None, programs=programs)
+        last = node.interval.width <= narrow or programs >= most_programs
+        if node.solution is not None and last:
+            nearest = node.solution if node.solution.found else found
+            return Bounded(upper_bound=node.bound, nearest=nearest, programs=programs)
         del nodes[best]
-        if node.solution is None and (node.interval.width <= whole_at or programs >= most_programs):
+        if node.solution is None and (node.interval.width <= whole_at or last):
             programs += 1
             node.solution = flow.solve(
                 asked, node.interval, late_limit=late_limit, utilisation=utilisation, absolute_gap=absolute_gap
@@ -78,6 +86,7 @@ def bound(
             if node.solution is not None:
                 node.bound = min(node.bound, node.solution.bound)
                 nodes.append(node)
+                found = node.solution if node.solution.found else found
             continue
         for half in node.interval.halves():
             child = _relaxed(flow, asked, half, late_limit, utilisation)
@@ -87,13 +96,24 @@ def bound(
     return Bounded(upper_bound=-np.inf, nearest=None, programs=programs)
 
 
+def relaxed_bound(flow: FlowModel, asked: Asked, *, narrow: float = 1.0 / 160.0) -> float:
+    """Return an upper bound as `bound` does, a little higher, without solving anything in whole numbers."""
+    nodes = [node for each in _cover() if (node := _relaxed(flow, asked, each, LATE_LIMIT, 1.0))]
+    while nodes:
+        best = max(range(len(nodes)), key=lambda index: (nodes[index].bound, -nodes[index].interval.low))
+        node = nodes.pop(best)
+        if node.interval.width <= narrow:
+            return node.bound
+        children = (_relaxed(flow, asked, half, LATE_LIMIT, 1.0) for half in node.interval.halves())
+        nodes += [child for child in children if child]
+    return -np.inf
+
+
 def _cover() -> list[Interval]:
     edges = np.linspace(0.0, 1.0, _FIRST_INTERVALS + 1).tolist()
-    return [Interval(low=low, high=high) for low, high in zip(edges, edges[1:], strict=False)]
+    return [Interval(low=low, high=high) for low, high in pairwise(edges)]
 
 
-def _relaxed(
-    flow: FlowModel, asked: Asked, interval: Interval, late_limit: float, utilisation: float
-) -> _Node | None:
+def _relaxed(flow: FlowModel, asked: Asked, interval: Interval, late_limit: float, utilisation: float) -> _Node | None:
     solution = flow.solve(asked, interval, late_limit=late_limit, utilisation=utilisation, relaxed=True)
     return None if solution is None else _Node(interval=interval, bound=solution.bound)

@@ -7,8 +7,6 @@ what fails makes way for the next. Plans are remembered by load: a change of the
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from clover.core.configuration import Configuration, GpuConfiguration
 from clover.core.objective import Objective
 from clover.core.queueing import evaluate
@@ -32,7 +30,6 @@ class ExactScheme:
     Args:
         seed: Of the certificates.
         any_routing: Also dispatch by shares; otherwise longest-idle only.
-        in_advance: Look for the plans of other intensities as soon as the load is known.
         hysteresis: Score that a change of layout must bring.
     """
 
@@ -41,10 +38,9 @@ class ExactScheme:
         *,
         seed: int = 0,
         any_routing: bool = True,
-        in_advance: bool = True,
         hysteresis: float = HYSTERESIS,
     ) -> None:
-        self._settings = Settings(seed=seed, any_routing=any_routing, in_advance=in_advance)
+        self._settings = Settings(seed=seed, any_routing=any_routing)
         self._hysteresis = hysteresis
         self._loads: dict[tuple[object, ...], LoadPlans] = {}
         self._enumerations: dict[tuple[object, ...], Enumeration] = {}
@@ -62,6 +58,11 @@ class ExactScheme:
         if point is not None:
             return self._answer(problem, plans, self._kept(problem, plans, point), upper, before)
         return self._nearest(problem, plans, upper, before)
+
+    def look_ahead(self, problem: Problem) -> None:
+        """Plan for other intensities at a problem's load and lambda, so that those are look-ups later."""
+        if problem.goal == "lambda":
+            self.plans(problem).look_ahead(problem.lambda_)
 
     def plans(self, problem: Problem) -> LoadPlans:
         """Return what is remembered of a load, fleet and SLA; found when first asked for."""

@@ -32,6 +32,10 @@ from clover.core.objective import LATE_LIMIT
 from clover.core.queueing import Evaluation
 from clover.plan.asking import Asked
 
+#: HiGHS gives up after so many nodes of its search; its bound still counts.
+_MOST_NODES = 300
+#: HiGHS' number for "a feasible solution is there" (SolutionStatus::kSolutionStatusFeasible).
+_FEASIBLE = 2
 #: A flow below this part of the load is nothing.
 _LEAST_SHARE = 1e-7
 
@@ -60,6 +64,7 @@ class FlowSolution:
 
     Attributes:
         bound: No answer with a contention in the interval scores higher.
+        found: Whether there is a solution; if not, HiGHS gave up, only the bound counts, and the rest is nothing.
         gpus: GPUs per partition, in the order of the model's multisets.
         spare: GPUs that are parked or off.
         counts: Instances by kind, (K,).
@@ -67,6 +72,7 @@ class FlowSolution:
     """
 
     bound: float
+    found: bool
     gpus: NDArray[np.intp]
     spare: int
     counts: Floats
@@ -140,13 +146,17 @@ class FlowModel:
         solver.silent()
         for option, value in (("threads", 1), ("random_seed", 0), ("mip_rel_gap", 0.0), ("mip_abs_gap", absolute_gap)):
             solver.setOptionValue(option, value)
+        # Counting nodes rather than seconds keeps answers the same on every machine.
+        solver.setOptionValue("mip_max_nodes", _MOST_NODES)
         solver.passModel(program)
         solver.run()
-        if solver.getModelStatus() != highspy.HighsModelStatus.kOptimal:
+        if solver.getModelStatus() == highspy.HighsModelStatus.kInfeasible:
             return None
         info = solver.getInfo()
         bound = info.objective_function_value if relaxed else info.mip_dual_bound
-        return self._solution(float(bound) + asked.constant, np.array(solver.getSolution().col_value))
+        values = np.array(solver.getSolution().col_value)
+        found = info.primal_solution_status == _FEASIBLE
+        return self._solution(float(bound) + asked.constant, values, found=found)
 
     def evaluation(self, solution: FlowSolution) -> Evaluation:
         """Evaluate a solution at its own contention, waiting as if all instances stood in one line (too kind)."""
@@ -245,11 +255,12 @@ class FlowModel:
     def _spare_limit(self) -> float:
         return 0.0 if self._spare_power_w is None else float(self.gpus - 1)
 
-    def _solution(self, bound: float, values: Floats) -> FlowSolution:
+    def _solution(self, bound: float, values: Floats, *, found: bool) -> FlowSolution:
         partitions, kinds = len(self.multisets), len(self.arrays.kinds)
         flows = np.maximum(values[partitions + 1 + kinds :], 0.0)
         return FlowSolution(
             bound=bound,
+            found=found,
             gpus=np.rint(values[:partitions]).astype(np.intp),
             spare=round(float(values[partitions])),
             counts=np.rint(values[partitions + 1 : partitions + 1 + kinds]),

@@ -28,10 +28,10 @@ _LEAST_LATE_STEP = 0.0015
 _FAR_OFF = 0.01
 _LEAST_LATE = 0.004
 #: What candidates are worth solving for; coarser than the bound.
-_NARROW, _PROGRAMS, _GAP = 1.0 / 80.0, 12, 1e-4
+_NARROW, _PROGRAMS, _GAP = 1.0 / 80.0, 4, 1e-4
 
 #: Give up after so many simulations (unless told otherwise), or so many different requests for room.
-MOST_PROOFS, _MOST_ROOMS = 10, 16
+MOST_PROOFS, _MOST_ROOMS = 10, 12
 
 Prove = Callable[[PlanPoint], Proof]
 
@@ -79,10 +79,11 @@ class FlowPlanner:
     def __init__(self, flow: FlowModel, prove: Prove, *, off: bool = False) -> None:
         self._flow, self._prove, self._off = flow, prove, off
         self._known: dict[str, Proof] = {}
+        self._room = _Room()
         self.proofs = self.failed = self._pushed = 0
 
     def best(
-        self, asked: Asked, *, at_least: float = -np.inf, most_proofs: int = MOST_PROOFS
+        self, asked: Asked, *, at_least: float = -np.inf, most_proofs: int = MOST_PROOFS, careful: bool = False
     ) -> tuple[PlanPoint | None, float]:
         """Return the best plan that could be certified, and a bound that no plan exceeds.
 
@@ -90,31 +91,35 @@ class FlowPlanner:
             asked: What is to be maximised and kept.
             at_least: Score of a plan that is known; nothing below it is looked for.
             most_proofs: Give up after so many simulations.
+            careful: Begin with as much room for waiting as the last plan needed.
         """
         bounded = bound(self._flow, asked)
         queue: list[_Entry] = []
-        tried = {_Room()}
-        first = self._solve(asked, _Room()) if asked.constrained else bounded.nearest
-        self._push(queue, asked, _Room(), first)
+        start = self._room if careful else _Room()
+        tried = {start}
+        unlimited = start == _Room() and not asked.constrained
+        self._push(queue, asked, start, bounded.nearest if unlimited else self._solve(asked, start, at_least))
         left = most_proofs
         while queue and left > 0:
             entry = heapq.heappop(queue)
             if -entry.order[0] <= at_least:
                 break
-            excess = entry.point.evaluation.late_fraction - LATE_LIMIT
+            planned = PLANNED_LATE_LIMIT if entry.point.dispatch.name == "longest_idle" else LATE_LIMIT
+            excess = entry.point.evaluation.late_fraction - planned
             if excess <= 0.0:
                 proof, new = self._proof(entry.point)
                 left -= new
                 if proof.point is not None and _keeps(asked, proof.point):
+                    self._room = entry.room
                     return proof.point, bounded.upper_bound
                 excess = proof.late_fraction - LATE_LIMIT
             for room in entry.room.less(entry.used, max(excess, 0.0)):
                 if room not in tried and len(tried) < _MOST_ROOMS:
                     tried.add(room)
-                    self._push(queue, asked, room, self._solve(asked, room))
+                    self._push(queue, asked, room, self._solve(asked, room, at_least))
         return None, bounded.upper_bound
 
-    def _solve(self, asked: Asked, room: _Room) -> FlowSolution | None:
+    def _solve(self, asked: Asked, room: _Room, cutoff: float) -> FlowSolution | None:
         found = bound(
             self._flow,
             asked.tightened(),
@@ -124,6 +129,7 @@ class FlowPlanner:
             most_programs=_PROGRAMS,
             absolute_gap=_GAP,
             whole_at=_NARROW,
+            cutoff=cutoff,
         )
         return found.nearest
 
@@ -155,10 +161,12 @@ class FlowPlanner:
         return proof, 1
 
     def _tidy(self, solution: FlowSolution) -> FlowSolution:
-        """Give instances that serve nothing the variant that serves most on their size: no slower, and one kind less."""
+        """Give instances that serve nothing the variant that serves most on their size."""
         counts, kinds = solution.counts.copy(), self._flow.arrays.kinds
         for index in np.flatnonzero((counts > 0) & (solution.flows == 0)):
-            alike = [k for k, kind in enumerate(kinds) if kind.profile == kinds[index].profile and solution.flows[k] > 0]
+            alike = [
+                k for k, kind in enumerate(kinds) if kind.profile == kinds[index].profile and solution.flows[k] > 0
+            ]
             if alike:
                 counts[max(alike, key=lambda k: solution.flows[k])] += counts[index]
                 counts[index] = 0.0
@@ -167,11 +175,11 @@ class FlowPlanner:
     def _points(self, solution: FlowSolution) -> list[PlanPoint]:
         flow = self._flow
         fleet = flow.fleet(solution)
-        layout = fill(flow.multisets, solution.gpus.tolist(), dict(fleet.kinds), spare=solution.spare, spare_off=self._off)
+        layout = fill(
+            flow.multisets, solution.gpus.tolist(), dict(fleet.kinds), spare=solution.spare, spare_off=self._off
+        )
         simple = evaluate(flow.model, fleet_of(layout), flow.rate_rps, flow.sla_ms)
-        points: list[PlanPoint] = []
-        if simple.late_fraction <= PLANNED_LATE_LIMIT:
-            points.append(PlanPoint(layout=layout, dispatch=Fleetwide(), evaluation=simple))
+        points = [PlanPoint(layout=layout, dispatch=Fleetwide(), evaluation=simple)]
         if len(fleet.kinds) > 1:
             shares = Fleetwide(name="shares", shares=flow.shares(solution))
             points.append(PlanPoint(layout=layout, dispatch=shares, evaluation=flow.evaluation(solution)))

@@ -9,7 +9,7 @@ from clover.core.configuration import GpuId
 from clover.core.objective import LATE_LIMIT, Baseline
 from clover.core.queueing import evaluate
 from clover.plan.asking import Asked, by_objective
-from clover.plan.bound import bound
+from clover.plan.bound import bound, relaxed_bound
 from clover.plan.flow import FlowModel
 from clover.plan.flow_plans import MOST_PROOFS, FlowPlanner, asked_score
 from clover.plan.frontier import ConvexBound, Frontier
@@ -24,8 +24,12 @@ ENUMERATED_GPUS = 2
 _UNIFORM_GPUS = 16
 #: Intensity x PUE, in gCO2e per kWh, between which plans are looked for in advance.
 LOW_EFFECTIVE, HIGH_EFFECTIVE = 50.0, 750.0
-#: What other intensities than the present one may cost in simulations, and how many of them are looked at.
-_PROOFS_AHEAD, _LOOKED_AT = 3, 31
+#: For how many other intensities plans are made in advance, what each may cost in simulations, and how many intensities
+#: are bounded and looked at to find those; enough is where bound and best plan agree to the tolerance.
+_PLANNED_AHEAD, _PROOFS_AHEAD, _BOUNDED_AT, _LOOKED_AT, _TOLERANCE = 4, 3, 14, 31, 5e-4
+
+#: What a plan with shares must score above one with longest-idle to be looked for.
+_WORTH_MORE = 2e-5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,12 +39,10 @@ class Settings:
     Attributes:
         seed: Of the certificates.
         any_routing: Also dispatch by shares; otherwise longest-idle only.
-        in_advance: Look for the plans of other intensities as soon as the load is known.
     """
 
     seed: int = 0
     any_routing: bool = True
-    in_advance: bool = True
 
 
 class LoadPlans:
@@ -89,11 +91,25 @@ class LoadPlans:
         bounds = self._bounds.get(problem.lambda_)
         if bounds is None:
             bounds = self._bounds[problem.lambda_] = ConvexBound()
-            self._look_ahead(problem.lambda_, problem.effective_g_per_kwh, bounds)
         upper = bounds.at(problem.effective_g_per_kwh)
         if upper is None:
             upper = self._solve(problem.lambda_, problem.effective_g_per_kwh, bounds)
         return self.frontier.best(asked), upper
+
+    def look_ahead(self, lambda_: float) -> None:
+        """Plan for other intensities, so that those are look-ups later: where bound and known plans differ most."""
+        bounds = self._bounds.setdefault(lambda_, ConvexBound())
+        for place in (LOW_EFFECTIVE, HIGH_EFFECTIVE):
+            if bounds.at(place) is None:
+                self._solve(lambda_, place, bounds, ahead=True)
+        for place in _places(_BOUNDED_AT):
+            bounds.add(place, relaxed_bound(self._flow, by_objective(lambda_, self.base, place)))
+        for _ in range(_PLANNED_AHEAD):
+            gaps = {place: self._gap(lambda_, place, bounds) for place in _places(_LOOKED_AT)}
+            widest = max(gaps, key=lambda place: gaps[place])
+            if gaps[widest] <= _TOLERANCE:
+                break
+            self._solve(lambda_, widest, bounds, ahead=True)
 
     def most_accurate(self) -> PlanPoint | None:
         """Return the certified plan with the highest accuracy."""
@@ -112,22 +128,15 @@ class LoadPlans:
 
     # --- inside
 
-    def _look_ahead(self, lambda_: float, now: float, bounds: ConvexBound) -> None:
-        """Plan for the present intensity, then for others, so that those are look-ups later."""
-        self._solve(lambda_, now, bounds)
-        if not self._settings.in_advance:
-            return
-        for place in (LOW_EFFECTIVE, HIGH_EFFECTIVE):
-            if bounds.at(place) is None:
-                self._solve(lambda_, place, bounds, most_proofs=_PROOFS_AHEAD)
-        for step in range(_LOOKED_AT):
-            place = LOW_EFFECTIVE + (HIGH_EFFECTIVE - LOW_EFFECTIVE) * step / (_LOOKED_AT - 1)
-            self.frontier.best(by_objective(lambda_, self.base, place))
+    def _gap(self, lambda_: float, place: float, bounds: ConvexBound) -> float:
+        asked = by_objective(lambda_, self.base, place)
+        best, upper = self.frontier.best(asked), bounds.at(place)
+        if best is None or upper is None or not math.isfinite(upper):
+            return 0.0
+        return upper - asked_score(asked)(best)
 
-    def _solve(
-        self, lambda_: float, place: float, bounds: ConvexBound, *, most_proofs: int = MOST_PROOFS
-    ) -> float:
-        upper = self._add_flow_plan(by_objective(lambda_, self.base, place), most_proofs)
+    def _solve(self, lambda_: float, place: float, bounds: ConvexBound, *, ahead: bool = False) -> float:
+        upper = self._add_flow_plan(by_objective(lambda_, self.base, place), ahead=ahead)
         bounds.add(place, upper)
         return upper
 
@@ -140,13 +149,15 @@ class LoadPlans:
             self._constrained[key] = self._add_flow_plan(asked)
         return self.frontier.best(asked), self._constrained[key]
 
-    def _add_flow_plan(self, asked: Asked, most_proofs: int = MOST_PROOFS) -> float:
+    def _add_flow_plan(self, asked: Asked, *, ahead: bool = False) -> float:
         """Add the flow model's plan if it beats what is known; return the bound."""
-        known = self.frontier.best(asked) if self.gpus <= ENUMERATED_GPUS else None
-        at_least = -math.inf if known is None else asked_score(asked)(known) + 1e-6
+        known = self.frontier.best(asked)
+        at_least = -math.inf if known is None else asked_score(asked)(known) + _WORTH_MORE
         if not self._settings.any_routing:
             at_least = math.inf
-        point, upper = self.planner.best(asked, at_least=at_least, most_proofs=most_proofs)
+        point, upper = self.planner.best(
+            asked, at_least=at_least, most_proofs=_PROOFS_AHEAD if ahead else MOST_PROOFS, careful=ahead
+        )
         if point is not None:
             self.frontier.add_point(point)
         best = self.frontier.best(asked)
@@ -204,13 +215,19 @@ class LoadPlans:
             seed=self._settings.seed,
         )
         added = replace(point, layout=layout, evaluation=evaluation)
-        # More GPUs of the same kinds are never later; should the proof fail nevertheless, the plan is not called proven.
+        # More GPUs of the same kinds are hardly later; should the proof fail nevertheless, the plan is not proven.
         return prover(added) or replace(added, late_upper=None)
 
     @property
     def late_limit(self) -> float:
         """What certificates keep."""
         return LATE_LIMIT
+
+
+def _places(number: int) -> list[float]:
+    """Return intensities between the lowest and the highest, closer together where they are low."""
+    ratio = HIGH_EFFECTIVE / LOW_EFFECTIVE
+    return [LOW_EFFECTIVE * ratio ** (step / (number - 1)) for step in range(1, number - 1)]
 
 
 def _without_reserve(ids: tuple[GpuId, ...], reserve: int) -> tuple[GpuId, ...]:

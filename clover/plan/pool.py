@@ -1,4 +1,4 @@
-"""Many fleets evaluated by the closed form, from which plans are chosen: longest-idle dispatch, counted once per load."""
+"""Many fleets evaluated by the closed form under longest-idle dispatch, from which plans are chosen."""
 
 from __future__ import annotations
 
@@ -62,11 +62,19 @@ class Enumeration:
         space = self._mixed[active]
         idle = self._idle_power_w(active, spare, off=off)
         return self._pool(
-            space.counts, np.full(len(space), idle), rate_rps, lambda row: self._layout(space.members_of(row), spare, off)
+            space.counts,
+            np.full(len(space), idle),
+            rate_rps,
+            lambda row: self._layout(space.members_of(row), spare, off),
         )
 
-    def uniform(self, active: Sequence[int], gpus: int, rate_rps: float, *, off: bool = False) -> Pool:
-        """Return the fleets whose serving GPUs are all alike, for several numbers of them."""
+    def uniform(
+        self, active: Sequence[int], gpus: int, rate_rps: float, *, off: bool = False, all_rows: bool = False
+    ) -> Pool:
+        """Return the fleets whose serving GPUs are all alike, for several numbers of them.
+
+        With `all_rows` those that do not keep the promise are there too, with nan as accuracy and energy.
+        """
         numbers = np.repeat(np.array(active), len(self._gpus))
         counts = np.tile(self._single, (len(active), 1)) * numbers[:, None]
         idle = np.array([self._idle_power_w(int(n), gpus - int(n), off=off) for n in active])
@@ -75,7 +83,7 @@ class Enumeration:
             n = int(numbers[row])
             return self._layout([self._gpus[row % len(self._gpus)]] * n, gpus - n, off)
 
-        return self._pool(counts, np.repeat(idle, len(self._gpus)), rate_rps, layout)
+        return self._pool(counts, np.repeat(idle, len(self._gpus)), rate_rps, layout, all_rows=all_rows)
 
     def least_late(self, gpus: int, rate_rps: float) -> tuple[GpuConfiguration, float]:
         """Return the configuration for all GPUs with the smallest P(late), and that; the most capable if overloaded."""
@@ -95,7 +103,23 @@ class Enumeration:
             low, high = (middle, high) if good else (low, middle)
         return low if low > 1e-3 * high else 0.0
 
-    def _pool(self, counts: Floats, idle_w: Floats, rate_rps: float, layout: Callable[[int], Layout]) -> Pool:
+    def _pool(
+        self,
+        counts: Floats,
+        idle_w: Floats,
+        rate_rps: float,
+        layout: Callable[[int], Layout],
+        *,
+        all_rows: bool = False,
+    ) -> Pool:
+        if all_rows:
+            every = self._search.evaluate(counts, rate_rps)
+            bad = every.late_fraction > PLANNED_LATE_LIMIT
+            return Pool(
+                accuracy_pct=np.where(bad, np.nan, every.accuracy_pct),
+                energy_j=np.where(bad, np.nan, every.energy_j_per_request(idle_w)),
+                layout=layout,
+            )
         points = self._search.operating(counts, rate_rps)
         rows = np.flatnonzero(~points.overloaded)
         if not len(rows):

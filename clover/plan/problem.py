@@ -149,6 +149,15 @@ class FleetCandidate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Explored:
+    """A configuration that was tried on live traffic, for all GPUs alike; requests that had to wait there included."""
+
+    gpu: GpuConfiguration
+    evaluation: Evaluation
+    requests: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """A scheme's decision.
 
@@ -166,6 +175,7 @@ class Answer:
         upper_bound: No plan scores higher, whatever its configuration and routing (for one contention in the fleet, and
             routing that does not look at the size of requests).
         late_upper: Certified upper bound of P(latency > SLA), None if the answer is not certified.
+        explored: What was tried on live traffic for this decision; its cost is not in `evaluation`.
         asked_met: False if the accuracy floor or carbon budget cannot be kept; the answer is then what comes nearest.
     """
 
@@ -181,6 +191,7 @@ class Answer:
     upper_bound: float | None = None
     late_upper: float | None = None
     asked_met: bool = True
+    explored: tuple[Explored, ...] = ()
 
     @property
     def gap(self) -> float | None:

@@ -50,14 +50,19 @@ class Prover:
     seed: int = 0
 
     def prove(self, point: PlanPoint) -> Proof:
-        """Simulate a plan; one whose estimate keeps the promise is simulated for longer before it is given up."""
+        """Simulate a plan.
+
+        Under longest-idle one that looks good is simulated for longer before it is given up; with shares there is
+        always another plan that is nearly as good.
+        """
         certificate = self._certificate(point, 1)
-        if not certificate.certified and certificate.late_fraction <= _WORTH_IT:
+        simple = point.dispatch.name == "longest_idle"
+        if simple and not certificate.certified and certificate.late_fraction <= _WORTH_IT:
             certificate = self._certificate(point, _LONGER)
         if not certificate.certified:
             return Proof(point=None, late_fraction=certificate.late_fraction)
         # The closed form stays in force where it holds, so that plans are compared by one evaluator without noise.
-        seen = point.evaluation if point.dispatch.name == "longest_idle" else certificate.simulation.evaluation
+        seen = point.evaluation if simple else certificate.simulation.evaluation
         proven = dataclasses.replace(point, evaluation=seen, late_upper=certificate.late_upper)
         return Proof(point=proven, late_fraction=certificate.late_fraction)
 
