@@ -6,12 +6,15 @@ import asyncio
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cli import options
 from cli.output import number, print_json, tell
+
+if TYPE_CHECKING:
+    from clover.agents.decision import Goals
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,10 +25,11 @@ class UpSettings:
         where: Deployment and server.
         gpus: GPUs per node.
         rate_rps: Arrival rate.
-        sla_ms: Promised 95th percentile.
+        goals: What is asked of the planner.
+        park_w: Power of a parked GPU in W, None for the table's.
         shared: Options that every agent gets.
         trace, hour_s, pue: Grid.
-        scheme, lambda_, faithful: Planning.
+        scheme, faithful: Planning.
         duration_s: How long requests become due, None until stopped.
         seed: Of everything random.
         dashboard: Whether to draw the dashboard where there is a terminal.
@@ -35,13 +39,13 @@ class UpSettings:
     where: options.Where
     gpus: tuple[int, ...]
     rate_rps: float
-    sla_ms: float
+    goals: Goals
+    park_w: float | None
     shared: tuple[str, ...]
     trace: str
     hour_s: float
     pue: float
     scheme: str
-    lambda_: float
     faithful: bool
     duration_s: float | None
     seed: int
@@ -64,11 +68,16 @@ def up(
     ] = None,
     board: options.Board = "a100-40gb",
     backend: options.Backend = "sim",
-    scheme: options.Scheme = "clover",
+    scheme: options.Scheme = "exact",
     trace: options.Trace = "ciso-march",
     hour: options.Hour = "20s",  # pyright: ignore[reportArgumentType] - parsed like a flag
     rate: options.Rate = None,
     lambda_: options.Lambda = 0.5,
+    accuracy_floor: options.AccuracyFloor = None,
+    carbon_budget: options.CarbonBudget = None,
+    parking: options.Parking = "parked",
+    park_w: options.ParkW = None,
+    reserve: options.Reserve = 0,
     sla: options.Sla = None,
     pue: options.Pue = 1.5,
     profile: options.Profile = None,
@@ -97,6 +106,8 @@ def up(
         hour_s=hour,
         rate=rate,
         lambda_=lambda_,
+        asks={"accuracy_floor": accuracy_floor, "carbon_budget": carbon_budget, "parking": parking, "reserve": reserve},
+        park_w=park_w,
         sla=sla,
         pue=pue,
         profile=profile,
@@ -131,6 +142,8 @@ def _check(
     sla: float | None,
     profile: Path | None,
     lambda_: float,
+    asks: dict[str, Any],
+    park_w: float | None,
     pue: float,
     seed: int,
     **rest: Any,
@@ -141,11 +154,12 @@ def _check(
 
     options.check_goals(lambda_, pue, sla)
     make_scheme(scheme, seed=seed)
-    fleet = options.fleet(application, backend, board, profile)
+    fleet = options.fleet(application, backend, board, profile, park_w)
     load_trace(trace)
     options.inputs_of(fleet)
     count = gpus or (options.default_gpus(backend) if backend == "cpu" else 10)
     spread = options.spread_gpus(count, nodes or (1 if backend == "cpu" else min(2, count)))
+    goals = options.goals(fleet, lambda_=lambda_, sla=sla, gpus=count, **asks)
     if backend == "cpu":
         options.check_memory(workers=count * fleet.board.compute_slices)
     shared = ["--app", application, "--backend", backend, "--gpu-model", board, "--seed", str(seed)]
@@ -155,12 +169,12 @@ def _check(
         where=where,
         gpus=spread,
         rate_rps=options.rate_of(rate, count, fleet),
-        sla_ms=sla or fleet.model.table.sla_p95_ms,
+        goals=goals,
+        park_w=park_w,
         shared=tuple(shared),
         trace=trace,
         pue=pue,
         scheme=scheme,
-        lambda_=lambda_,
         seed=seed,
         **rest,
     )

@@ -17,7 +17,7 @@ import msgspec
 from clover.agents.backoff import Backoff
 from clover.agents.decision import Decision, DecisionMaker
 from clover.agents.lifetime import until_stopped
-from clover.agents.translate import gpu_configuration
+from clover.agents.translate import dispatch_target, gpu_configuration
 from clover.bus import messages
 from clover.bus.messages import IntensityReading, NodeTelemetry, PlanRecord
 from clover.bus.port import Bus, Feed
@@ -82,6 +82,7 @@ class ControllerAgent:
         self._intensity: IntensityReading | None = None
         self._decision: Decision | None = None
         self._record: PlanRecord | None = None
+        self._dispatch: dict[str, messages.DispatchRule] = {}
         self._decisions = 0
         self._events: asyncio.Queue[machine.Event] = asyncio.Queue()
 
@@ -143,6 +144,7 @@ class ControllerAgent:
         self._machine = self._new_machine()
         self._events = asyncio.Queue()
         self._decision = None
+        self._dispatch = {}
         self._record = plan = await self._bus.plan()
         if plan is None:
             return
@@ -150,6 +152,8 @@ class ControllerAgent:
         for node in plan.configuration:
             target = await self._bus.target(node)
             assigned |= _configurations({node: target.gpus} if target else {})
+            if target is not None:
+                self._dispatch[node] = target.dispatch
         self._decisions = plan.decision
         self._machine.resume(
             assigned=assigned,
@@ -236,7 +240,12 @@ class ControllerAgent:
         )
         self._decision = decision
         await self._report_decision(decision)
-        done = machine.Decided(configuration=decision.answer.configuration)
+        dispatch = {node: dispatch_target(rule) for node, rule in decision.answer.dispatch.items()}
+        plain = messages.DispatchRule()
+        nodes = dispatch.keys() | self._dispatch.keys()
+        changed = any(dispatch.get(node, plain) != self._dispatch.get(node, plain) for node in nodes)
+        self._dispatch = dispatch
+        done = machine.Decided(configuration=decision.answer.configuration, redispatch=changed)
         for command in self._machine.handle(done, self._clock.now_s()):
             await self._carry_out(command)
 
@@ -263,7 +272,9 @@ class ControllerAgent:
             record = self._require_record()
         else:
             record = self._maker.step_record(self._decision, step.configuration, at_ms=self._clock.now_ms())
-        targets = self._maker.targets(step.configuration, reason=record.reason)
+        # On the way kinds come and go; only the last step has those that the plan's dispatch is made for.
+        dispatch = self._dispatch if step.last else {}
+        targets = self._maker.targets(step.configuration, reason=record.reason, dispatch=dispatch)
         epoch = await self._bus.publish_plan(self._settings.name, record, targets)
         if epoch is None:
             raise LeaseLostError
@@ -301,6 +312,14 @@ class ControllerAgent:
             base=msgspec.to_builtins(record.base),
             base_rightsized=msgspec.to_builtins(record.base_rightsized),
         )
+        decision = self._decision
+        if decision is not None and record.trigger != "intensity":
+            # While nothing else is to be done: later changes of the grid are then look-ups.
+            await self._compute(lambda: self._look_ahead(decision))
+
+    def _look_ahead(self, decision: Decision) -> Decision:
+        self._maker.look_ahead(decision)
+        return decision
 
     def _require_record(self) -> PlanRecord:
         if self._record is None:

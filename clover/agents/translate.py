@@ -36,6 +36,15 @@ def dispatch_rule(rule: messages.DispatchRule) -> DispatchRule:
     return DispatchRule(name=rule.name, hold_back=rule.hold_back, shares=shares)
 
 
+def dispatch_target(rule: DispatchRule) -> messages.DispatchRule:
+    """Write a dispatch rule; shares are rounded to a millionth, so that equal plans give equal targets."""
+    shares = tuple(
+        messages.Share(variant=kind.variant, profile=kind.profile, share=round(share, 6))
+        for kind, share in sorted(rule.shares.items())
+    )
+    return messages.DispatchRule(name=rule.name, hold_back=rule.hold_back, shares=shares)
+
+
 def prediction(evaluation: Evaluation, objective: float) -> messages.Prediction:
     """Write an evaluation; an infinite p95 becomes None."""
     return messages.Prediction(

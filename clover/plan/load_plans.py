@@ -26,7 +26,7 @@ _UNIFORM_GPUS = 16
 LOW_EFFECTIVE, HIGH_EFFECTIVE = 50.0, 750.0
 #: For how many other intensities plans are made in advance, what each may cost in simulations, and how many intensities
 #: are bounded and looked at to find those; enough is where bound and best plan agree to the tolerance.
-_PLANNED_AHEAD, _PROOFS_AHEAD, _BOUNDED_AT, _LOOKED_AT, _TOLERANCE = 4, 3, 14, 31, 5e-4
+_PLANNED_AHEAD, _PROOFS_AHEAD, _BOUNDED_AT, _LOOKED_AT, _TOLERANCE = 3, 2, 12, 16, 5e-4
 
 #: What a plan with shares must score above one with longest-idle to be looked for.
 _WORTH_MORE = 2e-5

@@ -162,11 +162,14 @@ def _match(
 ) -> dict[GpuId, GpuConfiguration]:
     left = Counter(wanted)
     chosen: dict[GpuId, GpuConfiguration] = {}
-    for gpu_id in ids:
-        present = now.get(gpu_id)
-        if present is not None and left[present] > 0:
-            chosen[gpu_id] = present
-            left[present] -= 1
+    _keep([gpu_id for gpu_id in ids if now.get(gpu_id, PARKED).mode == "serving"], left, now, chosen)
+    # What is new begins on GPUs that serve nobody, so that nothing has to stop before it is there.
+    spare = [gpu_id for gpu_id in ids if gpu_id in now and now[gpu_id].mode != "serving"]
+    fresh = sorted((gpu for gpu, n in left.items() for _ in range(n) if gpu.mode == "serving"), key=str)
+    for gpu_id, gpu in zip(spare, fresh, strict=False):
+        chosen[gpu_id] = gpu
+        left[gpu] -= 1
+    _keep([gpu_id for gpu_id in ids if gpu_id not in chosen], left, now, chosen)
     for gpu_id in ids:
         if gpu_id not in chosen:
             present = now.get(gpu_id)
@@ -174,6 +177,20 @@ def _match(
             chosen[gpu_id] = best
             left[best] -= 1
     return chosen
+
+
+def _keep(
+    ids: Sequence[GpuId],
+    left: Counter[GpuConfiguration],
+    now: Mapping[GpuId, GpuConfiguration],
+    chosen: dict[GpuId, GpuConfiguration],
+) -> None:
+    """Leave GPUs what they are as long as that is wanted."""
+    for gpu_id in ids:
+        present = now.get(gpu_id)
+        if present is not None and left[present] > 0:
+            chosen[gpu_id] = present
+            left[present] -= 1
 
 
 def _instances_changed(present: GpuConfiguration | None, wanted: GpuConfiguration) -> int:

@@ -34,6 +34,9 @@ def make_scheme(name: str, *, seed: int, faithful: bool = False) -> Scheme:
         return OracleScheme()
     if name == "base_rightsized":
         return ParkingScheme(FixedScheme("base").plan, name, always=True, limit=LATE_LIMIT)
+    if name == "base":
+        # BASE parks nothing by definition; with parking it is `base_rightsized`.
+        return FixedScheme(name)
     inner = _uniform(name, seed=seed, faithful=faithful)
     if inner is None:
         raise ConfigurationError(f"scheme {name!r} is unknown, expected one of {', '.join(SCHEME_NAMES)}")
@@ -41,7 +44,7 @@ def make_scheme(name: str, *, seed: int, faithful: bool = False) -> Scheme:
 
 
 def _uniform(name: str, *, seed: int, faithful: bool) -> Scheme | None:
-    if name in {"base", "co2opt"}:
+    if name == "co2opt":
         return FixedScheme(name)
     if name in {"blover", "clover"}:
         return SearchScheme(name, seed=seed, faithful=faithful)

@@ -133,8 +133,8 @@ def best_static(
 
     Args:
         problems: One per hour, of one fleet; their loads and intensities may differ.
-        least_accuracy_pct: Request-weighted mean accuracy that must be kept, such as a compared scheme's: then the layout
-            with the least carbon is taken. Without it the one with the highest request-weighted mean objective.
+        least_accuracy_pct: Request-weighted mean accuracy that must be kept, such as a compared scheme's: then the
+            layout with the least carbon is taken. Without it the one with the highest request-weighted mean objective.
         space: Remembers evaluations from call to call.
     """
     space = space or UniformSpace()
