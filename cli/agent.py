@@ -38,6 +38,7 @@ def node(
     board: options.Board = "a100-40gb",
     helper: options.Helper = None,
     profile: options.Profile = None,
+    park_w: options.ParkW = None,
     seed: options.Seed = 0,
     deployment: options.Deployment = "clover",
     redis: options.Redis = None,
@@ -53,7 +54,7 @@ def node(
     from clover.agents.survivors import WorkerRecord  # noqa: PLC0415
 
     here = options.where(deployment, redis, state_dir, wait)
-    fleet = options.fleet(application, backend, board, profile)
+    fleet = options.fleet(application, backend, board, profile, park_w)
     node_name = name or options.host_name()
     count = gpus or options.default_gpus(backend)
     record = WorkerRecord(here.state_folder / here.deployment, node_name)
@@ -132,8 +133,13 @@ def controller(
     *,
     name: Annotated[str | None, typer.Option("--name", help="Name of the controller (default: host and pid).")] = None,
     expect_nodes: Annotated[int, typer.Option("--expect-nodes", min=1, help="Nodes to wait for at first.")] = 1,
-    scheme: options.Scheme = "clover",
+    scheme: options.Scheme = "exact",
     lambda_: options.Lambda = 0.5,
+    accuracy_floor: options.AccuracyFloor = None,
+    carbon_budget: options.CarbonBudget = None,
+    parking: options.Parking = "parked",
+    park_w: options.ParkW = None,
+    reserve: options.Reserve = 0,
     sla: options.Sla = None,
     rate: options.Rate = None,
     gpus: Annotated[int, typer.Option("--gpus", min=1, help="GPUs of the fleet, for the default rate.")] = 10,
@@ -150,23 +156,30 @@ def controller(
 ) -> None:
     """Decide what every GPU shall be and send it to the nodes.
 
-    Example: clover agent controller --scheme clover --expect-nodes 2 --rate 12.5
+    Example: clover agent controller --scheme exact --expect-nodes 2 --rate 12.5
     """
     from clover.agents.assembly import make_controller  # noqa: PLC0415 - keeps --help fast
     from clover.agents.controller import ControllerSettings  # noqa: PLC0415
-    from clover.agents.decision import Goals  # noqa: PLC0415
     from clover.plan.schemes import make_scheme  # noqa: PLC0415
 
     here = options.where(deployment, redis, state_dir, wait)
-    options.check_goals(lambda_, 1.0, sla)
     make_scheme(scheme, seed=seed)
-    fleet = options.fleet(application, backend, board, profile)
+    fleet = options.fleet(application, backend, board, profile, park_w)
+    goals = options.goals(
+        fleet,
+        lambda_=lambda_,
+        sla=sla,
+        parking=parking,
+        reserve=reserve,
+        accuracy_floor=accuracy_floor,
+        carbon_budget=carbon_budget,
+        gpus=gpus,
+    )
     settings = ControllerSettings(
         name=name or options.unique_name(),
         rate_rps=options.rate_of(rate, gpus, fleet),
         expected_nodes=expect_nodes,
     )
-    goals = Goals(lambda_=lambda_, sla_ms=sla or fleet.model.table.sla_p95_ms)
 
     def build(bus: Bus, clock: Clock) -> Callable[[asyncio.Event], Awaitable[None]]:
         agent = make_controller(

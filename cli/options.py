@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import re
@@ -9,7 +10,7 @@ import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, TypeAlias, cast
 
 import typer
 
@@ -18,7 +19,9 @@ from clover.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from clover.agents.assembly import Fleet
+    from clover.agents.decision import Goals
     from clover.agents.survivors import WorkerRecord
+    from clover.plan.problem import Parking as ParkingMode
     from clover.serving.port import Servicer
 
 _UNITS_S = {"": 1.0, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
@@ -69,10 +72,40 @@ Profile: TypeAlias = Annotated[
     Path | None, _option("--profile", text="Performance table to use instead of the shipped one.", env="CLOVER_PROFILE")
 ]
 Scheme: TypeAlias = Annotated[
-    str, _option("--scheme", text="Planning scheme: base, co2opt, blover, clover.", env="CLOVER_SCHEME")
+    str,
+    _option(
+        "--scheme",
+        text="exact, clover, blover, co2opt, oracle, threshold, base, base_rightsized.",
+        env="CLOVER_SCHEME",
+    ),
 ]
 Lambda: TypeAlias = Annotated[
     float, _option("--lambda", text="Weight of carbon against accuracy, 0 to 1.", env="CLOVER_LAMBDA")
+]
+AccuracyFloor: TypeAlias = Annotated[
+    float | None,
+    _option(
+        "--accuracy-floor",
+        text="Instead of --lambda: least carbon at this mean accuracy or more (scheme exact).",
+        env="CLOVER_ACCURACY_FLOOR",
+    ),
+]
+CarbonBudget: TypeAlias = Annotated[
+    float | None,
+    _option(
+        "--carbon-budget",
+        text="Instead of --lambda: highest accuracy within so many gCO2e per 1000 requests (scheme exact).",
+        env="CLOVER_CARBON_BUDGET",
+    ),
+]
+Parking: TypeAlias = Annotated[
+    str, _option("--parking", text="GPUs that are not needed: none, parked or off.", env="CLOVER_PARKING")
+]
+ParkW: TypeAlias = Annotated[
+    float | None, _option("--park-w", text="Power of a parked GPU in W (default: the table's).", env="CLOVER_PARK_W")
+]
+Reserve: TypeAlias = Annotated[
+    int, _option("--reserve", text="Serving GPUs beyond those that the load needs.", env="CLOVER_RESERVE")
 ]
 Sla: TypeAlias = Annotated[
     float | None, _option("--sla", text="Promised p95 in ms (default: the table's).", env="CLOVER_SLA")
@@ -136,7 +169,7 @@ def where(deployment: str, redis: str | None, state_dir: Path | None, wait_s: fl
     )
 
 
-def fleet(app: str, backend: str, board: str, profile: Path | None) -> Fleet:
+def fleet(app: str, backend: str, board: str, profile: Path | None, park_w: float | None = None) -> Fleet:
     """Load what an application needs on a backend; every mismatch is a clear error."""
     from clover.agents.assembly import make_fleet, table_model  # noqa: PLC0415 - keeps --help fast
     from clover.catalog import gpu_models_with_table, load_application, load_service  # noqa: PLC0415
@@ -149,7 +182,51 @@ def fleet(app: str, backend: str, board: str, profile: Path | None) -> Fleet:
         # Better a plan from the wrong figures, and to say so, than none: whoever measures gives a table of his own.
         tell(f"no table of {app} on {board}: predictions use the CPU's (--profile FILE names a measured one)")
         table = "cpu"
-    return make_fleet(backend=backend, board=board, model=load_service(app, table, path=profile))
+    model = load_service(app, table, path=profile)
+    if park_w is not None:
+        if not (math.isfinite(park_w) and park_w >= 0.0):
+            raise ConfigurationError(f"--park-w = {park_w}: expected a number of 0 or more")
+        model = dataclasses.replace(model, table=dataclasses.replace(model.table, parked_power_w=park_w))
+    return make_fleet(backend=backend, board=board, model=model)
+
+
+def goals(
+    fleet: Fleet,
+    *,
+    lambda_: float,
+    sla: float | None,
+    parking: str,
+    reserve: int,
+    accuracy_floor: float | None,
+    carbon_budget: float | None,
+    gpus: int,
+) -> Goals:
+    """Check what is asked of the planner; every value that cannot be is a clear error."""
+    from clover.agents.decision import Goals  # noqa: PLC0415 - keeps --help fast
+
+    check_goals(lambda_, 1.0, sla)
+    if parking not in {"none", "parked", "off"}:
+        raise ConfigurationError(f"--parking = {parking}: expected none, parked or off")
+    if not 0 <= reserve < gpus:
+        raise ConfigurationError(f"--reserve = {reserve}: expected 0 to {gpus - 1} of {gpus} GPUs")
+    if accuracy_floor is not None and carbon_budget is not None:
+        raise ConfigurationError("--accuracy-floor and --carbon-budget: expected at most one of them")
+    best = fleet.model.application.largest
+    if accuracy_floor is not None and not accuracy_floor <= best.accuracy_pct:
+        raise ConfigurationError(
+            f"--accuracy-floor = {accuracy_floor:g}: expected at most {best.accuracy_pct:g}, "
+            f"the accuracy of {best.name}, the best variant of {fleet.model.application.name}"
+        )
+    if carbon_budget is not None:
+        check_positive("--carbon-budget", carbon_budget)
+    return Goals(
+        lambda_=lambda_,
+        sla_ms=sla or fleet.model.table.sla_p95_ms,
+        parking=cast("ParkingMode", parking),
+        reserve=reserve,
+        accuracy_floor_pct=accuracy_floor,
+        carbon_budget_g=carbon_budget,
+    )
 
 
 def check_positive(name: str, value: float) -> float:

@@ -49,7 +49,7 @@ class UpSession:
     def __init__(self, settings: UpSettings) -> None:
         self._settings = settings
         self._clock = SystemClock()
-        self._summary = RunSummary(sla_p95_ms=settings.sla_ms)
+        self._summary = RunSummary(sla_p95_ms=settings.goals.sla_ms)
         self._view = DeploymentView(self._summary)
         self._stop = asyncio.Event()
         self._over = asyncio.Event()
@@ -170,6 +170,7 @@ class UpSession:
         s = self._settings
         common = ["--deployment", s.where.deployment, *s.shared]
         fleet = ["--gpus", str(sum(s.gpus))]
+        park = _given("--park-w", s.park_w)
         nodes = [
             ChildSpec(
                 name=f"node-n{number}",
@@ -177,6 +178,7 @@ class UpSession:
                     *("agent", "node", "--name", f"n{number}", "--gpus", str(gpus)),
                     *common,
                     *s.node_options,
+                    *park,
                     # Nodes must not repeat each other's random numbers.
                     *("--seed", str(s.seed * 100 + number)),
                 ],
@@ -185,8 +187,11 @@ class UpSession:
         ]
         carbon = ["agent", "carbon", "--trace", s.trace, "--hour", f"{s.hour_s}s", "--pue", str(s.pue), *common]
         controller = [
-            *("agent", "controller", "--name", "controller", "--scheme", s.scheme, "--lambda", str(s.lambda_)),
-            *("--sla", str(s.sla_ms), "--rate", str(s.rate_rps), "--expect-nodes", str(len(s.gpus))),
+            *("agent", "controller", "--name", "controller", "--scheme", s.scheme, "--lambda", str(s.goals.lambda_)),
+            *("--sla", str(s.goals.sla_ms), "--rate", str(s.rate_rps), "--expect-nodes", str(len(s.gpus))),
+            *("--parking", s.goals.parking, "--reserve", str(s.goals.reserve), *park),
+            *_given("--accuracy-floor", s.goals.accuracy_floor_pct),
+            *_given("--carbon-budget", s.goals.carbon_budget_g),
             *(["--faithful"] if s.faithful else []),
             *fleet,
             *common,
@@ -255,3 +260,8 @@ class UpSession:
 
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, on_signal)
+
+
+def _given(flag: str, value: float | None) -> list[str]:
+    """Return a flag with its value, or nothing if it was not given."""
+    return [] if value is None else [flag, str(value)]

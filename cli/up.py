@@ -6,7 +6,7 @@ import asyncio
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,9 @@ from cli import options
 from cli.doctor import RequireDurable
 from cli.output import number, print_json, tell
 from clover.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from clover.agents.decision import Goals
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,11 +27,12 @@ class UpSettings:
         where: Deployment and server.
         gpus: GPUs per node.
         rate_rps: Arrival rate.
-        sla_ms: Promised 95th percentile.
+        goals: What is asked of the planner.
+        park_w: Power of a parked GPU in W, None for the table's.
         shared: Options that every agent gets.
         node_options: Options that node agents get beside.
         trace, hour_s, pue: Grid.
-        scheme, lambda_, faithful: Planning.
+        scheme, faithful: Planning.
         duration_s: How long requests become due, None until stopped.
         seed: Of everything random.
         dashboard: Whether to draw the dashboard where there is a terminal.
@@ -39,14 +43,14 @@ class UpSettings:
     where: options.Where
     gpus: tuple[int, ...]
     rate_rps: float
-    sla_ms: float
+    goals: Goals
+    park_w: float | None
     shared: tuple[str, ...]
     node_options: tuple[str, ...]
     trace: str
     hour_s: float
     pue: float
     scheme: str
-    lambda_: float
     faithful: bool
     duration_s: float | None
     seed: int
@@ -71,11 +75,16 @@ def up(
     board: options.Board = "a100-40gb",
     backend: options.Backend = "sim",
     helper: options.Helper = None,
-    scheme: options.Scheme = "clover",
+    scheme: options.Scheme = "exact",
     trace: options.Trace = "ciso-march",
     hour: options.Hour = "20s",  # pyright: ignore[reportArgumentType] - parsed like a flag
     rate: options.Rate = None,
     lambda_: options.Lambda = 0.5,
+    accuracy_floor: options.AccuracyFloor = None,
+    carbon_budget: options.CarbonBudget = None,
+    parking: options.Parking = "parked",
+    park_w: options.ParkW = None,
+    reserve: options.Reserve = 0,
     sla: options.Sla = None,
     pue: options.Pue = 1.5,
     profile: options.Profile = None,
@@ -108,6 +117,8 @@ def up(
         hour_s=hour,
         rate=rate,
         lambda_=lambda_,
+        asks={"accuracy_floor": accuracy_floor, "carbon_budget": carbon_budget, "parking": parking, "reserve": reserve},
+        park_w=park_w,
         sla=sla,
         pue=pue,
         profile=profile,
@@ -147,6 +158,8 @@ def _check(
     sla: float | None,
     profile: Path | None,
     lambda_: float,
+    asks: dict[str, Any],
+    park_w: float | None,
     pue: float,
     seed: int,
     **rest: Any,
@@ -157,7 +170,7 @@ def _check(
 
     options.check_goals(lambda_, pue, sla)
     make_scheme(scheme, seed=seed)
-    fleet = options.fleet(application, backend, board, profile)
+    fleet = options.fleet(application, backend, board, profile, park_w)
     load_trace(trace)
     options.inputs_of(fleet)
     count = _gpus(gpus, backend, helper, board)
@@ -166,6 +179,7 @@ def _check(
         raise ConfigurationError(
             "--nodes: a host with real GPUs is one node", hint="Start `clover agent node` on others."
         )
+    goals = options.goals(fleet, lambda_=lambda_, sla=sla, gpus=count, **asks)
     if backend == "cpu":
         options.check_memory(workers=count * fleet.board.compute_slices)
     shared = ["--app", application, "--backend", backend, "--gpu-model", board, "--seed", str(seed)]
@@ -178,13 +192,13 @@ def _check(
         where=where,
         gpus=spread,
         rate_rps=options.rate_of(rate, count, fleet),
-        sla_ms=sla or fleet.model.table.sla_p95_ms,
+        goals=goals,
+        park_w=park_w,
         shared=tuple(shared),
         node_options=node_options,
         trace=trace,
         pue=pue,
         scheme=scheme,
-        lambda_=lambda_,
         seed=seed,
         **rest,
     )
