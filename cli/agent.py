@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli import options
+from cli import carbon_options, options
 from cli.connection import connected
 from cli.output import print_json, tell
 
@@ -75,7 +75,14 @@ def node(
 @app.command()
 def carbon(
     *,
+    source: carbon_options.SourceName = "trace",
+    url: carbon_options.Url = None,
+    zone: carbon_options.Zone = None,
+    fallback: carbon_options.Fallback = carbon_options.DEFAULT_FALLBACK,
+    poll: carbon_options.Poll = None,
+    max_age: carbon_options.MaxAge = None,
     trace: options.Trace = "ciso-march",
+    replay: carbon_options.Replay = "step,wrap",
     hour: options.Hour = "1h",  # pyright: ignore[reportArgumentType] - parsed like a flag
     pue: options.Pue = 1.5,
     application: options.App = "albert",
@@ -90,23 +97,33 @@ def carbon(
 ) -> None:
     """Publish the grid's carbon intensity and keep the ledger of joules and grams.
 
-    Example: clover agent carbon --trace ciso-march --hour 20s
+    Examples: clover agent carbon --trace ciso-march --hour 20s; clover agent carbon --carbon neso --carbon-zone GB-13
     """
     from clover.agents.assembly import make_carbon_monitor  # noqa: PLC0415 - keeps --help fast
     from clover.agents.carbon_monitor import CarbonSettings  # noqa: PLC0415
-    from clover.catalog import load_trace  # noqa: PLC0415
 
     here = options.where(deployment, redis, state_dir, wait)
     options.check_goals(0.5, pue, None)
-    settings = CarbonSettings(
-        trace=load_trace(trace),
+    choice = carbon_options.CarbonChoice(
+        source=source,
+        trace=trace,
         hour_s=hour,
+        replay=replay,
+        url=url,
+        zone=zone,
+        fallback=fallback,
+        poll_s=poll,
+        max_age_s=max_age,
+    )
+    choice.check()
+    settings = CarbonSettings(
         pue=pue,
         idle_power_w=options.fleet(application, backend, board, profile).model.table.idle_power_w,
     )
 
     def build(bus: Bus, clock: Clock) -> Callable[[asyncio.Event], Awaitable[None]]:
-        return make_carbon_monitor(settings, bus=bus, clock=clock, seed=seed).run
+        feed = choice.feed(clock, cache_folder=here.state_folder / here.deployment, seed=seed)
+        return make_carbon_monitor(settings, source=feed, bus=bus, clock=clock, seed=seed).run
 
     _run(here, "carbon", build)
 

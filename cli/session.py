@@ -177,7 +177,7 @@ class UpSession:
             )
             for number, gpus in enumerate(s.gpus, start=1)
         ]
-        carbon = ["agent", "carbon", "--trace", s.trace, "--hour", f"{s.hour_s}s", "--pue", str(s.pue), *common]
+        carbon = ["agent", "carbon", *s.carbon.arguments(), "--pue", str(s.pue), *common]
         controller = [
             *("agent", "controller", "--name", "controller", "--scheme", s.scheme, "--lambda", str(s.lambda_)),
             *("--sla", str(s.sla_ms), "--rate", str(s.rate_rps), "--expect-nodes", str(len(s.gpus))),

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cli import options
+from cli import carbon_options, options
 from cli.output import number, print_json, tell
 
 
@@ -24,7 +24,7 @@ class UpSettings:
         rate_rps: Arrival rate.
         sla_ms: Promised 95th percentile.
         shared: Options that every agent gets.
-        trace, hour_s, pue: Grid.
+        carbon, pue: Grid.
         scheme, lambda_, faithful: Planning.
         duration_s: How long requests become due, None until stopped.
         seed: Of everything random.
@@ -37,8 +37,7 @@ class UpSettings:
     rate_rps: float
     sla_ms: float
     shared: tuple[str, ...]
-    trace: str
-    hour_s: float
+    carbon: carbon_options.CarbonChoice
     pue: float
     scheme: str
     lambda_: float
@@ -65,7 +64,14 @@ def up(
     board: options.Board = "a100-40gb",
     backend: options.Backend = "sim",
     scheme: options.Scheme = "clover",
+    carbon: carbon_options.SourceName = "trace",
+    carbon_url: carbon_options.Url = None,
+    carbon_zone: carbon_options.Zone = None,
+    carbon_fallback: carbon_options.Fallback = carbon_options.DEFAULT_FALLBACK,
+    carbon_poll: carbon_options.Poll = None,
+    carbon_max_age: carbon_options.MaxAge = None,
     trace: options.Trace = "ciso-march",
+    replay: carbon_options.Replay = "step,wrap",
     hour: options.Hour = "20s",  # pyright: ignore[reportArgumentType] - parsed like a flag
     rate: options.Rate = None,
     lambda_: options.Lambda = 0.5,
@@ -95,8 +101,17 @@ def up(
         board=board,
         backend=backend,
         scheme=scheme,
-        trace=trace,
-        hour_s=hour,
+        carbon=carbon_options.CarbonChoice(
+            source=carbon,
+            trace=trace,
+            hour_s=hour,
+            replay=replay,
+            url=carbon_url,
+            zone=carbon_zone,
+            fallback=carbon_fallback,
+            poll_s=carbon_poll,
+            max_age_s=carbon_max_age,
+        ),
         rate=rate,
         lambda_=lambda_,
         sla=sla,
@@ -131,7 +146,7 @@ def _check(
     board: str,
     backend: str,
     scheme: str,
-    trace: str,
+    carbon: carbon_options.CarbonChoice,
     rate: float | None,
     sla: float | None,
     profile: Path | None,
@@ -141,13 +156,12 @@ def _check(
     **rest: Any,
 ) -> UpSettings:
     """Refuse what cannot work before anything is started."""
-    from clover.catalog import load_trace  # noqa: PLC0415 - keeps --help fast
-    from clover.plan.schemes import make_scheme  # noqa: PLC0415
+    from clover.plan.schemes import make_scheme  # noqa: PLC0415 - keeps --help fast
 
     options.check_goals(lambda_, pue, sla)
     make_scheme(scheme, seed=seed)
     fleet = options.fleet(application, backend, board, profile)
-    load_trace(trace)
+    carbon.check()
     options.inputs_of(fleet)
     count = gpus or (options.default_gpus(backend) if backend == "cpu" else 10)
     spread = options.spread_gpus(count, nodes or (1 if backend == "cpu" else min(2, count)))
@@ -162,7 +176,7 @@ def _check(
         rate_rps=options.rate_of(rate, count, fleet),
         sla_ms=sla or fleet.model.table.sla_p95_ms,
         shared=tuple(shared),
-        trace=trace,
+        carbon=carbon,
         pue=pue,
         scheme=scheme,
         lambda_=lambda_,

@@ -23,7 +23,7 @@ from clover.core.application import (
     Variant,
     VariantPerformance,
 )
-from clover.core.carbon import IntensityTrace, constant_trace, parse_trace
+from clover.core.intensity_trace import IntensityTrace, constant_trace, parse_trace
 from clover.errors import ConfigurationError, TraceError
 
 _T = TypeVar("_T")

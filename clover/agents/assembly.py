@@ -13,6 +13,7 @@ from clover.agents.decision import Decision, DecisionMaker, Goals
 from clover.agents.node import NodeAgent, NodeSettings
 from clover.agents.pool import InstancePool
 from clover.bus.port import Bus
+from clover.carbon.port import IntensityFeed
 from clover.core.application import ServiceModel
 from clover.core.clock import Clock
 from clover.errors import ConfigurationError
@@ -124,6 +125,9 @@ def make_controller(
     return ControllerAgent(settings, bus=bus, clock=clock, maker=maker, compute=compute, rng=rng)
 
 
-def make_carbon_monitor(settings: CarbonSettings, *, bus: Bus, clock: Clock, seed: int) -> CarbonMonitor:
+def make_carbon_monitor(
+    settings: CarbonSettings, *, source: IntensityFeed, bus: Bus, clock: Clock, seed: int
+) -> CarbonMonitor:
     """Build a carbon monitor."""
-    return CarbonMonitor(settings, bus=bus, clock=clock, rng=Random(f"{seed}/carbon"))  # noqa: S311 - jitter
+    rng = Random(f"{seed}/carbon")  # noqa: S311 - jitter
+    return CarbonMonitor(settings, source=source, bus=bus, clock=clock, rng=rng)
