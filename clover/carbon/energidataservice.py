@@ -67,7 +67,8 @@ class EnergiDataServiceSource:
 
     async def forecast(self, now_s: float, hours: float) -> Sequence[CarbonIntensity]:
         """Return the forecast, which reaches to the end of today or tomorrow."""
-        return await self._records("CO2EmisProg", now_s - _SLOT_S, now_s + hours * 3600.0, "forecast")
+        found = await self._records("CO2EmisProg", now_s - _SLOT_S, now_s + hours * 3600.0, "forecast")
+        return [r for r in found if r.to_s > now_s]
 
     async def close(self) -> None:
         """Release connections."""

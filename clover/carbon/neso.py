@@ -77,7 +77,9 @@ class NesoSource:
 
     async def forecast(self, now_s: float, hours: float) -> Sequence[CarbonIntensity]:
         """Return the forecast for 24 or 48 h."""
-        return await self._slots(self._series(f"{utc_text(now_s)}/{'fw24h' if hours <= 24 else 'fw48h'}"))
+        found = await self._slots(self._series(f"{utc_text(now_s)}/{'fw24h' if hours <= 24 else 'fw48h'}"))
+        # The first half-hour may begin, and even end, before what was asked for.
+        return [r for r in found if r.to_s > now_s]
 
     async def close(self) -> None:
         """Release connections."""
