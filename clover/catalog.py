@@ -120,7 +120,7 @@ def load_application(name: str) -> Application:
 def load_table(application: str, gpu_model: str, *, path: Path | None = None) -> PerformanceTable:
     """Read the performance table of an application on a GPU model, or the file that the user names instead."""
     if path is not None:
-        text, where = _read(path, "performance table"), str(path)
+        text, where = read_text(path, "performance table"), str(path)
     else:
         file = _data() / "profiles" / gpu_model / f"{application}.json"
         if not file.is_file():
@@ -182,14 +182,15 @@ def load_trace(name: str) -> IntensityTrace:
             f"trace {name!r} is unknown, expected one of {', '.join(trace_names())}, "
             "a CSV file or constant:<gCO2e per kWh>"
         )
-    return parse_trace(_read(path, "trace"), name=path.stem)
+    return parse_trace(read_text(path, "trace"), name=path.stem)
 
 
 def _data() -> Traversable:
     return resources.files("clover") / "data"
 
 
-def _read(path: Path, what: str) -> str:
+def read_text(path: Path, what: str) -> str:
+    """Read a text file of the user's; raises ConfigurationError naming it as `what`."""
     try:
         return path.read_text()
     except (OSError, UnicodeDecodeError) as error:

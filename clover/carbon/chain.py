@@ -60,7 +60,8 @@ def chain_settings(source: CarbonSource, *, poll_s: float | None = None, stale_s
         poll_s=every_s,
         delay_s=min(30.0, 0.1 * every_s),
         lag_s=lag_s,
-        cached_s=max(lag_s, 2.0 * traits.slot_s),
+        # Longer than an interval a cached figure is worse than a forecast for the present one.
+        cached_s=max(lag_s, traits.slot_s),
         stale_s=stale_s or traits.stale_s,
     )
 

@@ -361,9 +361,9 @@ def test_another_region_of_great_britain_is_refused() -> None:
         finally:
             await source.close()
 
-    with Stub(edited(good("neso"), lambda _, b: _replaced(b, {"regionid"}, 4))).served() as address:
-        with pytest.raises(SourceError, match="asked for region 13"):
-            asyncio.run(main(address))
+    stub = Stub(edited(good("neso"), lambda _, b: _replaced(b, {"regionid"}, 4)))
+    with stub.served() as address, pytest.raises(SourceError, match="asked for region 13"):
+        asyncio.run(main(address))
 
 
 def test_another_unit_is_refused() -> None:
