@@ -65,6 +65,7 @@ def node(
             clock=clock,
             seed=seed,
             servicer=options.process_servicer(record) if backend == "cpu" else None,
+            state_folder=here.state_folder / here.deployment,
         )
         return agent.run
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 
 from clover.agents.carbon_monitor import CarbonMonitor, CarbonSettings
 from clover.agents.controller import Compute, ControllerAgent, ControllerSettings
 from clover.agents.decision import Decision, DecisionMaker, Goals
+from clover.agents.metering import CounterStore, NodeMetering
 from clover.agents.node import NodeAgent, NodeSettings
 from clover.agents.pool import InstancePool
 from clover.bus.port import Bus
@@ -18,6 +20,9 @@ from clover.core.application import ServiceModel
 from clover.core.clock import Clock
 from clover.errors import ConfigurationError
 from clover.plan.schemes import make_scheme
+from clover.power.host_estimate import CpuEstimateMeter
+from clover.power.nvml import NvmlMeter
+from clover.power.rapl import RaplMeter
 from clover.serving.port import Servicer
 from clover.serving.simulated import SimulatedServicer
 from mig.device import Gpu
@@ -77,8 +82,12 @@ def make_node(
     seed: int,
     servicer: Callable[[], Servicer] | None = None,
     sleep: Sleep = asyncio.sleep,
+    state_folder: Path | None = None,
 ) -> NodeAgent:
-    """Build a node agent with `gpus` GPUs; `servicer` makes the servicer of a backend that runs real models."""
+    """Build a node agent with `gpus` GPUs.
+
+    `servicer` makes the servicer of a backend that runs real models; `state_folder` keeps counters over a restart.
+    """
     rng = Random(f"{seed}/node/{settings.name}")  # noqa: S311 - simulation
     pool = InstancePool(fleet.model, clock)
     change = fleet.model.table.change
@@ -98,7 +107,29 @@ def make_node(
         if servicer is not None
         else SimulatedServicer(model=fleet.model, rng=rng, contention=pool.contention, sleep=sleep)
     )
-    return NodeAgent(settings, model=fleet.model, bus=bus, clock=clock, gpus=boards, servicer=made, pool=pool, rng=rng)
+    return NodeAgent(
+        settings,
+        model=fleet.model,
+        bus=bus,
+        clock=clock,
+        gpus=boards,
+        servicer=made,
+        pool=pool,
+        rng=rng,
+        metering=make_metering(settings.backend, boards, clock, state_folder=state_folder, node=settings.name),
+    )
+
+
+def make_metering(
+    backend: str, gpus: Sequence[Gpu], clock: Clock, *, state_folder: Path | None, node: str
+) -> NodeMetering:
+    """Build the meters of a node: real counters on real GPUs, and of a host that really works for it."""
+    if backend != "nvml":
+        # Simulated GPUs use no power of this host, and slices of its processor would be counted twice.
+        return NodeMetering(clock)
+    host = RaplMeter.find() or CpuEstimateMeter(clock)
+    store = CounterStore(state_folder / f"counters-{node}.json") if state_folder is not None else None
+    return NodeMetering(clock, gpus={gpu.uuid: NvmlMeter(gpu) for gpu in gpus}, host=host, store=store)
 
 
 def make_controller(

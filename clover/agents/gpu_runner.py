@@ -129,6 +129,7 @@ class GpuRunner:
             applied_epoch=self.applied_epoch,
             instances=tuple(sorted(serving + starting, key=lambda i: i.start)),
             energy=self._account.read(now_s),
+            energy_at_ms=self._account.cut_s * 1e3,
         )
 
     # --- convergence

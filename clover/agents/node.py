@@ -11,6 +11,7 @@ from random import Random
 from clover.agents.backoff import Backoff
 from clover.agents.gpu_runner import GpuRunner, RunnerPorts
 from clover.agents.lifetime import happens_within
+from clover.agents.metering import NodeMetering
 from clover.agents.pool import InstancePool
 from clover.agents.requests import RequestPorts, RequestServer, RequestSettings
 from clover.agents.translate import dispatch_rule, gpu_configuration
@@ -60,6 +61,7 @@ class NodeAgent:
         servicer: Starts workers.
         pool: Where instances serve (made outside because a simulated servicer reads its contention).
         rng: Source of ids and jitter.
+        metering: The meters of this node; without, energy is what the table and the servicer say.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class NodeAgent:
         servicer: Servicer,
         pool: InstancePool,
         rng: Random,
+        metering: NodeMetering | None = None,
     ) -> None:
         self._settings = settings
         self._model = model
@@ -87,6 +90,7 @@ class NodeAgent:
         self._epoch = 0
         self._news = asyncio.Event()
         self._events: list[Event] = []
+        self._metering = metering or NodeMetering(clock)
         accounts = {gpu.index: self._account(gpu) for gpu in gpus}
         ports = RunnerPorts(
             node=settings.name,
@@ -210,6 +214,7 @@ class NodeAgent:
         except BusUnavailableError:
             self._events = events + self._events
             raise
+        await self._metering.read()
         await self._bus.publish_telemetry(self._telemetry())
         await self._bus.beat(f"node:{self._settings.name}")
 
@@ -229,18 +234,29 @@ class NodeAgent:
             gpus=tuple(runner.telemetry(now_s) for runner in self._runners),
             begun={f"{kind.variant}/{kind.profile}": n for kind, n in sorted(self._pool.begun.items())},
             in_flight=self._server.in_flight,
-            energy_source=self._servicer.energy_source,
+            host_j=self._metering.host_j,
+            host_source=self._metering.host_source,
+            energy_source=self._metering.energy_source(self._servicer.energy_source),
             mig_changes=sum(runner.mig_changes for runner in self._runners),
             change_s=sum(runner.change_s for runner in self._runners),
         )
 
     def _account(self, gpu: Gpu) -> GpuAccount:
-        return GpuAccount(
+        account = GpuAccount(
             idle_power_w=self._model.table.idle_power_w,
             parked_power_w=self._model.table.parked_power_w,
             compute_slices=gpu.model.compute_slices,
             now_s=self._clock.now_s(),
+            dynamic_power_w=self._dynamic_power_w,
+            metered=self._metering.metered(gpu.uuid),
+            last_counter_j=self._metering.last_counter_j(gpu.uuid),
         )
+        self._metering.book_into(gpu.uuid, account)
+        return account
+
+    def _dynamic_power_w(self, variant: str, profile: str) -> float:
+        """Return what the table expects a working instance to draw above idle."""
+        return self._model.dynamic_j(variant, 0.0) / (self._model.mean_ms(variant, profile, 0.0) / 1e3)
 
     def _report(self, event: Event) -> None:
         # While the server is away only the newest are kept: events explain, they do not decide.

@@ -28,7 +28,7 @@ from clover.core.clock import Clock
 from clover.core.intensity_trace import IntensityTrace, constant_trace
 from clover.core.timeline import StepFunction
 from clover.sim.clock import EPOCH_S, run_virtual
-from clover.sim.world import World, WorldSettings, simulate
+from clover.sim.world import World, WorldSettings
 
 HOUR_S = 3600.0
 
@@ -162,20 +162,33 @@ def _year(name: str, column: str | None) -> IntensityTrace:
     ("name", "column"), [("pjm-2022-eia930.csv", "avg_CI"), ("gb-2021-neso-actual-forecast.csv", None)]
 )
 def test_long_trace_replays_a_whole_year(name: str, column: str | None) -> None:
+    """A node and the carbon monitor; a controller would plan some thousand times, which is another test's business."""
     trace = _year(name, column)
-    # An hour of the trace lasts a minute of virtual time, so that a year is 8760 changes of the grid.
     hours = len(trace.values_g_per_kwh)
-    result = simulate(
-        _settings(
-            gpus=(1,),
-            scheme="base",
-            trace=trace,
-            hour_s=60.0,
-            rate_rps=0.002,
-            duration_s=60.0 * hours,
-            telemetry_s=60.0,
-        )
-    )
-    assert result["requests"]["lost"] == 0
+
+    async def main() -> tuple[list[IntensityReading], LedgerReading]:
+        # An hour of the trace lasts a minute of virtual time: leases and the like tick in seconds.
+        world = World(_settings(gpus=(1,), trace=trace, hour_s=60.0, telemetry_s=60.0))
+        readings = list[IntensityReading]()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(world.node(0))
+            group.create_task(world.carbon_monitor())
+            cursor = "0"
+            for _ in range(hours):
+                await asyncio.sleep(60.0)
+                for entry in await world.bus.follow({Feed.CARBON: cursor}, block_s=0.0):
+                    cursor = entry.id
+                    if isinstance(entry.message, IntensityReading):
+                        readings.append(entry.message)
+            ledger = (await world.bus.carbon_now())["ledger"]
+            world.stop.set()
+        assert isinstance(ledger, LedgerReading)
+        return readings, ledger
+
+    readings, ledger = run_virtual(main())
+    assert [r.g_per_kwh for r in readings][:hours] == list(trace.values_g_per_kwh)
+    filled = sum(status != "measured" for status in trace.statuses)
+    assert sum(bool(r.note) for r in readings[:hours]) == filled > 0
     mean = sum(trace.values_g_per_kwh) / hours
-    assert result["footprint_g"] == pytest.approx(result["energy_j"] / 3.6e6 * 1.5 * mean, rel=0.02)
+    assert ledger.footprint_g == pytest.approx(ledger.energy_j / 3.6e6 * 1.5 * mean, rel=1e-3)
+    assert ledger.energy_j == pytest.approx(38.0 * 60.0 * hours, rel=1e-3)
