@@ -15,6 +15,8 @@ from cli.connection import connected
 from cli.output import print_json, tell
 
 if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
     from clover.bus.port import Bus
     from clover.core.clock import Clock
 
@@ -36,6 +38,7 @@ def node(
     backend: options.Backend = "sim",
     board: options.Board = "a100-40gb",
     profile: options.Profile = None,
+    metrics_port: options.MetricsPort = None,
     seed: options.Seed = 0,
     deployment: options.Deployment = "clover",
     redis: options.Redis = None,
@@ -47,6 +50,7 @@ def node(
     Example: clover agent node --name n1 --gpus 5
     """
     from clover.agents.assembly import make_node  # noqa: PLC0415 - keeps --help fast
+    from clover.agents.metrics import node_metrics  # noqa: PLC0415
     from clover.agents.node import NodeSettings  # noqa: PLC0415
     from clover.agents.survivors import WorkerRecord  # noqa: PLC0415
 
@@ -67,7 +71,12 @@ def node(
             servicer=options.process_servicer(record) if backend == "cpu" else None,
             state_folder=here.state_folder / here.deployment,
         )
-        return agent.run
+
+        async def run(stop: asyncio.Event) -> None:
+            with options.metrics(metrics_port, lambda: node_metrics(agent.telemetry)):
+                await agent.run(stop)
+
+        return run
 
     record.end_survivors()
     _run(here, f"node:{node_name}", build)
@@ -90,6 +99,7 @@ def carbon(
     backend: options.Backend = "sim",
     board: options.Board = "a100-40gb",
     profile: options.Profile = None,
+    metrics_port: options.MetricsPort = None,
     seed: options.Seed = 0,
     deployment: options.Deployment = "clover",
     redis: options.Redis = None,
@@ -102,6 +112,7 @@ def carbon(
     """
     from clover.agents.assembly import make_carbon_monitor  # noqa: PLC0415 - keeps --help fast
     from clover.agents.carbon_monitor import CarbonSettings  # noqa: PLC0415
+    from clover.agents.metrics import carbon_metrics  # noqa: PLC0415
 
     here = options.where(deployment, redis, state_dir, wait)
     options.check_goals(0.5, pue, None)
@@ -124,7 +135,16 @@ def carbon(
 
     def build(bus: Bus, clock: Clock) -> Callable[[asyncio.Event], Awaitable[None]]:
         feed = choice.feed(clock, cache_folder=here.state_folder / here.deployment, seed=seed)
-        return make_carbon_monitor(settings, source=feed, bus=bus, clock=clock, seed=seed).run
+        monitor = make_carbon_monitor(settings, source=feed, bus=bus, clock=clock, seed=seed)
+
+        async def run(stop: asyncio.Event) -> None:
+            def told() -> list[Metric]:
+                return carbon_metrics(monitor.intensity, monitor.reading, monitor.parts, clock.now_ms())
+
+            with options.metrics(metrics_port, told):
+                await monitor.run(stop)
+
+        return run
 
     _run(here, "carbon", build)
 

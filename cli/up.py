@@ -27,6 +27,7 @@ class UpSettings:
         carbon, pue: Grid.
         scheme, lambda_, faithful: Planning.
         duration_s: How long requests become due, None until stopped.
+        metrics_port: Of the carbon monitor; each node has one of the following ports. None: no metrics.
         seed: Of everything random.
         dashboard: Whether to draw the dashboard where there is a terminal.
         as_json: Whether the summary is JSON.
@@ -43,6 +44,7 @@ class UpSettings:
     lambda_: float
     faithful: bool
     duration_s: float | None
+    metrics_port: int | None
     seed: int
     dashboard: bool
     as_json: bool
@@ -80,6 +82,7 @@ def up(
     profile: options.Profile = None,
     faithful: options.Faithful = False,
     duration: options.Duration = None,
+    metrics_port: options.MetricsPort = None,
     seed: options.Seed = 0,
     deployment: options.Deployment = "clover",
     redis: options.Redis = None,
@@ -119,6 +122,7 @@ def up(
         profile=profile,
         faithful=faithful,
         duration_s=duration,
+        metrics_port=metrics_port,
         seed=seed,
         dashboard=not (no_tui or as_json),
         as_json=as_json,

@@ -10,7 +10,15 @@ from random import Random
 from clover.agents.backoff import Backoff
 from clover.agents.lifetime import until_stopped
 from clover.agents.translate import intensity_reading
-from clover.bus.messages import Event, IntensityReading, LedgerCheckpoint, LedgerReading, Message, NodeTelemetry
+from clover.bus.messages import (
+    Event,
+    IntensityReading,
+    LedgerCheckpoint,
+    LedgerParts,
+    LedgerReading,
+    Message,
+    NodeTelemetry,
+)
 from clover.bus.port import Bus, Feed
 from clover.carbon.port import IntensityFeed, NoValueError
 from clover.core.carbon import FALLBACK_LEVELS, CarbonIntensity
@@ -68,6 +76,7 @@ class CarbonMonitor:
         #: What was published last, for the metrics endpoint.
         self.intensity: IntensityReading | None = None
         self.reading: LedgerReading | None = None
+        self.parts: LedgerParts | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
         """Publish until `stop` is set; a restart goes on from the checkpoint and neither rewinds nor counts twice."""
@@ -115,8 +124,10 @@ class CarbonMonitor:
         readings = [intensity_reading(i, pue=self._settings.pue, published_at_ms=self._clock.now_ms()) for i in fresh]
         ledger = self._ledger.reading()
         messages: list[Message] = [*readings, ledger]
-        await self._bus.publish_carbon(messages, self._checkpoint(ledger))
+        checkpoint = self._checkpoint(ledger)
+        await self._bus.publish_carbon(messages, checkpoint)
         self.intensity, self.reading = readings[-1] if readings else self.intensity, ledger
+        self.parts = checkpoint.parts
         await self._tell()
 
     def _checkpoint(self, ledger: LedgerReading) -> LedgerCheckpoint:

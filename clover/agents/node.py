@@ -90,6 +90,8 @@ class NodeAgent:
         self._epoch = 0
         self._news = asyncio.Event()
         self._events: list[Event] = []
+        #: What was published last, for the metrics endpoint.
+        self.telemetry: NodeTelemetry | None = None
         self._metering = metering or NodeMetering(clock)
         accounts = {gpu.index: self._account(gpu) for gpu in gpus}
         ports = RunnerPorts(
@@ -215,7 +217,8 @@ class NodeAgent:
             self._events = events + self._events
             raise
         await self._metering.read()
-        await self._bus.publish_telemetry(self._telemetry())
+        self.telemetry = self._telemetry()
+        await self._bus.publish_telemetry(self.telemetry)
         await self._bus.beat(f"node:{self._settings.name}")
 
     def _telemetry(self) -> NodeTelemetry:

@@ -39,8 +39,10 @@ class RaplMeter:
         zones = [zone for path in sorted(root.glob("intel-rapl:*")) if (zone := _zone(path)) is not None]
         chosen = [zone for zone in zones if _counts(zone, {other.path.name: other.name for other in zones})]
         # Two trees may show the same counter (intel-rapl-mmio is not looked at, but packages may repeat by name).
-        unique = list({(zone.name, _parent(zone.path)): zone for zone in chosen}.values())
-        return cls(unique) if unique else None
+        unique: dict[tuple[str, str], _Zone] = {}
+        for zone in chosen:
+            unique.setdefault((zone.name, _parent(zone.path)), zone)
+        return cls(list(unique.values())) if unique else None
 
     @property
     def zones(self) -> tuple[str, ...]:
