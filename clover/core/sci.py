@@ -2,8 +2,8 @@
 
 E is all energy that the service holds, idle included; I the location-based average intensity while it was used; M the
 part of the hardware's embodied emissions that its time is worth: TE x (time reserved / lifetime) x (resources
-reserved / total). M is a band because published figures differ by a factor of ten; it is shown and never optimised (run-time
-decisions that count sunk carbon can raise emissions: "The Sunk Carbon Fallacy", 2024).
+reserved / total). M is a band because published figures differ by a factor of ten; it is shown and never optimised
+(run-time decisions that count sunk carbon can raise emissions: "The Sunk Carbon Fallacy", 2024).
 """
 
 from __future__ import annotations
