@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -135,7 +136,9 @@ class CarbonChoice:
                 hint="watttime-average is the average of the same provider; `clover carbon now` shows marginal rates",
             )
         traits = source.traits
-        name = f"{traits.name}-{traits.zone}-{traits.factor}.json".replace(":", "-").replace("/", "-")
+        # What a stub or a proxy said is not mixed with what the source itself says.
+        where = f"-{zlib.crc32(self.url.encode()):08x}" if self.url else ""
+        name = f"{traits.name}-{traits.zone}-{traits.factor}{where}.json".replace(":", "-").replace("/", "-")
         return SourceChain(
             source,
             clock=clock,
