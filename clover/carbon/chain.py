@@ -55,7 +55,8 @@ def chain_settings(source: CarbonSource, *, poll_s: float | None = None, stale_s
     """Return the times that suit a source, with the two that a user may set."""
     traits = source.traits
     every_s = poll_s or traits.slot_s
-    lag_s = traits.lag_s if poll_s is None else min(traits.lag_s, max(poll_s, traits.lag_s - traits.slot_s))
+    # Who asks more often than the source has figures wants to know sooner that one is missing.
+    lag_s = traits.lag_s if poll_s is None else min(traits.lag_s, 3.0 * poll_s)
     return ChainSettings(
         poll_s=every_s,
         delay_s=min(30.0, 0.1 * every_s),

@@ -181,7 +181,8 @@ def _cells(line: str, columns: list[str], where: str) -> _Row:
     try:
         numbers = {key: float(cell) for key, cell in by_name.items()}
     except ValueError:
-        raise TraceError(f"{where}: {line!r} is not {len(by_name)} numbers") from None
+        count = "two" if len(by_name) == 2 else "three"
+        raise TraceError(f"{where}: {line!r} is not {count} numbers") from None
     forecast = numbers.get("forecast_g_per_kwh")
     return _Row(
         hour=numbers["hour"],
