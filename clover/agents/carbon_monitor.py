@@ -120,6 +120,9 @@ class CarbonMonitor:
             # Without any figure joules cannot become grams; they wait in the stream, and the reason is told.
             await self._tell()
             return
+        if not fresh and self._published is not None and "intensity" not in await self._bus.carbon_now():
+            # The last values are gone, with a server that was started again: say it once more.
+            fresh = [self._published]
         await self._take_telemetry()
         readings = [intensity_reading(i, pue=self._settings.pue, published_at_ms=self._clock.now_ms()) for i in fresh]
         ledger = self._ledger.reading()
