@@ -10,11 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli import options
+from cli import carbon_options, options
 from cli.connection import connected
 from cli.output import print_json, tell
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from prometheus_client.core import Metric
+
+    from clover.agents.node import NodeAgent
     from clover.bus.port import Bus
     from clover.core.clock import Clock
 
@@ -39,6 +44,7 @@ def node(
     helper: options.Helper = None,
     profile: options.Profile = None,
     park_w: options.ParkW = None,
+    metrics_port: options.MetricsPort = None,
     seed: options.Seed = 0,
     deployment: options.Deployment = "clover",
     redis: options.Redis = None,
@@ -50,6 +56,7 @@ def node(
     Examples: clover agent node --name n1 --gpus 5; clover agent node --backend nvml --app efficientnet_lite
     """
     from clover.agents.assembly import make_node, run_nvml_node  # noqa: PLC0415 - keeps --help fast
+    from clover.agents.metrics import node_metrics  # noqa: PLC0415
     from clover.agents.node import NodeSettings  # noqa: PLC0415
     from clover.agents.survivors import WorkerRecord  # noqa: PLC0415
 
@@ -60,6 +67,9 @@ def node(
     record = WorkerRecord(here.state_folder / here.deployment, node_name)
 
     settings = NodeSettings(name=node_name, backend=backend)
+
+    def measured(agent: NodeAgent) -> AbstractContextManager[None]:
+        return options.metrics(metrics_port, lambda: node_metrics(agent.telemetry))
 
     def build(bus: Bus, clock: Clock) -> Callable[[asyncio.Event], Awaitable[None]]:
         if backend == "nvml":
@@ -73,6 +83,8 @@ def node(
                 seed=seed,
                 servicer=options.process_servicer(record, fleet),
                 stop=stop,
+                state_folder=here.state_folder / here.deployment,
+                beside=measured,
             )
         agent = make_node(
             settings,
@@ -82,8 +94,14 @@ def node(
             clock=clock,
             seed=seed,
             servicer=options.process_servicer(record, fleet) if backend == "cpu" else None,
+            state_folder=here.state_folder / here.deployment,
         )
-        return agent.run
+
+        async def run(stop: asyncio.Event) -> None:
+            with measured(agent):
+                await agent.run(stop)
+
+        return run
 
     record.end_survivors()
     _run(here, f"node:{node_name}", build)
@@ -92,13 +110,21 @@ def node(
 @app.command()
 def carbon(
     *,
+    source: carbon_options.SourceName = "trace",
+    url: carbon_options.Url = None,
+    zone: carbon_options.Zone = None,
+    fallback: carbon_options.Fallback = carbon_options.DEFAULT_FALLBACK,
+    poll: carbon_options.Poll = None,
+    max_age: carbon_options.MaxAge = None,
     trace: options.Trace = "ciso-march",
+    replay: carbon_options.Replay = "step,wrap",
     hour: options.Hour = "1h",  # pyright: ignore[reportArgumentType] - parsed like a flag
     pue: options.Pue = 1.5,
     application: options.App = "albert",
     backend: options.Backend = "sim",
     board: options.Board = "a100-40gb",
     profile: options.Profile = None,
+    metrics_port: options.MetricsPort = None,
     seed: options.Seed = 0,
     deployment: options.Deployment = "clover",
     redis: options.Redis = None,
@@ -107,23 +133,43 @@ def carbon(
 ) -> None:
     """Publish the grid's carbon intensity and keep the ledger of joules and grams.
 
-    Example: clover agent carbon --trace ciso-march --hour 20s
+    Examples: clover agent carbon --trace ciso-march --hour 20s; clover agent carbon --carbon neso --carbon-zone GB-13
     """
     from clover.agents.assembly import make_carbon_monitor  # noqa: PLC0415 - keeps --help fast
     from clover.agents.carbon_monitor import CarbonSettings  # noqa: PLC0415
-    from clover.catalog import load_trace  # noqa: PLC0415
+    from clover.agents.metrics import carbon_metrics  # noqa: PLC0415
 
     here = options.where(deployment, redis, state_dir, wait)
     options.check_goals(0.5, pue, None)
-    settings = CarbonSettings(
-        trace=load_trace(trace),
+    choice = carbon_options.CarbonChoice(
+        source=source,
+        trace=trace,
         hour_s=hour,
+        replay=replay,
+        url=url,
+        zone=zone,
+        fallback=fallback,
+        poll_s=poll,
+        max_age_s=max_age,
+    )
+    choice.check()
+    settings = CarbonSettings(
         pue=pue,
         idle_power_w=options.fleet(application, backend, board, profile).model.table.idle_power_w,
     )
 
     def build(bus: Bus, clock: Clock) -> Callable[[asyncio.Event], Awaitable[None]]:
-        return make_carbon_monitor(settings, bus=bus, clock=clock, seed=seed).run
+        feed = choice.feed(clock, cache_folder=here.state_folder / here.deployment, seed=seed)
+        monitor = make_carbon_monitor(settings, source=feed, bus=bus, clock=clock, seed=seed)
+
+        async def run(stop: asyncio.Event) -> None:
+            def told() -> list[Metric]:
+                return carbon_metrics(monitor.intensity, monitor.reading, monitor.parts, clock.now_ms())
+
+            with options.metrics(metrics_port, told):
+                await monitor.run(stop)
+
+        return run
 
     _run(here, "carbon", build)
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cli import agent, config, doctor, events, infer, mig, server, status, up, validate, watch
+from cli import agent, carbon, config, doctor, events, infer, mig, server, status, up, validate, watch
 from cli.settings import load_settings
 from clover import __version__
 from clover.errors import CloverError
@@ -32,6 +32,7 @@ app.command("doctor", help=doctor.doctor.__doc__)(doctor.doctor)
 app.add_typer(config.app, name="config", help="Settings that are made, not chosen: access rules.")
 app.command("infer", help=infer.infer.__doc__)(infer.infer)
 app.command("validate", help=validate.validate.__doc__)(validate.validate)
+app.add_typer(carbon.app, name="carbon", help="The grid's carbon intensity by any source; import of other files.")
 app.add_typer(mig.app, name="mig", help="GPUs and their MIG partitions; works without a deployment.")
 
 

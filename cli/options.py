@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
 import re
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias, cast
@@ -20,6 +21,7 @@ from clover.errors import ConfigurationError
 if TYPE_CHECKING:
     from clover.agents.assembly import Fleet
     from clover.agents.decision import Goals
+    from clover.agents.metrics import Metrics
     from clover.agents.survivors import WorkerRecord
     from clover.plan.problem import Parking as ParkingMode
     from clover.serving.port import Servicer
@@ -141,6 +143,16 @@ Duration: TypeAlias = Annotated[
         metavar="DURATION",
         help="How long requests become due.",
         envvar="CLOVER_DURATION",
+    ),
+]
+MetricsPort: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--metrics-port",
+        min=0,
+        max=65535,
+        help="Serve Prometheus metrics on this port of the loopback interface (0: any free one, which is told).",
+        envvar="CLOVER_METRICS_PORT",
     ),
 ]
 Seed: TypeAlias = Annotated[int, _option("--seed", text="Of everything random.", env="CLOVER_SEED")]
@@ -314,3 +326,14 @@ def check_memory(*, workers: int) -> None:
             f"up to {workers} workers x {WORKER_MB} MB exceed the free memory of {free_mb} MB",
             hint="give fewer GPUs with --gpus",
         )
+
+
+@contextlib.contextmanager
+def metrics(port: int | None, told: Metrics) -> Iterator[None]:
+    """Serve an agent's metrics while the block runs, if a port was given, and say where."""
+    from clover.agents.metrics import metrics_endpoint  # noqa: PLC0415 - only some agents have it
+
+    with metrics_endpoint(port, told) as bound:
+        if bound is not None:
+            tell(f"metrics at http://127.0.0.1:{bound}/metrics")
+        yield

@@ -181,11 +181,12 @@ class UpSession:
                     *park,
                     # Nodes must not repeat each other's random numbers.
                     *("--seed", str(s.seed * 100 + number)),
+                    *self._metrics(number),
                 ],
             )
             for number, gpus in enumerate(s.gpus, start=1)
         ]
-        carbon = ["agent", "carbon", "--trace", s.trace, "--hour", f"{s.hour_s}s", "--pue", str(s.pue), *common]
+        carbon = ["agent", "carbon", *s.carbon.arguments(), "--pue", str(s.pue), *common, *self._metrics(0)]
         controller = [
             *("agent", "controller", "--name", "controller", "--scheme", s.scheme, "--lambda", str(s.goals.lambda_)),
             *("--sla", str(s.goals.sla_ms), "--rate", str(s.rate_rps), "--expect-nodes", str(len(s.gpus))),
@@ -202,6 +203,11 @@ class UpSession:
             ChildSpec(name="controller", arguments=lambda: controller),
             ChildSpec(name=GENERATOR, arguments=lambda: self._generator_arguments([*fleet, *common]), once=True),
         ]
+
+    def _metrics(self, number: int) -> Sequence[str]:
+        """Return the option for metrics: the carbon monitor has the given port, nodes those after it."""
+        port = self._settings.metrics_port
+        return [] if port is None else ["--metrics-port", str(port and port + number)]
 
     def _generator_arguments(self, common: list[str]) -> list[str]:
         """Return the generator's arguments; one that is started again gets the time that is left."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli import options
+from cli import carbon_options, options
 from cli.doctor import RequireDurable
 from cli.output import number, print_json, tell
 from clover.errors import ConfigurationError
@@ -31,9 +31,10 @@ class UpSettings:
         park_w: Power of a parked GPU in W, None for the table's.
         shared: Options that every agent gets.
         node_options: Options that node agents get beside.
-        trace, hour_s, pue: Grid.
+        carbon, pue: Grid.
         scheme, faithful: Planning.
         duration_s: How long requests become due, None until stopped.
+        metrics_port: Of the carbon monitor; each node has one of the following ports. None: no metrics.
         seed: Of everything random.
         dashboard: Whether to draw the dashboard where there is a terminal.
         as_json: Whether the summary is JSON.
@@ -47,12 +48,12 @@ class UpSettings:
     park_w: float | None
     shared: tuple[str, ...]
     node_options: tuple[str, ...]
-    trace: str
-    hour_s: float
+    carbon: carbon_options.CarbonChoice
     pue: float
     scheme: str
     faithful: bool
     duration_s: float | None
+    metrics_port: int | None
     seed: int
     dashboard: bool
     as_json: bool
@@ -76,7 +77,14 @@ def up(
     backend: options.Backend = "sim",
     helper: options.Helper = None,
     scheme: options.Scheme = "exact",
+    carbon: carbon_options.SourceName = "trace",
+    carbon_url: carbon_options.Url = None,
+    carbon_zone: carbon_options.Zone = None,
+    carbon_fallback: carbon_options.Fallback = carbon_options.DEFAULT_FALLBACK,
+    carbon_poll: carbon_options.Poll = None,
+    carbon_max_age: carbon_options.MaxAge = None,
     trace: options.Trace = "ciso-march",
+    replay: carbon_options.Replay = "step,wrap",
     hour: options.Hour = "20s",  # pyright: ignore[reportArgumentType] - parsed like a flag
     rate: options.Rate = None,
     lambda_: options.Lambda = 0.5,
@@ -90,6 +98,7 @@ def up(
     profile: options.Profile = None,
     faithful: options.Faithful = False,
     duration: options.Duration = None,
+    metrics_port: options.MetricsPort = None,
     seed: options.Seed = 0,
     require_durable: RequireDurable = False,
     deployment: options.Deployment = "clover",
@@ -113,8 +122,17 @@ def up(
         backend=backend,
         helper=helper,
         scheme=scheme,
-        trace=trace,
-        hour_s=hour,
+        carbon=carbon_options.CarbonChoice(
+            source=carbon,
+            trace=trace,
+            hour_s=hour,
+            replay=replay,
+            url=carbon_url,
+            zone=carbon_zone,
+            fallback=carbon_fallback,
+            poll_s=carbon_poll,
+            max_age_s=carbon_max_age,
+        ),
         rate=rate,
         lambda_=lambda_,
         asks={"accuracy_floor": accuracy_floor, "carbon_budget": carbon_budget, "parking": parking, "reserve": reserve},
@@ -124,6 +142,7 @@ def up(
         profile=profile,
         faithful=faithful,
         duration_s=duration,
+        metrics_port=metrics_port,
         seed=seed,
         dashboard=not (no_tui or as_json),
         as_json=as_json,
@@ -153,7 +172,7 @@ def _check(
     backend: str,
     helper: Path | None,
     scheme: str,
-    trace: str,
+    carbon: carbon_options.CarbonChoice,
     rate: float | None,
     sla: float | None,
     profile: Path | None,
@@ -165,13 +184,12 @@ def _check(
     **rest: Any,
 ) -> UpSettings:
     """Refuse what cannot work before anything is started."""
-    from clover.catalog import load_trace  # noqa: PLC0415 - keeps --help fast
-    from clover.plan.schemes import make_scheme  # noqa: PLC0415
+    from clover.plan.schemes import make_scheme  # noqa: PLC0415 - keeps --help fast
 
     options.check_goals(lambda_, pue, sla)
     make_scheme(scheme, seed=seed)
     fleet = options.fleet(application, backend, board, profile, park_w)
-    load_trace(trace)
+    carbon.check()
     options.inputs_of(fleet)
     count = _gpus(gpus, backend, helper, board)
     spread = options.spread_gpus(count, nodes or (min(2, count) if backend == "sim" else 1))
@@ -196,7 +214,7 @@ def _check(
         park_w=park_w,
         shared=tuple(shared),
         node_options=node_options,
-        trace=trace,
+        carbon=carbon,
         pue=pue,
         scheme=scheme,
         seed=seed,

@@ -213,6 +213,9 @@ class ControllerAgent:
                     self._see_node(entry.message)
 
     def _see_intensity(self, reading: IntensityReading) -> None:
+        if reading.stale and self._intensity is not None:
+            # Old news changes no plan; the ledger goes on with it, marked.
+            return
         self._intensity = reading
         self._events.put_nowait(control.IntensitySeen(effective=reading.g_per_kwh * reading.pue))
 

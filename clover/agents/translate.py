@@ -97,4 +97,8 @@ def intensity_reading(intensity: CarbonIntensity, *, pue: float, published_at_ms
         published_at_ms=published_at_ms,
         pue=pue,
         trace_index=intensity.trace_index,
+        observed_to_ms=None if intensity.observed_to_s is None else intensity.observed_to_s * 1e3,
+        fetched_at_ms=None if intensity.fetched_at_s is None else intensity.fetched_at_s * 1e3,
+        stale=intensity.stale,
+        note=intensity.note,
     )

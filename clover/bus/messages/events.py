@@ -29,6 +29,9 @@ EVENT_KINDS: dict[str, str] = {
     "worker.died": "a worker ended by itself; it is started again",
     "generator.started": "requests begin to be due",
     "generator.finished": "the last request of a generator has ended",
+    "carbon.fallback": "the figure for the grid is not the live one any more, or of another level; and why",
+    "carbon.stale": "no live figure has come for longer than the limit: plans stay as they are",
+    "carbon.recovered": "the figure for the grid is live again",
     "process.died": "the supervisor starts a process again",
     "server.restarted": "the supervisor has started the embedded server again",
 }
