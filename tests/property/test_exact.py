@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import combinations_with_replacement, product
+from itertools import combinations_with_replacement, pairwise, product
 from random import Random
 
 import pytest
@@ -149,7 +149,7 @@ def test_the_frontier_is_the_hull_of_all_that_is_certified(seed: int) -> None:
     hull = plans.frontier.hull()
     figures = [(p.evaluation.energy_j_per_request, p.evaluation.accuracy_pct) for p in hull]
     assert figures == sorted(figures)
-    slopes = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in zip(figures, figures[1:], strict=False)]
+    slopes = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in pairwise(figures)]
     assert slopes == sorted(slopes, reverse=True)
     accuracy, energy = plans.frontier.candidates()
     for weight in (0.01, 0.1, 1.0, 10.0):

@@ -101,7 +101,8 @@ def test_a_reserve_serves_beside_what_the_load_needs() -> None:
     reserved = ExactScheme().plan(problem("efficientnet", 4, 0.5, parking="parked", reserve=1))
     assert reserved.configuration.fleet.active == without.configuration.fleet.active + 1
     assert reserved.meets_sla
-    assert "reserve" in str(pytest.raises(ValueError, problem, "efficientnet", 2, reserve=2).value)
+    with pytest.raises(ValueError, match="reserve = 2: expected 0 to 1 of 2 GPUs"):
+        problem("efficientnet", 2, reserve=2)
 
 
 def test_an_accuracy_floor_costs_the_least_energy_that_keeps_it() -> None:
