@@ -46,7 +46,7 @@ def bound(
     *,
     late_limit: float = LATE_LIMIT,
     utilisation: float = 1.0,
-    narrow: float = 1.0 / 320.0,
+    narrow: float = 1.0 / 160.0,
     most_programs: int = 60,
     absolute_gap: float = 1e-5,
     whole_at: float = 1.0 / 80.0,
@@ -96,7 +96,7 @@ def bound(
     return Bounded(upper_bound=-np.inf, nearest=None, programs=programs)
 
 
-def relaxed_bound(flow: FlowModel, asked: Asked, *, narrow: float = 1.0 / 160.0) -> float:
+def relaxed_bound(flow: FlowModel, asked: Asked, *, narrow: float = 1.0 / 80.0) -> float:
     """Return an upper bound as `bound` does, a little higher, without solving anything in whole numbers."""
     nodes = [node for each in _cover() if (node := _relaxed(flow, asked, each, LATE_LIMIT, 1.0))]
     while nodes:

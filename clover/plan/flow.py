@@ -31,6 +31,7 @@ from clover.core.configuration import FleetCounts, InstanceKind
 from clover.core.objective import LATE_LIMIT
 from clover.core.queueing import Evaluation
 from clover.plan.asking import Asked
+from clover.plan.program import Rows
 
 #: HiGHS gives up after so many nodes of its search; its bound still counts.
 _MOST_NODES = 300
@@ -215,7 +216,7 @@ class FlowModel:
     def _program(
         self, asked: Asked, interval: Interval, late_limit: float, utilisation: float, *, relaxed: bool
     ) -> highspy.HighsLp:
-        rows = _Rows(partitions=len(self.multisets), kinds=len(self.arrays.kinds))
+        rows = Rows(partitions=len(self.multisets), kinds=len(self.arrays.kinds))
         self._fill(rows, asked, interval, late_limit, utilisation)
         return rows.program(self._costs(asked, interval), self._spare_limit(), relaxed=relaxed)
 
@@ -232,7 +233,7 @@ class FlowModel:
         nothing = np.zeros(len(self.arrays.kinds))
         return np.concatenate([idle, [self._spare_power_w or 0.0], nothing, dynamic]) / self.rate_rps
 
-    def _fill(self, rows: _Rows, asked: Asked, interval: Interval, late_limit: float, utilisation: float) -> None:
+    def _fill(self, rows: Rows, asked: Asked, interval: Interval, late_limit: float, utilisation: float) -> None:
         arrays, infinite = self.arrays, highspy.kHighsInf
         quickest, slowest = arrays.mean_s(np.array([interval.low, interval.high]))
         ones = np.ones(len(self.multisets))
@@ -266,55 +267,3 @@ class FlowModel:
             counts=np.rint(values[partitions + 1 : partitions + 1 + kinds]),
             flows=np.where(flows < _LEAST_SHARE * self.rate_rps, 0.0, flows),
         )
-
-
-class _Rows:
-    """Rows of the program, over (GPUs per partition, spare GPUs, instances per kind, flow per kind)."""
-
-    def __init__(self, *, partitions: int, kinds: int) -> None:
-        self._partitions, self._kinds = partitions, kinds
-        self._rows: list[Floats] = []
-        self._lower: list[float] = []
-        self._upper: list[float] = []
-
-    def add(
-        self,
-        lower: float,
-        upper: float,
-        *,
-        gpus: Floats | None = None,
-        spare: float = 0.0,
-        counts: Floats | None = None,
-        flows: Floats | None = None,
-    ) -> None:
-        nothing = np.zeros(self._kinds)
-        partitions = np.zeros(self._partitions) if gpus is None else gpus
-        parts = [partitions, [spare], nothing if counts is None else counts, nothing if flows is None else flows]
-        self.add_row(np.concatenate(parts), lower, upper)
-
-    def add_row(self, row: Floats, lower: float, upper: float) -> None:
-        self._rows.append(row)
-        self._lower.append(lower)
-        self._upper.append(upper)
-
-    def program(self, costs: Floats, spare_limit: float, *, relaxed: bool) -> highspy.HighsLp:
-        matrix = np.array(self._rows)
-        filled = matrix != 0.0
-        program = highspy.HighsLp()
-        program.num_col_, program.num_row_ = len(costs), len(matrix)
-        program.sense_ = highspy.ObjSense.kMaximize
-        program.col_cost_ = costs
-        program.col_lower_ = np.zeros(len(costs))
-        upper = np.full(len(costs), highspy.kHighsInf)
-        upper[self._partitions] = spare_limit
-        program.col_upper_ = upper
-        program.row_lower_, program.row_upper_ = np.array(self._lower), np.array(self._upper)
-        program.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
-        program.a_matrix_.start_ = np.concatenate([[0], np.cumsum(filled.sum(axis=1))])
-        program.a_matrix_.index_ = np.nonzero(filled)[1]
-        program.a_matrix_.value_ = matrix[filled]
-        if not relaxed:
-            whole = self._partitions + 1 + self._kinds
-            integer, real = highspy.HighsVarType.kInteger, highspy.HighsVarType.kContinuous
-            program.integrality_ = [integer] * whole + [real] * self._kinds
-        return program

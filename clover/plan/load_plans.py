@@ -29,7 +29,7 @@ LOW_EFFECTIVE, HIGH_EFFECTIVE = 50.0, 750.0
 _PLANNED_AHEAD, _PROOFS_AHEAD, _BOUNDED_AT, _LOOKED_AT, _TOLERANCE = 3, 2, 12, 16, 5e-4
 
 #: What a plan with shares must score above one with longest-idle to be looked for.
-_WORTH_MORE = 2e-5
+_WORTH_MORE = 5e-5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -146,7 +146,7 @@ def best_static(
         score = np.where(accuracy >= least_accuracy_pct - 1e-9, -grams, -np.inf)
     else:
         score = sum(p.rate_rps * _objectives(p, pools[p.rate_rps]) for p in problems) / rates.sum()
-    score = np.nan_to_num(score, nan=-np.inf)
+    score = np.where(np.isnan(score), -np.inf, score)
     row = int(np.argmax(score))
     return StaticScheme(layout=pools[problems[0].rate_rps].layout(row) if np.isfinite(score[row]) else None)
 

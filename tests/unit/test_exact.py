@@ -101,7 +101,7 @@ def test_a_reserve_serves_beside_what_the_load_needs() -> None:
     reserved = ExactScheme().plan(problem("efficientnet", 4, 0.5, parking="parked", reserve=1))
     assert reserved.configuration.fleet.active == without.configuration.fleet.active + 1
     assert reserved.meets_sla
-    with pytest.raises(ValueError, match="reserve"):
+    with pytest.raises(ValueError, match="reserve = 2: expected 0 to 1 of 2 GPUs"):
         problem("efficientnet", 2, reserve=2)
 
 
