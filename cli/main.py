@@ -9,7 +9,23 @@ from typing import Annotated
 
 import typer
 
-from cli import agent, carbon, config, doctor, events, infer, mig, server, status, up, validate, watch
+from cli import (
+    agent,
+    carbon,
+    config,
+    doctor,
+    events,
+    experiment,
+    frontier,
+    infer,
+    mig,
+    plan,
+    server,
+    status,
+    up,
+    validate,
+    watch,
+)
 from cli.settings import load_settings
 from clover import __version__
 from clover.errors import CloverError
@@ -33,6 +49,9 @@ app.add_typer(config.app, name="config", help="Settings that are made, not chose
 app.command("infer", help=infer.infer.__doc__)(infer.infer)
 app.command("validate", help=validate.validate.__doc__)(validate.validate)
 app.add_typer(carbon.app, name="carbon", help="The grid's carbon intensity by any source; import of other files.")
+app.command("plan", help=plan.plan.__doc__)(plan.plan)
+app.command("frontier", help=frontier.frontier.__doc__)(frontier.frontier)
+app.command("experiment", help=experiment.experiment.__doc__)(experiment.experiment)
 app.add_typer(mig.app, name="mig", help="GPUs and their MIG partitions; works without a deployment.")
 
 
