@@ -38,6 +38,7 @@ class Problem:
         accuracy_floor_pct: Asked for instead of `lambda_`: least carbon at no less than this accuracy.
         carbon_budget_g: Asked for instead of `lambda_`: highest accuracy at no more than so many gCO2e per 1000
             requests.
+        known_base: BASE at this load and fleet, if the caller has evaluated it already.
 
     Raises:
         ValueError: A number is out of range; the message names it and what was expected.
@@ -57,6 +58,7 @@ class Problem:
     reserve: int = 0
     accuracy_floor_pct: float | None = None
     carbon_budget_g: float | None = None
+    known_base: Baseline | None = None
 
     def __post_init__(self) -> None:
         if not self.gpus:
@@ -110,8 +112,8 @@ class Problem:
         return next(multiset[0] for multiset in self.multisets if len(multiset) == 1)
 
     def baseline(self) -> Baseline:
-        """Evaluate BASE for this load and fleet."""
-        return baseline(self.model, self.whole, len(self.gpus), self.rate_rps, self.sla_ms)
+        """Evaluate BASE for this load and fleet, unless it is known."""
+        return self.known_base or baseline(self.model, self.whole, len(self.gpus), self.rate_rps, self.sla_ms)
 
     def objective(self) -> Objective:
         """Return the objective at the present intensity."""

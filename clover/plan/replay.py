@@ -128,19 +128,29 @@ class Replay:
         charge: Count changes and exploration; without it every hour is the steady state of its decision.
         simulate_requests: If above 0, P(late) and p95 of every plan come from so many simulated requests.
         seed: Of those simulations.
+        memory: Evaluations of plans, to be shared by replays of one model, SLA and way to evaluate.
     """
 
     def __init__(
-        self, scheme: Scheme, problem: Problem, *, charge: bool = True, simulate_requests: int = 0, seed: int = 0
+        self,
+        scheme: Scheme,
+        problem: Problem,
+        *,
+        charge: bool = True,
+        simulate_requests: int = 0,
+        seed: int = 0,
+        memory: dict[tuple[object, ...], Evaluation] | None = None,
     ) -> None:
         self._scheme, self._problem, self._charge = scheme, problem, charge
         self._requests, self._seed = simulate_requests, seed
         self._bases: dict[float, tuple[Baseline, Evaluation]] = {}
-        self._evaluated: dict[tuple[object, ...], Evaluation] = {}
+        self._evaluated: dict[tuple[object, ...], Evaluation] = {} if memory is None else memory
         self._original_j: float | None = None
 
-    def run(self, hours: Sequence[Hour], *, tell: Callable[[int], None] = lambda _: None) -> Totals:
-        """Run all hours; `tell` hears how many are done."""
+    def run(
+        self, hours: Sequence[Hour], *, tell: Callable[[int, Totals], None] = lambda _number, _totals: None
+    ) -> Totals:
+        """Run all hours; after each of them `tell` gets how many are done and what is counted so far."""
         totals = Totals()
         decided: tuple[Hour, Answer] | None = None
         for number, hour in enumerate(hours, start=1):
@@ -156,7 +166,7 @@ class Replay:
                 totals.answers.append(answer)
             if left_s > 0:
                 _count(totals, grid, self._steady(decided[1], hour.rate_rps), left_s)
-            tell(number)
+            tell(number, totals)
         return totals
 
     # --- deciding
@@ -169,6 +179,7 @@ class Replay:
             intensity_g_per_kwh=hour.intensity_g_per_kwh,
             current=next(iter(kinds)) if len(kinds) == 1 else None,
             present=present,
+            known_base=self._bases[hour.rate_rps][0],
         )
         return self._scheme.plan(problem)
 

@@ -1,0 +1,134 @@
+"""What the planning commands share: a checked question from options, and a standard output that stays clean."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, cast
+
+import typer
+
+from cli import options
+from clover.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from clover.core.application import ServiceModel
+    from clover.plan.problem import Parking, Problem
+
+Gpus: TypeAlias = Annotated[
+    int, typer.Option("--gpus", min=1, max=10_000, help="GPUs of the fleet.", envvar="CLOVER_GPUS")
+]
+Nodes: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--nodes", min=1, help="Nodes to spread them over (default 2, or 1 for one GPU).", envvar="CLOVER_NODES"
+    ),
+]
+Intensity: TypeAlias = Annotated[
+    float, typer.Option("--intensity", help="Carbon intensity of the grid, gCO2e per kWh.", envvar="CLOVER_INTENSITY")
+]
+
+
+def problem(
+    *,
+    application: str,
+    board: str,
+    profile: Path | None,
+    park_w: float | None,
+    gpus: int,
+    nodes: int | None,
+    rate: float | None,
+    sla: float | None,
+    lambda_: float,
+    intensity: float,
+    pue: float,
+    parking: str,
+    reserve: int = 0,
+    accuracy_floor: float | None = None,
+    carbon_budget: float | None = None,
+) -> Problem:
+    """Check every option and return the question; what cannot be is a ConfigurationError."""
+    from clover.analysis.cases import Case, problem_of  # noqa: PLC0415 - keeps --help fast
+    from clover.core.carbon import MAX_INTENSITY_G_PER_KWH  # noqa: PLC0415
+
+    fleet = options.fleet(application, "sim", board, profile, park_w)
+    options.check_goals(lambda_, pue, sla)
+    options.goals(
+        fleet,
+        lambda_=lambda_,
+        sla=sla,
+        parking=parking,
+        reserve=reserve,
+        accuracy_floor=accuracy_floor,
+        carbon_budget=carbon_budget,
+        gpus=gpus,
+    )
+    if not 0.0 <= intensity <= MAX_INTENSITY_G_PER_KWH:
+        raise ConfigurationError(
+            f"--intensity = {intensity}: expected a number from 0 to {MAX_INTENSITY_G_PER_KWH:g} gCO2e per kWh"
+        )
+    options.spread_gpus(gpus, nodes or 1)
+    case = Case(
+        gpus=gpus,
+        nodes=nodes or min(2, gpus),
+        rate_rps=options.rate_of(rate, gpus, fleet),
+        lambda_=lambda_,
+        parking=cast("Parking", parking),
+        sla_ms=sla,
+        intensity_g_per_kwh=intensity,
+        pue=pue,
+        reserve=reserve,
+        accuracy_floor_pct=accuracy_floor,
+        carbon_budget_g=carbon_budget,
+        board=board,
+    )
+    try:
+        return problem_of(fleet.model, case)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from error
+
+
+def with_park_w(model: ServiceModel, park_w: float | None) -> ServiceModel:
+    """Return a model whose parked GPUs draw so much."""
+    if park_w is None:
+        return model
+    return dataclasses.replace(model, table=dataclasses.replace(model.table, parked_power_w=park_w))
+
+
+@contextlib.contextmanager
+def clean_stdout() -> Iterator[None]:
+    """Keep what libraries print out of standard output, where results go: it lands on standard error.
+
+    The solver greets on file descriptor 1 when it is first made, whatever its options say.
+    """
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        os.dup2(2, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def finite(value: float | None) -> float | None:
+    """Return a figure for JSON: what is not finite is null."""
+    return value if value is not None and abs(value) < float("inf") else None
+
+
+def table(title: str, columns: list[tuple[str, bool]], rows: list[tuple[str, ...]], *, caption: str = "") -> None:
+    """Print a table on standard output; columns are (header, whether it is text)."""
+    from rich.box import SIMPLE_HEAD  # noqa: PLC0415 - a script that asks for JSON does not wait for it
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    made: Any = Table(title=title, caption=caption or None, box=SIMPLE_HEAD, pad_edge=False)
+    for header, is_text in columns:
+        made.add_column(header, justify="left" if is_text else "right", no_wrap=not is_text)
+    for row in rows:
+        made.add_row(*row)
+    Console().print(made)

@@ -1,0 +1,240 @@
+"""Schemes x applications x traces x loads x lambda x parking, replayed hour by hour on the model; nothing is served.
+
+Every row says what truly happens by simulation: P(late) and p95 of every plan come from simulated requests, whatever
+the scheme believed. Random schemes run with many seeds; their row holds medians, and a spread tells the range. All is
+deterministic for a seed except `seconds`, however many processes do the work.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from typing import Any
+
+from clover.analysis.cases import Case, problem_of
+from clover.core.application import ServiceModel
+from clover.core.carbon import IntensityTrace
+from clover.core.queueing import Evaluation
+from clover.plan.evaluator import UniformEvaluator
+from clover.plan.exact import ExactScheme
+from clover.plan.problem import Problem, Scheme
+from clover.plan.replay import HOUR_S, Hour, Replay
+from clover.plan.rows import Row, row_of
+from clover.plan.schemes import make_scheme
+from clover.plan.search import SearchScheme
+from clover.plan.uniform import OracleScheme, ParkingScheme, UniformSpace, best_static
+
+#: Schemes that draw random configurations.
+RANDOM_SCHEMES = frozenset({"blover", "clover", "clover_live"})
+#: What is simulated of every plan.
+SIMULATED_REQUESTS = 60_000
+LEAST_SEEDS = 20
+_RANGES = ("saved_pct", "saved_pct_rightsized", "accuracy_loss_pct", "late_pct", "objective", "mig_changes")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """What one process does at a time: one load of one application, with every trace and scheme.
+
+    Attributes:
+        model: Application and table.
+        case: Fleet, load, lambda and parking.
+        traces: To replay.
+        schemes: Names, `static` included.
+        seeds: How many for random schemes.
+        seed: The first of them.
+        charge: Count changes and exploration; without it every hour is the steady state of its decision.
+        simulated: Requests per plan, 0 for the closed form alone.
+    """
+
+    model: ServiceModel
+    case: Case
+    traces: tuple[IntensityTrace, ...]
+    schemes: tuple[str, ...]
+    seeds: int = LEAST_SEEDS
+    seed: int = 0
+    charge: bool = True
+    simulated: int = SIMULATED_REQUESTS
+
+    @property
+    def rows(self) -> int:
+        """How many rows it gives."""
+        return len(self.traces) * len(self.schemes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """A row and, for random schemes, how far its seeds lie apart.
+
+    Attributes:
+        row: Medians over the seeds.
+        seeds: How many there were.
+        ranges: (least, median, greatest) by field.
+    """
+
+    row: Row
+    seeds: int
+    ranges: dict[str, tuple[float, float, float]]
+
+    def as_row(self) -> dict[str, Any]:
+        """Return the row in the words of the command line."""
+        values = dataclasses.asdict(self.row)
+        return {("lambda" if key == "lambda_" else key): value for key, value in values.items()}
+
+    def as_spread(self) -> dict[str, Any]:
+        """Return which row that is, and its ranges."""
+        row = self.row
+        where = {"scheme": row.scheme, "app": row.app, "trace": row.trace, "rate_rps": row.rate_rps, "gpus": row.gpus}
+        return where | {"lambda": row.lambda_, "parking": row.parking, "seeds": self.seeds, "ranges": self.ranges}
+
+
+def hours_of(trace: IntensityTrace, rate_rps: float) -> list[Hour]:
+    """Return the hours of a trace under a constant load."""
+    return [Hour(rate_rps=rate_rps, intensity_g_per_kwh=value) for value in trace.values_g_per_kwh]
+
+
+def run_all(
+    tasks: Sequence[Task], *, processes: int = 1, tell: Callable[[int], None] = lambda _rows: None
+) -> list[Result]:
+    """Run tasks; results in the order of tasks, traces and schemes, whatever ends first.
+
+    Args:
+        tasks: What to do.
+        processes: Side by side.
+        tell: Hears how many more rows are done.
+    """
+    if processes <= 1 or len(tasks) <= 1:
+        return [result for task in tasks for result in run_task(task, tell=tell)]
+    results: dict[int, list[Result]] = {}
+    with ProcessPoolExecutor(max_workers=min(processes, len(tasks))) as pool:
+        running = {pool.submit(run_task, task): number for number, task in enumerate(tasks)}
+        try:
+            for done in as_completed(running):
+                results[running[done]] = done.result()
+                tell(tasks[running[done]].rows)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return [result for number in range(len(tasks)) for result in results[number]]
+
+
+def run_task(task: Task, *, tell: Callable[[int], None] = lambda _rows: None) -> list[Result]:
+    """Run one task."""
+    bench = Bench(task)
+    results: list[Result] = []
+    for trace in task.traces:
+        for name in task.schemes:
+            results.append(bench.result(name, trace))
+            tell(1)
+    return results
+
+
+class Bench:
+    """One fleet and load: what its rows share are plans of `exact`, spaces, and evaluations.
+
+    Args:
+        task: What is to be done; `result` does it row by row.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self.problem: Problem = problem_of(task.model, task.case)
+        self._memory: dict[bool, dict[tuple[object, ...], Evaluation]] = {True: {}, False: {}}
+        self._space = UniformSpace()
+        self._evaluator = UniformEvaluator()
+        self._oracle = OracleScheme()
+        self._exact: ExactScheme | None = None
+
+    def result(self, name: str, trace: IntensityTrace, *, charge: bool | None = None, simulate: bool = True) -> Result:
+        """Replay one scheme on one trace; `charge` overrides the task's, without `simulate` the closed form judges."""
+        task = self._task
+        count = task.seeds if name in RANDOM_SCHEMES else 1
+        charged = task.charge if charge is None else charge
+        requests = task.simulated if simulate else 0
+        rows = [
+            self._row(name, trace, seed, charge=charged, requests=requests)
+            for seed in range(task.seed, task.seed + count)
+        ]
+        return Result(row=_median(rows), seeds=count, ranges=_ranges(rows) if count > 1 else {})
+
+    def all_certified(self, trace: IntensityTrace) -> bool:
+        """Return whether every decision of `exact` on a trace is certified."""
+        hours = hours_of(trace, self.problem.rate_rps)
+        totals = Replay(self.scheme("exact", hours, self._task.seed), self.problem, charge=False).run(hours)
+        return all(answer.meets_sla and answer.late_upper is not None for answer in totals.answers)
+
+    def _row(self, name: str, trace: IntensityTrace, seed: int, *, charge: bool, requests: int) -> Row:
+        started = time.perf_counter()
+        hours = hours_of(trace, self.problem.rate_rps)
+        replay = Replay(
+            self.scheme(name, hours, seed),
+            self.problem,
+            charge=charge,
+            simulate_requests=requests,
+            seed=self._task.seed,
+            memory=self._memory[requests > 0],
+        )
+        totals = replay.run(hours)
+        row = row_of(totals, self.problem, scheme=name, trace=trace.name, duration_s=HOUR_S * len(hours))
+        return dataclasses.replace(row, seconds=round(time.perf_counter() - started, 3))
+
+    def scheme(self, name: str, hours: Sequence[Hour], seed: int) -> Scheme:
+        """Make a scheme, or return the one that remembers."""
+        if name == "static":
+            problems = [
+                dataclasses.replace(self.problem, intensity_g_per_kwh=hour.intensity_g_per_kwh) for hour in hours
+            ]
+            return best_static(problems, space=self._space)
+        if name in {"clover", "blover"}:
+            # Evaluations do not depend on the seed: one memory for all of them.
+            return ParkingScheme(SearchScheme(name, seed=seed, evaluator=self._evaluator).plan, name)
+        if name == "oracle":
+            return self._oracle
+        if name != "exact":
+            return make_scheme(name, seed=seed)
+        if self._exact is None:
+            self._exact = ExactScheme(seed=seed)
+            self._exact.look_ahead(self.problem)
+        return self._exact
+
+
+def _median(rows: Sequence[Row]) -> Row:
+    """Return a row of medians; truth values are the majority's."""
+    first = rows[0]
+    if len(rows) == 1:
+        return first
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(Row):
+        values = [getattr(row, field.name) for row in rows]
+        if isinstance(values[0], bool):
+            changes[field.name] = sum(values) * 2 > len(values)
+        elif isinstance(values[0], (int, float)) or None in values:
+            middle = statistics.median(float("inf") if value is None else value for value in values)
+            changes[field.name] = None if middle == float("inf") else middle
+    changes["feasible"] = changes["late_pct"] <= 5.0
+    return dataclasses.replace(first, **changes)
+
+
+def _ranges(rows: Sequence[Row]) -> dict[str, tuple[float, float, float]]:
+    found: dict[str, tuple[float, float, float]] = {}
+    for name in _RANGES:
+        values = [float(getattr(row, name)) for row in rows]
+        found[name] = (min(values), statistics.median(values), max(values))
+    return found
+
+
+def ranked(results: Iterable[Result]) -> Iterator[tuple[int | None, Result]]:
+    """Give each row its place by mean objective among the feasible ones of its case; None if it is not feasible."""
+    groups: dict[tuple[Any, ...], list[Result]] = {}
+    for result in results:
+        row = result.row
+        groups.setdefault((row.app, row.trace, row.rate_rps, row.gpus, row.lambda_, row.parking), []).append(result)
+    for group in groups.values():
+        good = sorted((r for r in group if r.row.feasible), key=lambda r: -r.row.objective)
+        places = {id(result): place for place, result in enumerate(good, start=1)}
+        for result in group:
+            yield places.get(id(result)), result

@@ -1,0 +1,112 @@
+"""The 54 cases of the paper: applications x traces x lambda x loads on two GPUs, as tables and as a check.
+
+One task is one load and lambda of one application: its rows, charged and simulated, for the tables; and the steady
+state of every decision under one evaluator, for the comparison of what `exact` proves with what the others find.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from clover.analysis.cases import APPLICATIONS, SHORT_TRACES, Case, own_rate_rps
+from clover.analysis.experiment import RANDOM_SCHEMES, Bench, Result, Task
+from clover.catalog import load_service, load_trace
+
+LOADS = (1.0, 2.5, 5.0)
+LAMBDAS = (0.1, 0.5)
+GPUS = 2
+BOARD = "a100-40gb"
+SCHEMES = (
+    "base",
+    "base_rightsized",
+    "co2opt",
+    "blover",
+    "clover",
+    "clover_live",
+    "oracle",
+    "threshold",
+    "static",
+    "exact",
+)
+#: `exact` must not be worse than any of these.
+COMPARED = ("oracle", "clover", "blover")
+#: By how much it may be worse, and from where on a gain is one, in request-weighted mean objective.
+TOLERANCE = 1e-4
+
+
+def keys() -> list[tuple[str, float, float]]:
+    """Return (application, load, lambda) of all tasks, those first that take longest."""
+    return [(app, load, lambda_) for app in reversed(APPLICATIONS) for load in reversed(LOADS) for lambda_ in LAMBDAS]
+
+
+def run(application: str, load: float, lambda_: float, *, seeds: int = 20) -> dict[str, Any]:
+    """Run one task: `rows` and `spreads` as in `clover experiment`, and `steady` for the check."""
+    model = load_service(application, BOARD)
+    case = Case(gpus=GPUS, rate_rps=own_rate_rps(model, GPUS, load), lambda_=lambda_)
+    traces = tuple(load_trace(name) for name in SHORT_TRACES)
+    bench = Bench(Task(model=model, case=case, traces=traces, schemes=SCHEMES, seeds=seeds))
+    found = [bench.result(name, trace) for trace in traces for name in SCHEMES]
+    return {
+        "load": load,
+        "rows": [_row(result) for result in found],
+        "spreads": [result.as_spread() for result in found if result.row.scheme in RANDOM_SCHEMES],
+        "steady": [_steady(bench, trace.name, load) for trace in traces],
+    }
+
+
+def _row(result: Result) -> dict[str, Any]:
+    # Wall seconds are the one figure that another run would not repeat.
+    return {key: value for key, value in result.as_row().items() if key != "seconds"}
+
+
+def _steady(bench: Bench, trace_name: str, load: float) -> dict[str, Any]:
+    trace = load_trace(trace_name)
+    results = {
+        name: bench.result(name, trace, charge=False, simulate=False).row for name in ("exact", "base", *COMPARED)
+    }
+    exact = results["exact"]
+    certified = bench.all_certified(trace)
+    return {
+        "app": exact.app,
+        "trace": trace_name,
+        "load": load,
+        "lambda": exact.lambda_,
+        "certified": certified,
+        "objective": {name: row.objective for name, row in results.items()},
+        "accuracy_loss_pct": {name: row.accuracy_loss_pct for name, row in results.items()},
+        "saved_pct": {name: row.saved_pct for name, row in results.items()},
+    }
+
+
+def verdict(steady: list[dict[str, Any]]) -> dict[str, Any]:
+    """Count the cases: never worse, ties and strict gains against each compared scheme, and all certified.
+
+    The bound of a random scheme's objective is its median over the seeds.
+    """
+    counts: dict[str, dict[str, Any]] = {}
+    for name in COMPARED:
+        gains = [case["objective"]["exact"] - case["objective"][name] for case in steady]
+        counts[name] = {
+            "worse": sum(gain < -TOLERANCE for gain in gains),
+            "ties": sum(abs(gain) <= TOLERANCE for gain in gains),
+            "gains": sum(gain > TOLERANCE for gain in gains),
+            "least": min(gains),
+            "mean": sum(gains) / len(gains),
+            "greatest": max(gains),
+        }
+    return {
+        "cases": len(steady),
+        "certified": sum(case["certified"] for case in steady),
+        "against": counts,
+        "passed": all(case["certified"] for case in steady) and all(c["worse"] == 0 for c in counts.values()),
+    }
+
+
+def hard_case_gain(steady: list[dict[str, Any]]) -> float | None:
+    """Return the mean gain over `oracle` for yolov5 at lambda 0.1 and 5x, None without those cases."""
+    gains = [
+        case["objective"]["exact"] - case["objective"]["oracle"]
+        for case in steady
+        if (case["app"], case["lambda"], case["load"]) == ("yolov5", 0.1, 5.0)
+    ]
+    return sum(gains) / len(gains) if gains else None
