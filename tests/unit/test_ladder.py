@@ -1,0 +1,124 @@
+"""What the results page is computed from: hulls, mixtures, intervals, year-long series, and the count of cases."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from clover.analysis import acceptance, ladder, paper, work
+from clover.analysis.cases import Case, gpu_ids, own_rate_rps, problem_of
+from clover.analysis.long_traces import load_long_traces
+from clover.catalog import load_service
+from clover.errors import ConfigurationError, TraceError
+
+
+def _hourly(intensity: np.ndarray[Any, Any], energy_j: np.ndarray[Any, Any]) -> ladder.Hourly:
+    hours = len(intensity)
+    return ladder.Hourly(
+        intensity=intensity, requests=np.full(hours, 10.0), energy_j=energy_j,
+        accuracy=np.where(energy_j > 150, 90.0, 80.0),
+        late=np.zeros(hours), base_j=40.0, small_j=30.0, base_accuracy=90.0,
+        hull=(np.array([80.0, 90.0]), np.array([10.0, 20.0])), uniform=None, mig_changes=0, replans=0, pue=1.5, hosts=2,
+    )  # fmt: skip
+
+
+def test_following_gains_grams_but_no_energy_when_the_same_plans_are_timed():
+    intensity = np.tile([100.0, 300.0], 168)
+    followed = _hourly(intensity, np.where(intensity > 200, 100.0, 200.0))
+    found = ladder.figures(followed)
+    assert found["accuracy_pct"] == pytest.approx(85.0)
+    assert found["kwh"]["static"] == pytest.approx(found["kwh"]["exact"])
+    assert found["following_kwh_pct"] == pytest.approx(0.0, abs=1e-9)
+    # Blind: 15 J at a mean of 200; following: 20 J at 100 and 10 J at 300.
+    assert found["following_g_pct"] == pytest.approx(100.0 * (1.0 - 2500.0 / 3000.0))
+    assert found["saved_pct"]["base_rightsized"] == pytest.approx(25.0)
+
+
+def test_host_power_lowers_every_saving():
+    hourly = _hourly(np.tile([100.0, 300.0], 168), np.full(336, 100.0))
+    without, with_host = ladder.figures(hourly)["saved_pct"], ladder.figures(hourly, host_w=150.0)["saved_pct"]
+    assert with_host["exact"] < without["exact"]
+    assert with_host["base_rightsized"] < without["base_rightsized"]
+
+
+def test_intervals_hold_the_figure_and_short_series_have_none():
+    rng = np.random.default_rng(0)
+    intensity = rng.uniform(50.0, 400.0, 52 * 168)
+    hourly = _hourly(intensity, np.where(intensity > 200, 100.0, 200.0))
+    low, high = ladder.bootstrap(hourly)["following"]
+    assert low < ladder.figures(hourly)["following_g_pct"] < high
+    assert ladder.bootstrap(_hourly(intensity[:200], np.full(200, 100.0))) == {}
+
+
+@pytest.mark.parametrize(
+    ("savings", "watts"), [({0.0: 10.0, 20.0: 5.0, 40.0: -5.0}, 30.0), ({0.0: 2.0, 40.0: 1.0}, None)]
+)
+def test_watts_at_which_a_saving_is_gone(savings: dict[float, float], watts: float | None):
+    assert ladder.zero_watts(savings) == watts
+
+
+def test_gpus_are_spread_over_nodes_as_evenly_as_possible():
+    assert [str(gpu) for gpu in gpu_ids(3, 2)] == ["n1/gpu0", "n1/gpu1", "n2/gpu0"]
+    with pytest.raises(ValueError, match="nodes = 3: expected 1 to 2"):
+        problem_of(load_service("albert", "a100-40gb"), Case(gpus=2, nodes=3, rate_rps=1.0))
+
+
+def test_year_long_series_are_put_on_whole_hours_and_gaps_are_counted(tmp_path: Path):
+    (tmp_path / "gb-2021-neso-actual-forecast.csv").write_text(
+        "datetime,carbon_intensity_production_avg,Forecast Carbon Intensity (gCO2/kWh),Index\n"
+        "2021-01-01T00:00Z,100.0,90,low\n"
+        "2021-01-01T01:00Z,,95,low\n"
+        "2021-01-01T02:00Z,200.0,210,high\n"
+        "2021-01-01T03:30Z,230.0,220,high\n"
+        "2021-01-01T04:00Z,240.0,230,high\n"
+    )
+    (series,) = load_long_traces(tmp_path)
+    assert series.trace.values_g_per_kwh == pytest.approx((100.0, 150.0, 200.0, 220.0, 240.0))
+    assert series.forecast is not None
+    assert series.forecast.values_g_per_kwh[:3] == (90.0, 95.0, 210.0)
+    assert series.filled_hours == 1
+
+
+def test_year_long_series_with_bad_values_are_refused(tmp_path: Path):
+    with pytest.raises(ConfigurationError, match="holds none of"):
+        load_long_traces(tmp_path)
+    file = tmp_path / "pjm-2022-eia930.csv"
+    file.write_text("timestamp,avg_CI\n2022-01-01 00:00:00+00:00,300\n2022-01-01 00:00:00+00:00,310\n")
+    with pytest.raises(TraceError, match="do not ascend"):
+        load_long_traces(tmp_path)
+    file.write_text("timestamp,avg_CI\n2022-01-01 00:00:00+00:00,300\n2022-01-01 01:00:00+00:00,-1\n")
+    with pytest.raises(TraceError, match="0 or more"):
+        load_long_traces(tmp_path)
+
+
+def test_the_verdict_counts_ties_gains_and_what_is_worse():
+    def case(exact: float, oracle: float) -> dict[str, Any]:
+        return {"certified": True, "objective": {"exact": exact, "oracle": oracle, "clover": 0.0, "blover": 0.0}}
+
+    found = paper.verdict([case(0.1, 0.1), case(0.1, 0.09), case(0.1, 0.10005)])
+    assert found["passed"]
+    assert (found["against"]["oracle"]["ties"], found["against"]["oracle"]["gains"]) == (2, 1)
+    assert not paper.verdict([case(0.1, 0.102)])["passed"]
+    assert not paper.verdict([case(0.1, 0.1) | {"certified": False}])["passed"]
+
+
+def _square(number: int) -> dict[str, Any]:
+    return {"square": number * number}
+
+
+def test_parts_are_computed_once_and_read_afterwards(tmp_path: Path):
+    parts: dict[str, work.Part] = {f"part-{n}": (_square, (n,)) for n in (2, 3)}
+    told: list[str] = []
+    first = work.run_parts(tmp_path, parts, processes=2, tell=told.append)
+    assert first == {"part-2": {"square": 4}, "part-3": {"square": 9}}
+    again = work.run_parts(tmp_path, parts, processes=2, tell=told.append)
+    assert again == first
+    assert sorted(told) == ["part-2", "part-3"]
+
+
+def test_the_fewest_gpus_of_a_light_load_is_one():
+    model = load_service("efficientnet", "a100-40gb")
+    assert acceptance.fewest(problem_of(model, Case(gpus=2, rate_rps=own_rate_rps(model, 2, 0.2)))) == 1
