@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 MODELS := $(shell if [ -n "$(TORCH_INDEX_URL)$(CI)" ] || $(BIN)/python -c "import torch" 2>/dev/null; then echo ,models; fi)
 TORCH_INDEX := $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL))
 
-.PHONY: up test test-all check clean
+.PHONY: up test test-all check figures-planner clean
 
 up: $(VENV)/.installed
 	@if echo "$(ARGS)" | grep -q -- "--backend[ =]cpu"; then $(PIP) $(TORCH_INDEX) -e ".[models]"; fi
@@ -26,6 +26,10 @@ check: $(VENV)/.check
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+# The tables and pictures of docs/results.md; ARGS="--year --long-traces FOLDER" for the ladder over a year.
+figures-planner: $(VENV)/.test
+	$(BIN)/python -m clover.analysis.results $(ARGS)
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -156,7 +156,8 @@ def _tasks(
                     )
                     tasks.append(
                         Task(
-                            model=model,
+                            application=application,
+                            park_w=park_w,
                             case=case,
                             traces=traces,
                             schemes=names,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import sys
 from collections.abc import Iterator
@@ -16,7 +15,6 @@ from cli import options
 from clover.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from clover.core.application import ServiceModel
     from clover.plan.problem import Parking, Problem
 
 Gpus: TypeAlias = Annotated[
@@ -90,13 +88,6 @@ def problem(
         return problem_of(fleet.model, case)
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
-
-
-def with_park_w(model: ServiceModel, park_w: float | None) -> ServiceModel:
-    """Return a model whose parked GPUs draw so much."""
-    if park_w is None:
-        return model
-    return dataclasses.replace(model, table=dataclasses.replace(model.table, parked_power_w=park_w))
 
 
 @contextlib.contextmanager

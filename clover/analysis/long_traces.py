@@ -35,15 +35,27 @@ class LongSeries:
     filled_hours: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _File:
+    """A public file: its name, what it describes, and its columns."""
+
+    file: str
+    name: str
+    zone: str
+    time: str
+    actual: str
+    forecast: str | None = None
+
+
 _FILES = (
-    ("pjm-2022", "US-PJM", "pjm-2022-eia930.csv", "timestamp", "avg_CI", None),
-    (
-        "gb-2021",
-        "GB",
-        "gb-2021-neso-actual-forecast.csv",
-        "datetime",
-        "carbon_intensity_production_avg",
-        "Forecast Carbon Intensity (gCO2/kWh)",
+    _File(file="pjm-2022-eia930.csv", name="pjm-2022", zone="US-PJM", time="timestamp", actual="avg_CI"),
+    _File(
+        file="gb-2021-neso-actual-forecast.csv",
+        name="gb-2021",
+        zone="GB",
+        time="datetime",
+        actual="carbon_intensity_production_avg",
+        forecast="Forecast Carbon Intensity (gCO2/kWh)",
     ),
 )
 
@@ -52,30 +64,27 @@ def load_long_traces(folder: Path) -> list[LongSeries]:
     """Read the series that a folder holds; raises ConfigurationError if it holds none, TraceError for a bad value."""
     if not folder.is_dir():
         raise ConfigurationError(f"--long-traces = {folder}: not a folder")
-    found = [_load(folder / file, *rest) for *rest, file in _reordered() if (folder / file).is_file()]
+    found = [_load(folder / each.file, each) for each in _FILES if (folder / each.file).is_file()]
     if not found:
-        names = ", ".join(file for _, _, file, *_ in _FILES)
+        names = ", ".join(each.file for each in _FILES)
         raise ConfigurationError(f"--long-traces = {folder}: holds none of {names}")
     return found
 
 
-def _reordered() -> list[tuple[str, str, str, str, str | None, str]]:
-    return [(name, zone, time, actual, forecast, file) for name, zone, file, time, actual, forecast in _FILES]
-
-
-def _load(path: Path, name: str, zone: str, time: str, actual: str, forecast: str | None) -> LongSeries:
+def _load(path: Path, file: _File) -> LongSeries:
     with path.open(newline="", encoding="utf-8") as handle:
         rows = list(csv.DictReader(handle))
-    if not rows or any(column not in rows[0] for column in (time, actual)):
-        raise TraceError(f"{path}: expected columns {time} and {actual}")
-    hours = _hours([row[time] for row in rows], path)
-    values, filled = _hourly(hours, [row[actual] for row in rows], path)
-    predicted = None if forecast is None else _hourly(hours, [row[forecast] for row in rows], path)[0]
+    if not rows or any(column not in rows[0] for column in (file.time, file.actual)):
+        raise TraceError(f"{path}: expected columns {file.time} and {file.actual}")
+    hours = _hours([row[file.time] for row in rows], path)
+    values, filled = _hourly(hours, [row[file.actual] for row in rows], path)
+    forecast = None
+    if file.forecast is not None:
+        predicted, _ = _hourly(hours, [row[file.forecast] for row in rows], path)
+        forecast = IntensityTrace(name=f"{file.name}-forecast", zone=file.zone, values_g_per_kwh=predicted)
     return LongSeries(
-        trace=IntensityTrace(name=name, zone=zone, values_g_per_kwh=values),
-        forecast=None
-        if predicted is None
-        else IntensityTrace(name=f"{name}-forecast", zone=zone, values_g_per_kwh=predicted),
+        trace=IntensityTrace(name=file.name, zone=file.zone, values_g_per_kwh=values),
+        forecast=forecast,
         filled_hours=filled,
     )
 
