@@ -227,7 +227,7 @@ def _print(results: list[Result]) -> None:
     from clover.analysis.experiment import ranked  # noqa: PLC0415 - keeps --help fast
 
     columns = [
-        (header, False)
+        (header, header == "scheme")
         for header in (
             "#",
             "scheme",

@@ -17,6 +17,7 @@ from clover.errors import ConfigurationError
 if TYPE_CHECKING:
     from clover.plan.problem import Parking, Problem
 
+_PIPE_WIDTH = 200
 Gpus: TypeAlias = Annotated[
     int, typer.Option("--gpus", min=1, max=10_000, help="GPUs of the fleet.", envvar="CLOVER_GPUS")
 ]
@@ -122,4 +123,6 @@ def table(title: str, columns: list[tuple[str, bool]], rows: list[tuple[str, ...
         made.add_column(header, justify="left" if is_text else "right", no_wrap=not is_text)
     for row in rows:
         made.add_row(*row)
-    Console().print(made)
+    console = Console()
+    # A file or a pipe has no width that would have to be kept.
+    (console if console.is_terminal else Console(width=_PIPE_WIDTH)).print(made)
