@@ -15,7 +15,7 @@ from clover.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from clover.analysis.experiment import Result, Task
-    from clover.core.intensity_trace import IntensityTrace
+    from clover.core.carbon import IntensityTrace
     from clover.plan.problem import Parking
 
 _PARKING = ("none", "parked", "off")
@@ -156,7 +156,8 @@ def _tasks(
                     )
                     tasks.append(
                         Task(
-                            model=model,
+                            application=application,
+                            park_w=park_w,
                             case=case,
                             traces=traces,
                             schemes=names,
@@ -226,7 +227,7 @@ def _print(results: list[Result]) -> None:
     from clover.analysis.experiment import ranked  # noqa: PLC0415 - keeps --help fast
 
     columns = [
-        (header, False)
+        (header, header == "scheme")
         for header in (
             "#",
             "scheme",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import sys
 from collections.abc import Iterator
@@ -16,9 +15,9 @@ from cli import options
 from clover.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from clover.core.application import ServiceModel
     from clover.plan.problem import Parking, Problem
 
+_PIPE_WIDTH = 200
 Gpus: TypeAlias = Annotated[
     int, typer.Option("--gpus", min=1, max=10_000, help="GPUs of the fleet.", envvar="CLOVER_GPUS")
 ]
@@ -92,13 +91,6 @@ def problem(
         raise ConfigurationError(str(error)) from error
 
 
-def with_park_w(model: ServiceModel, park_w: float | None) -> ServiceModel:
-    """Return a model whose parked GPUs draw so much."""
-    if park_w is None:
-        return model
-    return dataclasses.replace(model, table=dataclasses.replace(model.table, parked_power_w=park_w))
-
-
 @contextlib.contextmanager
 def clean_stdout() -> Iterator[None]:
     """Keep what libraries print out of standard output, where results go: it lands on standard error.
@@ -131,4 +123,6 @@ def table(title: str, columns: list[tuple[str, bool]], rows: list[tuple[str, ...
         made.add_column(header, justify="left" if is_text else "right", no_wrap=not is_text)
     for row in rows:
         made.add_row(*row)
-    Console().print(made)
+    console = Console()
+    # A file or a pipe has no width that would have to be kept.
+    (console if console.is_terminal else Console(width=_PIPE_WIDTH)).print(made)

@@ -15,9 +15,10 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any
 
-from clover.analysis.cases import Case, problem_of
+from clover.analysis.cases import Case, problem_of, with_table
+from clover.catalog import load_service
 from clover.core.application import ServiceModel
-from clover.core.intensity_trace import IntensityTrace
+from clover.core.carbon import IntensityTrace
 from clover.core.queueing import Evaluation
 from clover.plan.evaluator import UniformEvaluator
 from clover.plan.exact import ExactScheme
@@ -41,7 +42,8 @@ class Task:
     """What one process does at a time: one load of one application, with every trace and scheme.
 
     Attributes:
-        model: Application and table.
+        application: By name; its shipped table is loaded by the process that does the task.
+        park_w: Power of a parked GPU, None for the table's.
         case: Fleet, load, lambda and parking.
         traces: To replay.
         schemes: Names, `static` included.
@@ -51,7 +53,7 @@ class Task:
         simulated: Requests per plan, 0 for the closed form alone.
     """
 
-    model: ServiceModel
+    application: str
     case: Case
     traces: tuple[IntensityTrace, ...]
     schemes: tuple[str, ...]
@@ -59,6 +61,13 @@ class Task:
     seed: int = 0
     charge: bool = True
     simulated: int = SIMULATED_REQUESTS
+    park_w: float | None = None
+
+    @property
+    def model(self) -> ServiceModel:
+        """Load application and table."""
+        model = load_service(self.application, self.case.board)
+        return model if self.park_w is None else with_table(model, parked_power_w=self.park_w)
 
     @property
     def rows(self) -> int:

@@ -1,7 +1,7 @@
 """The ladder: what each step adds at equal accuracy, from BASE to a planner that follows the grid.
 
-base -> base_rightsized -> static + parking -> exact + parking, under a constant load. `static` is blind to the grid: a
-mixture of two certified plans of the same frontier, the same in every hour, with just the mean accuracy that `exact`
+base -> base_rightsized -> static + parking -> exact + parking, under a constant load. `static` is blind to the grid:
+one mixture of two certified plans of the same frontier, the same in every hour, with the accuracy that `exact`
 had; so the last step is nothing but what following the grid gives. `uniform static` is the best single configuration
 for all serving GPUs in hindsight at no less than that accuracy.
 """
@@ -73,7 +73,7 @@ class Hourly:
 
     def static_j(self, accuracy: Floats | float) -> Floats:
         """Return the energy per request of the blind mixture at an accuracy."""
-        return np.asarray(np.interp(accuracy, *self.hull), dtype=np.float64)
+        return np.asarray(np.interp(accuracy, *self.hull))
 
 
 def follow(

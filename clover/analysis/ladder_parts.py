@@ -14,7 +14,7 @@ from clover.plan.exact import ExactScheme
 LAMBDAS = (0.5, 0.1)
 
 
-def keys() -> list[tuple[str, float, float]]:
+def all_keys() -> list[tuple[str, float, float]]:
     """Return (application, lambda, parked watts) of all parts."""
     return [
         (app, lambda_, watts)

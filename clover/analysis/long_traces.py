@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clover.core.intensity_trace import IntensityTrace
+from clover.core.carbon import IntensityTrace
 from clover.errors import ConfigurationError, TraceError
 
 
@@ -37,7 +37,7 @@ class LongSeries:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _File:
-    """One of the files: where its columns are."""
+    """A public file: its name, what it describes, and its columns."""
 
     file: str
     name: str
@@ -64,9 +64,9 @@ def load_long_traces(folder: Path) -> list[LongSeries]:
     """Read the series that a folder holds; raises ConfigurationError if it holds none, TraceError for a bad value."""
     if not folder.is_dir():
         raise ConfigurationError(f"--long-traces = {folder}: not a folder")
-    found = [_load(folder / file.file, file) for file in _FILES if (folder / file.file).is_file()]
+    found = [_load(folder / each.file, each) for each in _FILES if (folder / each.file).is_file()]
     if not found:
-        names = ", ".join(file.file for file in _FILES)
+        names = ", ".join(each.file for each in _FILES)
         raise ConfigurationError(f"--long-traces = {folder}: holds none of {names}")
     return found
 
@@ -74,17 +74,19 @@ def load_long_traces(folder: Path) -> list[LongSeries]:
 def _load(path: Path, file: _File) -> LongSeries:
     with path.open(newline="", encoding="utf-8") as handle:
         rows = list(csv.DictReader(handle))
-    columns = [column for column in (file.time, file.actual, file.forecast) if column is not None]
-    if not rows or any(column not in rows[0] for column in columns):
-        raise TraceError(f"{path}: expected the columns {', '.join(columns)}")
+    if not rows or any(column not in rows[0] for column in (file.time, file.actual)):
+        raise TraceError(f"{path}: expected columns {file.time} and {file.actual}")
     hours = _hours([row[file.time] for row in rows], path)
     values, filled = _hourly(hours, [row[file.actual] for row in rows], path)
     forecast = None
     if file.forecast is not None:
         predicted, _ = _hourly(hours, [row[file.forecast] for row in rows], path)
         forecast = IntensityTrace(name=f"{file.name}-forecast", zone=file.zone, values_g_per_kwh=predicted)
-    trace = IntensityTrace(name=file.name, zone=file.zone, values_g_per_kwh=values)
-    return LongSeries(trace=trace, forecast=forecast, filled_hours=filled)
+    return LongSeries(
+        trace=IntensityTrace(name=file.name, zone=file.zone, values_g_per_kwh=values),
+        forecast=forecast,
+        filled_hours=filled,
+    )
 
 
 def _hours(stamps: Sequence[str], path: Path) -> list[float]:

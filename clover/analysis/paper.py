@@ -34,7 +34,7 @@ COMPARED = ("oracle", "clover", "blover")
 TOLERANCE = 1e-4
 
 
-def keys() -> list[tuple[str, float, float]]:
+def all_keys() -> list[tuple[str, float, float]]:
     """Return (application, load, lambda) of all tasks, those first that take longest."""
     return [(app, load, lambda_) for app in reversed(APPLICATIONS) for load in reversed(LOADS) for lambda_ in LAMBDAS]
 
@@ -44,7 +44,7 @@ def run(application: str, load: float, lambda_: float, *, seeds: int = 20) -> di
     model = load_service(application, BOARD)
     case = Case(gpus=GPUS, rate_rps=own_rate_rps(model, GPUS, load), lambda_=lambda_)
     traces = tuple(load_trace(name) for name in SHORT_TRACES)
-    bench = Bench(Task(model=model, case=case, traces=traces, schemes=SCHEMES, seeds=seeds))
+    bench = Bench(Task(application=application, case=case, traces=traces, schemes=SCHEMES, seeds=seeds))
     found = [bench.result(name, trace) for trace in traces for name in SCHEMES]
     return {
         "load": load,

@@ -27,7 +27,7 @@ LAMBDA = 0.5
 STEPS_W = (0.0, 15.0, 30.0)
 
 
-def keys() -> list[tuple[str]]:
+def all_keys() -> list[tuple[str]]:
     """Return (application,) of all parts."""
     return [(app,) for app in APPLICATIONS]
 

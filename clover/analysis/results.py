@@ -1,0 +1,122 @@
+"""Computes the tables of docs/results.md and writes the page: `python -m clover.analysis.results`.
+
+The short tables take minutes; the ladder over a year has its own command (`--year`, with `--long-traces` or
+CLOVER_LONG_TRACES). Parts are kept in the work folder, so that a run goes on where it was broken off; `--fresh` begins
+anew. All is deterministic.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from clover.analysis import acceptance, ladder_parts, page, paper, plots, sensitivity, work
+
+_NO_YEAR = "Not computed for this page: the ladder ran on the short traces only.\n"
+_GROUPS = ("paper", "ladder", "acceptance", "sensitivity")
+
+
+def parts_of(groups: Sequence[str], long_traces: str | None) -> dict[str, work.Part]:
+    """Return all parts of some groups by name."""
+    parts: dict[str, work.Part] = {}
+    if "paper" in groups:
+        parts |= _named("paper", paper.run, paper.all_keys())
+    if "acceptance" in groups:
+        parts |= _named("parking", acceptance.parking, acceptance.parking_keys())
+        parts |= _named("gap", acceptance.gap, acceptance.gap_keys())
+    if "ladder" in groups:
+        parts |= _named("ladder", ladder_parts.short, ladder_parts.all_keys())
+    if "sensitivity" in groups:
+        parts |= _named("sensitivity", sensitivity.run, sensitivity.all_keys())
+    if long_traces and "sensitivity" in groups:
+        parts |= _named("forecast", sensitivity.forecast, sensitivity.all_keys(), long_traces)
+    if long_traces and "year" in groups:
+        parts |= _named("year", ladder_parts.year, ladder_parts.all_keys(), long_traces)
+    return parts
+
+
+def _named(
+    kind: str, function: Callable[..., dict[str, Any]], keys: Sequence[tuple[Any, ...]], *more: str
+) -> dict[str, work.Part]:
+    """Name the parts of a kind by their keys, such as `gap-albert-10-0.1`."""
+    named: dict[str, work.Part] = {}
+    for key in keys:
+        words = (f"{value:g}" if isinstance(value, float) else str(value) for value in key)
+        named["-".join((kind, *words))] = (function, (*key, *more))
+    return named
+
+
+def write_page(parts: page.Parts, docs: Path) -> None:
+    """Write results.md, its pictures and the rows of the 54 cases."""
+    found = page.paper_parts(parts)
+    short, year = page.ladder_rows(parts, "ladder"), page.ladder_rows(parts, "year")
+    plots.draw_all(docs / "results", paper=found, ladder=short)
+    if found:
+        _write_rows(docs / "results" / "paper.csv", [row for part in found for row in part["rows"]])
+    template = (resources.files("clover") / "data" / "results.md").read_text()
+    text = template.format(
+        paper=page.paper_way(parts),
+        check=page.check(parts),
+        parking=page.parking(parts),
+        gaps=page.gaps(parts),
+        ladder=page.ladder_table([row for row in short if row["parked_w"] in {0.0, 25.0} or not row["host_w"]]),
+        zero=page.zero_watts(short),
+        year=page.ladder_table(year) if year else _NO_YEAR,
+        sensitivity=page.sensitivities(parts),
+        missing=_missing(parts),
+    )
+    (docs / "results.md").write_text(text)
+
+
+def _missing(parts: page.Parts) -> str:
+    wanted = parts_of((*_GROUPS, "year"), "folder")
+    kinds = dict.fromkeys(name.partition("-")[0] for name in wanted)
+    counts = {kind: sum(name.startswith(f"{kind}-") for name in wanted) for kind in kinds}
+    there = {kind: sum(name.startswith(f"{kind}-") for name in parts) for kind in kinds}
+    lacking = [f"{kind} {there[kind]} of {counts[kind]}" for kind in kinds if there[kind] < counts[kind]]
+    return f"**Not everything was computed for this page:** {', '.join(lacking)}." if lacking else ""
+
+
+def _write_rows(file: Path, rows: Sequence[dict[str, Any]]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w", newline="", encoding="utf-8") as handle:
+        writer = csv.DictWriter(handle, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compute what is asked for and write the page; 10 if the 54 cases do not hold, 0 otherwise."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="*", choices=_GROUPS, default=None, help="groups (default: all short ones)")
+    parser.add_argument("--year", action="store_true", help="the ladder over the year-long series, and nothing else")
+    parser.add_argument("--long-traces", default=os.environ.get("CLOVER_LONG_TRACES"), help="folder of the series")
+    parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1))
+    parser.add_argument("--work", type=Path, default=Path("build/results"), help="folder of finished parts")
+    parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of the page")
+    parser.add_argument("--fresh", action="store_true", help="forget finished parts")
+    parser.add_argument("--page-only", action="store_true", help="compute nothing: write the page from finished parts")
+    given = parser.parse_args(arguments)
+    if given.year and not given.long_traces:
+        parser.error("--year: expected --long-traces FOLDER or CLOVER_LONG_TRACES")
+    if given.fresh:
+        shutil.rmtree(given.work, ignore_errors=True)
+    groups = ("year",) if given.year else tuple(given.only if given.only is not None else _GROUPS)
+    if not given.page_only:
+        parts = parts_of(groups, given.long_traces)
+        work.run_parts(given.work, parts, processes=given.processes, tell=lambda name: print(name, file=sys.stderr))  # noqa: T201
+    finished = work.read_parts(given.work, list(parts_of((*_GROUPS, "year"), given.long_traces or "folder")))
+    write_page(finished, given.docs)
+    steady = [case for part in page.paper_parts(finished) for case in part["steady"]]
+    return 0 if not steady or paper.verdict(steady)["passed"] else 10
+
+
+if __name__ == "__main__":
+    sys.exit(main())
