@@ -9,7 +9,11 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 MODELS := $(shell if [ -n "$(TORCH_INDEX_URL)$(CI)" ] || $(BIN)/python -c "import torch" 2>/dev/null; then echo ,models; fi)
 TORCH_INDEX := $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL))
 
-.PHONY: up test test-all check figures-planner clean
+# How long `make soak` breaks things, and by which schedule.
+SOAK_S ?= 1800
+SOAK_SEED ?= 1
+
+.PHONY: up test test-all soak check docs figures-planner clean
 
 up: $(VENV)/.installed
 	@if echo "$(ARGS)" | grep -q -- "--backend[ =]cpu"; then $(PIP) $(TORCH_INDEX) -e ".[models]"; fi
@@ -30,6 +34,11 @@ check: $(VENV)/.check
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+# Documents that tests compare with what they are made from.
+docs: $(VENV)/.test
+	$(BIN)/python -m clover.bus.wire > docs/wire.md
+	$(BIN)/python -m clover.bus.asyncapi > docs/asyncapi.json
 
 # The tables and pictures of docs/results.md; ARGS="--year --long-traces FOLDER" for the ladder over a year.
 figures-planner: $(VENV)/.test

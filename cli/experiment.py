@@ -15,7 +15,7 @@ from clover.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from clover.analysis.experiment import Result, Task
-    from clover.core.carbon import IntensityTrace
+    from clover.core.intensity_trace import IntensityTrace
     from clover.plan.problem import Parking
 
 _PARKING = ("none", "parked", "off")

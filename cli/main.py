@@ -9,7 +9,23 @@ from typing import Annotated
 
 import typer
 
-from cli import agent, events, experiment, frontier, infer, mig, plan, server, status, up, watch
+from cli import (
+    agent,
+    carbon,
+    config,
+    doctor,
+    events,
+    experiment,
+    frontier,
+    infer,
+    mig,
+    plan,
+    server,
+    status,
+    up,
+    validate,
+    watch,
+)
 from cli.settings import load_settings
 from clover import __version__
 from clover.errors import CloverError
@@ -31,6 +47,8 @@ app.command("dashboard", help=watch.dashboard.__doc__)(watch.dashboard)
 app.command("doctor", help=doctor.doctor.__doc__)(doctor.doctor)
 app.add_typer(config.app, name="config", help="Settings that are made, not chosen: access rules.")
 app.command("infer", help=infer.infer.__doc__)(infer.infer)
+app.command("validate", help=validate.validate.__doc__)(validate.validate)
+app.add_typer(carbon.app, name="carbon", help="The grid's carbon intensity by any source; import of other files.")
 app.command("plan", help=plan.plan.__doc__)(plan.plan)
 app.command("frontier", help=frontier.frontier.__doc__)(frontier.frontier)
 app.command("experiment", help=experiment.experiment.__doc__)(experiment.experiment)

@@ -18,7 +18,7 @@ from typing import Any
 from clover.analysis.cases import Case, problem_of, with_table
 from clover.catalog import load_service
 from clover.core.application import ServiceModel
-from clover.core.carbon import IntensityTrace
+from clover.core.intensity_trace import IntensityTrace
 from clover.core.queueing import Evaluation
 from clover.plan.evaluator import UniformEvaluator
 from clover.plan.exact import ExactScheme

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clover.core.carbon import IntensityTrace
+from clover.core.intensity_trace import IntensityTrace
 from clover.errors import ConfigurationError, TraceError
 
 
