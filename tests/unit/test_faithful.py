@@ -1,9 +1,9 @@
 """Scheme `clover --faithful` against the published algorithm written down again, step by step and without haste.
 
 From SC'23, section 5, and the published code: T = 100 - 5 per evaluation, at least 10; K = 1e-4; a candidate that
-misses the SLA scores f x SLA / p95; the first candidate of an invocation is the present configuration; neighbours are random
-draws within distance 4 of the centre's graph, at most 400 draws; it ends after 5 evaluations without improvement, 10 in
-all, or when no neighbour is found, once something has kept the SLA (after 30 in any case).
+misses the SLA scores f x SLA / p95; the first candidate of an invocation is the present configuration; neighbours are
+random draws within distance 4 of the centre's graph, at most 400 draws; it ends after 5 evaluations without
+improvement, 10 in all, or when no neighbour is found, once something has kept the SLA (after 30 in any case).
 """
 
 from __future__ import annotations
