@@ -10,6 +10,7 @@ Rates are requests simulated per second of this process's wall time, warm-up and
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import resource
@@ -22,10 +23,12 @@ from typing import Any
 import numpy as np
 
 from clover.catalog import load_service
-from clover.core.configuration import FleetCounts, GpuConfiguration, InstanceKind
+from clover.core.configuration import FleetCounts, GpuConfiguration, GpuId, InstanceKind
 from clover.core.dispatch import DispatchRule
 from clover.core.queueing import FleetSearch, evaluate
 from clover.plan.certify import certify
+from clover.plan.exact import ExactScheme
+from clover.plan.problem import Problem
 from clover.plan.simulator import WARM_UP_PER_INSTANCE, WARM_UP_REQUESTS, simulate
 from clover.plan.space import all_gpu_configurations, uniform_fleets
 from clover.plan.sweep import sweep
@@ -91,6 +94,7 @@ def figures() -> list[Figure]:
         *sweeps(),
         *closed_form(fleet),
         *certificates(),
+        *plans(),
     ]
 
 
@@ -148,6 +152,69 @@ def certificates() -> list[Figure]:
         )
         for gpus in (2, 10, 100, 1000)
     ]
+
+
+def plans() -> list[Figure]:
+    """Return plans of scheme `exact` for a load that is new, certificates included, and for a change of the grid."""
+    return [
+        figure
+        for app in ("albert", "efficientnet", "yolov5")
+        for gpus in (10, 100, 1000)
+        for figure in (
+            Figure(
+                name=f"plan, {app}, {gpus} GPUs, lambda 0.5, parking, new load",
+                run=lambda app=app, gpus=gpus: ExactScheme().plan(_problem(app, gpus, parking="parked")),
+                amount=0,
+                unit="s",
+                target=5.0 if gpus == 1000 else 2.0,
+            ),
+            Figure(
+                name=f"plan, {app}, {gpus} GPUs, lambda 0.5, no parking, new load",
+                run=lambda app=app, gpus=gpus: ExactScheme().plan(_problem(app, gpus)),
+                amount=0,
+                unit="s",
+                target=5.0 if gpus == 1000 else 2.0,
+            ),
+            Figure(
+                name=f"plan, {app}, {gpus} GPUs, lambda 0.5, change of intensity",
+                run=_look_up(app, gpus),
+                amount=0,
+                unit="s",
+                target=1e-3,
+            ),
+        )
+    ]
+
+
+def _problem(app: str, gpus: int, **changes: Any) -> Problem:
+    model = MODEL if app == "albert" else load_service(app, "a100-40gb")
+    values: dict[str, Any] = {
+        "model": model,
+        "multisets": maximal_multisets(gpu_model("a100-40gb")),
+        "gpus": tuple(GpuId("n1", index) for index in range(gpus)),
+        "rate_rps": 2.5 * gpus * model.application.default_rate_rps_per_gpu,
+        "sla_ms": model.table.sla_p95_ms,
+        "lambda_": 0.5,
+        "intensity_g_per_kwh": 250.0,
+        "pue": 1.5,
+    }
+    return Problem(**(values | changes))
+
+
+def _look_up(app: str, gpus: int) -> Callable[[], object]:
+    """Return a look-up; the first call plans, looks ahead and does not count."""
+    known: list[tuple[ExactScheme, Problem, Any]] = []
+
+    def run() -> object:
+        if not known:
+            scheme, asked = ExactScheme(), _problem(app, gpus)
+            answer = scheme.plan(asked)
+            scheme.look_ahead(asked)
+            known.append((scheme, asked, answer.configuration))
+        scheme, asked, present = known[0]
+        return scheme.plan(dataclasses.replace(asked, intensity_g_per_kwh=180.0, present=present))
+
+    return run
 
 
 def _simulate(agents: Any, rate_rps: float) -> object:

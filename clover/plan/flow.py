@@ -31,7 +31,7 @@ from clover.core.configuration import FleetCounts, InstanceKind
 from clover.core.objective import LATE_LIMIT
 from clover.core.queueing import Evaluation
 from clover.plan.asking import Asked
-from clover.plan.program import Rows
+from clover.plan.program import QuietHighs, Rows
 
 #: HiGHS gives up after so many nodes of its search; its bound still counts.
 _MOST_NODES = 300
@@ -142,9 +142,7 @@ class FlowModel:
             absolute_gap: HiGHS ends when its bound and its answer are so near; the bound is the one that is returned.
         """
         program = self._program(asked, interval, late_limit, utilisation, relaxed=relaxed)
-        solver = highspy.Highs()
-        # With output on, HiGHS prints to the terminal.
-        solver.silent()
+        solver = QuietHighs()
         for option, value in (("threads", 1), ("random_seed", 0), ("mip_rel_gap", 0.0), ("mip_abs_gap", absolute_gap)):
             solver.setOptionValue(option, value)
         # Counting nodes rather than seconds keeps answers the same on every machine.

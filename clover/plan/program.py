@@ -8,6 +8,14 @@ import numpy as np
 from clover.core.closed_form import Floats
 
 
+class QuietHighs(highspy.Highs):
+    """HiGHS without a word: the constructor of highspy enables callbacks, which already prints a banner."""
+
+    def enableCallbacks(self) -> None:  # noqa: N802 - overridden
+        """Switch output off first; callbacks are not needed."""
+        self.setOptionValue("output_flag", False)
+
+
 class Rows:
     """Rows over (GPUs per partition, spare GPUs, instances per kind, flow per kind).
 

@@ -216,3 +216,8 @@ def test_nodes_get_equal_parts_and_their_shares_add_up() -> None:
     rule = Fleetwide(name="shares", shares={first.instances[0]: 0.25, second.instances[0]: 0.75})
     for own in rule.by_node(configuration).values():
         assert own.shares == pytest.approx({first.instances[0]: 0.25, second.instances[0]: 0.75})
+
+
+def test_the_solver_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    assert ExactScheme().plan(problem("efficientnet", 3, 1.0)).meets_sla
+    assert capfd.readouterr() == ("", "")
