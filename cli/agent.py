@@ -36,6 +36,8 @@ def node(
     backend: options.Backend = "sim",
     board: options.Board = "a100-40gb",
     profile: options.Profile = None,
+    weights: options.Weights = "",
+    input_root: options.InputRoots = None,
     seed: options.Seed = 0,
     deployment: options.Deployment = "clover",
     redis: options.Redis = None,
@@ -54,7 +56,14 @@ def node(
     fleet = options.fleet(application, backend, board, profile)
     node_name = name or options.host_name()
     count = gpus or options.default_gpus(backend)
-    record = WorkerRecord(here.state_folder / here.deployment, node_name)
+    folder = here.state_folder / here.deployment
+    record = WorkerRecord(folder, node_name)
+    servicer = None
+    if backend == "cpu":
+        options.tell_weights(weights)
+        servicer = options.process_servicer(
+            record, fleet, app=application, weights=weights, log_folder=folder / "logs", input_roots=input_root
+        )
 
     def build(bus: Bus, clock: Clock) -> Callable[[asyncio.Event], Awaitable[None]]:
         agent = make_node(
@@ -64,7 +73,7 @@ def node(
             bus=bus,
             clock=clock,
             seed=seed,
-            servicer=options.process_servicer(record) if backend == "cpu" else None,
+            servicer=servicer,
         )
         return agent.run
 
@@ -97,7 +106,7 @@ def carbon(
     from clover.catalog import load_trace  # noqa: PLC0415
 
     here = options.where(deployment, redis, state_dir, wait)
-    options.check_goals(0.5, pue, None)
+    options.check_goals(0.5, pue)
     settings = CarbonSettings(
         trace=load_trace(trace),
         hour_s=hour,
@@ -142,7 +151,7 @@ def controller(
     from clover.plan.schemes import make_scheme  # noqa: PLC0415
 
     here = options.where(deployment, redis, state_dir, wait)
-    options.check_goals(lambda_, 1.0, sla)
+    options.check_goals(lambda_, 1.0)
     make_scheme(scheme, seed=seed)
     fleet = options.fleet(application, backend, board, profile)
     settings = ControllerSettings(
@@ -150,7 +159,7 @@ def controller(
         rate_rps=options.rate_of(rate, gpus, fleet),
         expected_nodes=expect_nodes,
     )
-    goals = Goals(lambda_=lambda_, sla_ms=sla or fleet.model.table.sla_p95_ms)
+    goals = Goals(lambda_=lambda_, sla_ms=options.sla_of(sla, fleet))
 
     def build(bus: Bus, clock: Clock) -> Callable[[asyncio.Event], Awaitable[None]]:
         agent = make_controller(
@@ -179,6 +188,7 @@ def generator(
     backend: options.Backend = "sim",
     board: options.Board = "a100-40gb",
     profile: options.Profile = None,
+    inputs: options.Inputs = None,
     seed: options.Seed = 0,
     deployment: options.Deployment = "clover",
     redis: options.Redis = None,
@@ -198,16 +208,16 @@ def generator(
     fleet = options.fleet(application, backend, board, profile)
     settings = GeneratorSettings(
         name=f"generator-{options.unique_name()}",
-        application=application,
+        application=fleet.model.application.name,
         rate_rps=options.rate_of(rate, gpus, fleet),
         duration_s=duration,
     )
-    inputs = options.inputs_of(fleet)
+    asked = options.inputs_of(fleet, inputs)
     made: list[Generator] = []
 
     def build(bus: Bus, clock: Clock) -> Callable[[asyncio.Event], Awaitable[None]]:
         rng = Random(f"{seed}/generator")  # noqa: S311 - arrivals
-        made.append(Generator(settings, bus=bus, clock=clock, rng=rng, inputs=inputs))
+        made.append(Generator(settings, bus=bus, clock=clock, rng=rng, inputs=asked))
         return made[0].run
 
     _run(here, f"generator:{settings.name}", build)

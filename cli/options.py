@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
+from cli.output import tell
 from clover.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -50,7 +51,33 @@ Wait: TypeAlias = Annotated[
     typer.Option("--wait", parser=parse_duration, metavar="DURATION", help="Longest wait for the server."),
 ]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
-App: TypeAlias = Annotated[str, _option("--app", text="Application to serve.", env="CLOVER_APP")]
+App: TypeAlias = Annotated[
+    str, _option("--app", text="Application to serve: a name, or your own .toml file.", env="CLOVER_APP")
+]
+Weights: TypeAlias = Annotated[
+    str,
+    _option(
+        "--weights",
+        text="Weights of real models: a folder, or random (true architecture, no real answers); default: published.",
+        env="CLOVER_WEIGHTS",
+    ),
+]
+Inputs: TypeAlias = Annotated[
+    Path | None,
+    _option(
+        "--inputs",
+        text="What requests ask: a SQuAD 2.0 file, or a folder of pictures; default: samples.",
+        env="CLOVER_INPUTS",
+    ),
+]
+InputRoots: TypeAlias = Annotated[
+    list[str] | None,
+    _option(
+        "--input-root",
+        text="Folder or URL prefix below which requests may name an input instead of carrying it.",
+        env="CLOVER_INPUT_ROOTS",
+    ),
+]
 Backend: TypeAlias = Annotated[
     str, _option("--backend", text="sim (times from tables) or cpu (real models).", env="CLOVER_BACKEND")
 ]
@@ -65,7 +92,10 @@ Lambda: TypeAlias = Annotated[
     float, _option("--lambda", text="Weight of carbon against accuracy, 0 to 1.", env="CLOVER_LAMBDA")
 ]
 Sla: TypeAlias = Annotated[
-    float | None, _option("--sla", text="Promised p95 in ms (default: the table's).", env="CLOVER_SLA")
+    str | None,
+    _option(
+        "--sla", text="Promised p95 in ms, or a multiple of the table's such as 1.5x (default: 1x).", env="CLOVER_SLA"
+    ),
 ]
 Faithful: TypeAlias = Annotated[
     bool,
@@ -133,9 +163,23 @@ def fleet(app: str, backend: str, board: str, profile: Path | None) -> Fleet:
     from mig.profiles import gpu_model  # noqa: PLC0415
 
     gpu_model(board)
-    load_application(app)
+    application = load_application(app)
+    if backend == "cpu" and profile is None and application.servicer != "table":
+        require_cpu_table(app, application.name)
     table = table_model(backend, board)
     return make_fleet(backend=backend, board=board, model=load_service(app, table, path=profile))
+
+
+def require_cpu_table(app: str, name: str) -> None:
+    """Refuse an application that nobody has measured on a CPU yet, and say how to."""
+    from clover.catalog import gpu_models_with_table  # noqa: PLC0415 - keeps --help fast
+
+    if "cpu" not in gpu_models_with_table(name):
+        raise ConfigurationError(
+            f"application {name} has not been measured on a CPU yet: there is no performance table to plan with",
+            hint=f"measure it: clover profile sweep --backend cpu --app {app} --out {name}.json; "
+            f"then give --profile {name}.json",
+        )
 
 
 def check_positive(name: str, value: float) -> float:
@@ -145,14 +189,26 @@ def check_positive(name: str, value: float) -> float:
     return value
 
 
-def check_goals(lambda_: float, pue: float, sla: float | None) -> None:
+def sla_of(sla: str | None, fleet: Fleet) -> float:
+    """Return the promised p95 in ms: the table's, a multiple of it (`1.5x`), or as given."""
+    table_ms = fleet.model.table.sla_p95_ms
+    if sla is None:
+        return table_ms
+    try:
+        number = float(sla.removesuffix("x"))
+    except ValueError:
+        raise ConfigurationError(
+            f"--sla = {sla!r}: expected milliseconds such as 200, or a multiple such as 1.5x"
+        ) from None
+    return check_positive("--sla", number) * (table_ms if sla.endswith("x") else 1.0)
+
+
+def check_goals(lambda_: float, pue: float) -> None:
     """Raise ConfigurationError if a goal is out of range."""
     if not 0.0 <= lambda_ <= 1.0:
         raise ConfigurationError(f"--lambda = {lambda_}: expected a number from 0 to 1")
     if not (math.isfinite(pue) and pue >= 1.0):
         raise ConfigurationError(f"--pue = {pue}: expected a number of at least 1")
-    if sla is not None:
-        check_positive("--sla", sla)
 
 
 def host_name() -> str:
@@ -177,21 +233,58 @@ def rate_of(rate: float | None, gpus: int, fleet: Fleet) -> float:
     return check_positive("--rate", rate)
 
 
-def inputs_of(fleet: Fleet) -> Sequence[tuple[str, bytes]]:
-    """Return what requests carry: sample pictures for real models, nothing for simulated ones."""
+def inputs_of(fleet: Fleet, path: Path | None = None) -> Sequence[tuple[str, bytes]]:
+    """Return what requests carry: samples or the user's inputs for real models, nothing for simulated ones."""
     if fleet.backend == "sim":
         return (("application/octet-stream", b""),)
-    from clover.serving.samples import sample_inputs  # noqa: PLC0415 - only real models need it
+    from clover.serving.inputs import inputs_for  # noqa: PLC0415 - only real models need it
 
-    return [(sample.content_type, sample.payload) for sample in sample_inputs()]
+    return inputs_for(fleet.model.application, path)
 
 
-def process_servicer(record: WorkerRecord) -> Callable[[], Servicer]:
-    """Return a maker of the servicer that runs real models; it records its workers."""
+def process_servicer(
+    record: WorkerRecord | None,
+    fleet: Fleet,
+    *,
+    app: str,
+    weights: str = "",
+    log_folder: Path | None = None,
+    input_roots: Sequence[str] | None = None,
+) -> Callable[[], Servicer]:
+    """Return a maker of the servicer that runs real models; with a record it records its workers there."""
     from clover.agents.survivors import RecordingServicer  # noqa: PLC0415 - only real models need it
+    from clover.catalog import load_recipes  # noqa: PLC0415
+    from clover.core.outcome import default_deadline_s  # noqa: PLC0415
     from clover.serving.process import ProcessServicer  # noqa: PLC0415
+    from clover.serving.worker import WorkerSettings  # noqa: PLC0415
 
-    return lambda: RecordingServicer(ProcessServicer(), record)
+    recipes = load_recipes(app, weights)
+    # What has not answered by the deadline of its request never will.
+    request_s = max(WorkerSettings().request_s, default_deadline_s(fleet.model.table.sla_p95_ms))
+    if log_folder is not None:
+        log_folder.mkdir(parents=True, exist_ok=True)
+
+    def make() -> Servicer:
+        servicer = ProcessServicer(
+            recipes=recipes,
+            settings=WorkerSettings(request_s=request_s),
+            log_folder=log_folder,
+            input_roots=input_roots or (),
+        )
+        return servicer if record is None else RecordingServicer(servicer, record)
+
+    return make
+
+
+def absolute_app(app: str) -> str:
+    """Return an application as every process understands it: a name, or the absolute path of a file."""
+    return str(Path(app).resolve()) if app.endswith(".toml") else app
+
+
+def tell_weights(weights: str) -> None:
+    """Say aloud that answers of random weights mean nothing."""
+    if weights == "random":
+        tell("random weights: cost and timing are real, answers mean nothing; accuracies are the published ones")
 
 
 def spread_gpus(gpus: int, nodes: int) -> tuple[int, ...]:
@@ -205,15 +298,22 @@ def spread_gpus(gpus: int, nodes: int) -> tuple[int, ...]:
 WORKER_MB = 400
 
 
-def check_memory(*, workers: int) -> None:
+def worker_mb(app: str) -> int:
+    """Return the resident memory of one worker of an application, MB: that of any, and its weights in 32 bits."""
+    from clover.catalog import load_recipes  # noqa: PLC0415 - keeps --help fast
+
+    return WORKER_MB + max(recipe.parameters for recipe in load_recipes(app).values()) * 4 // 10**6
+
+
+def check_memory(*, workers: int, each_mb: int = WORKER_MB) -> None:
     """Refuse more worker processes than free memory holds (Linux; elsewhere it cannot be told)."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
         return
     free_mb = next((int(line.split()[1]) // 1024 for line in lines if line.startswith("MemAvailable:")), None)
-    if free_mb is not None and workers * WORKER_MB > free_mb:
+    if free_mb is not None and workers * each_mb > free_mb:
         raise ConfigurationError(
-            f"up to {workers} workers x {WORKER_MB} MB exceed the free memory of {free_mb} MB",
+            f"up to {workers} workers x {each_mb} MB exceed the free memory of {free_mb} MB",
             hint="give fewer GPUs with --gpus",
         )

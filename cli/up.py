@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,6 +31,7 @@ class UpSettings:
         seed: Of everything random.
         dashboard: Whether to draw the dashboard where there is a terminal.
         as_json: Whether the summary is JSON.
+        environment: Settings that only some agents know, as environment variables.
     """
 
     where: options.Where
@@ -47,6 +49,7 @@ class UpSettings:
     seed: int
     dashboard: bool
     as_json: bool
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 def up(
@@ -72,6 +75,9 @@ def up(
     sla: options.Sla = None,
     pue: options.Pue = 1.5,
     profile: options.Profile = None,
+    weights: options.Weights = "",
+    inputs: options.Inputs = None,
+    input_root: options.InputRoots = None,
     faithful: options.Faithful = False,
     duration: options.Duration = None,
     seed: options.Seed = 0,
@@ -102,6 +108,9 @@ def up(
         sla=sla,
         pue=pue,
         profile=profile,
+        weights=weights,
+        inputs=inputs,
+        input_roots=input_root or [],
         faithful=faithful,
         duration_s=duration,
         seed=seed,
@@ -133,8 +142,11 @@ def _check(
     scheme: str,
     trace: str,
     rate: float | None,
-    sla: float | None,
+    sla: str | None,
     profile: Path | None,
+    weights: str,
+    inputs: Path | None,
+    input_roots: list[str],
     lambda_: float,
     pue: float,
     seed: int,
@@ -144,31 +156,55 @@ def _check(
     from clover.catalog import load_trace  # noqa: PLC0415 - keeps --help fast
     from clover.plan.schemes import make_scheme  # noqa: PLC0415
 
-    options.check_goals(lambda_, pue, sla)
+    options.check_goals(lambda_, pue)
     make_scheme(scheme, seed=seed)
     fleet = options.fleet(application, backend, board, profile)
     load_trace(trace)
-    options.inputs_of(fleet)
+    options.inputs_of(fleet, inputs)
     count = gpus or (options.default_gpus(backend) if backend == "cpu" else 10)
     spread = options.spread_gpus(count, nodes or (1 if backend == "cpu" else min(2, count)))
     if backend == "cpu":
-        options.check_memory(workers=count * fleet.board.compute_slices)
-    shared = ["--app", application, "--backend", backend, "--gpu-model", board, "--seed", str(seed)]
+        options.process_servicer(None, fleet, app=application, weights=weights)
+        options.check_memory(workers=count * fleet.board.compute_slices, each_mb=options.worker_mb(application))
+        options.tell_weights(weights)
+    shared = [
+        "--app",
+        options.absolute_app(application),
+        "--backend",
+        backend,
+        "--gpu-model",
+        board,
+        "--seed",
+        str(seed),
+    ]
     if profile is not None:
         shared += ["--profile", str(profile.resolve())]
     return UpSettings(
         where=where,
         gpus=spread,
         rate_rps=options.rate_of(rate, count, fleet),
-        sla_ms=sla or fleet.model.table.sla_p95_ms,
+        sla_ms=options.sla_of(sla, fleet),
         shared=tuple(shared),
         trace=trace,
         pue=pue,
         scheme=scheme,
         lambda_=lambda_,
         seed=seed,
+        environment=_environment(weights, inputs, input_roots),
         **rest,
     )
+
+
+def _environment(weights: str, inputs: Path | None, input_roots: list[str]) -> dict[str, str]:
+    """Return what nodes and generator must know of real models, as they read it from the environment."""
+    found = weights if weights in {"", "random"} else str(Path(weights).resolve())
+    values = {
+        "CLOVER_WEIGHTS": found,
+        "CLOVER_INPUTS": str(inputs.resolve()) if inputs else "",
+        # Click splits a list in the environment at white space.
+        "CLOVER_INPUT_ROOTS": " ".join(input_roots),
+    }
+    return {name: value for name, value in values.items() if value}
 
 
 def _print_summary(result: dict[str, Any]) -> None:

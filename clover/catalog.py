@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sysconfig
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -18,6 +19,7 @@ import msgspec
 from clover.core.application import (
     Application,
     ChangeTimes,
+    InputKind,
     PerformanceTable,
     ServiceModel,
     Variant,
@@ -25,14 +27,24 @@ from clover.core.application import (
 )
 from clover.core.carbon import IntensityTrace, constant_trace, parse_trace
 from clover.errors import ConfigurationError, TraceError
+from clover.serving.recipe import RANDOM, Recipe
 
 _T = TypeVar("_T")
+
+#: Stand where nothing has been measured.
+_UNMEASURED_MS: dict[str, float] = dict.fromkeys(("7g", "4g", "3g", "2g", "1g"), 1000.0)
+_UNMEASURED_SLA_MS = 10_000.0
 
 
 class _VariantFile(msgspec.Struct, forbid_unknown_fields=True):
     accuracy: float
     source: str
     sha256: str = ""
+    weights: str = ""
+    parameters: int = 0
+    # A table may leave this variant out.
+    optional: bool = False
+    options: dict[str, Any] = {}
 
 
 class _ApplicationFile(msgspec.Struct, forbid_unknown_fields=True):
@@ -43,6 +55,9 @@ class _ApplicationFile(msgspec.Struct, forbid_unknown_fields=True):
     servicer: str
     variants: dict[str, _VariantFile]
     default_rate_rps_per_gpu: float = 0.5
+    input: InputKind = "picture"
+    request_items: int = 1
+    options: dict[str, Any] = {}
 
 
 class _ChangeFile(msgspec.Struct, forbid_unknown_fields=True):
@@ -77,6 +92,8 @@ class _TableFile(msgspec.Struct, forbid_unknown_fields=True):
     variants: dict[str, _PerformanceFile]
     parked_power_source: str = ""
     host_power_w: float | None = None
+    # How it was measured: read by people, not by the planner.
+    measurement: dict[str, Any] = {}
 
 
 def application_names() -> list[str]:
@@ -95,24 +112,84 @@ def gpu_models_with_table(application: str) -> list[str]:
 
 
 def load_application(name: str) -> Application:
-    """Read an application by name; raises ConfigurationError naming those that exist."""
-    file = _data() / "applications" / f"{name}.toml"
+    """Read an application: one that ships, by its name, or the user's own, by the path of a `.toml` file.
+
+    Raises:
+        ConfigurationError: There is none, or its file is wrong; names those that exist.
+    """
+    parsed, where = _application_file(name)
+    return _build(where, lambda: _application(parsed, list(parsed.variants)))
+
+
+def load_recipes(name: str, weights: str = "") -> dict[str, Recipe]:
+    """Return how to load each variant of an application, by variant.
+
+    Args:
+        name: As for `load_application`.
+        weights: Empty for the published weights that the application file names; `random` for the true architecture
+            with random weights; else a folder that holds the weights (of each variant in a folder of its name, if
+            there is one).
+
+    Raises:
+        ConfigurationError: The application is unknown, or the folder is not there.
+    """
+    parsed, where = _application_file(name)
+    folder = str(Path(where).parent) if name.endswith(".toml") else ""
+    chosen = weights if weights in {"", RANDOM} else str(_weights_folder(weights))
+    return {
+        variant: Recipe(
+            application=parsed.name,
+            family=parsed.servicer,
+            variant=variant,
+            weights=_weights_of(variant, chosen) or v.weights,
+            folder=folder,
+            sha256=v.sha256,
+            parameters=v.parameters,
+            options=parsed.options | v.options,
+        )
+        for variant, v in parsed.variants.items()
+    }
+
+
+def _weights_folder(weights: str) -> Path:
+    folder = Path(weights).resolve()
+    if not folder.is_dir():
+        raise ConfigurationError(f"--weights = {weights!r}: expected random, or a folder with weights")
+    return folder
+
+
+def _weights_of(variant: str, chosen: str) -> str:
+    own = Path(chosen) / variant
+    return str(own) if chosen not in {"", RANDOM} and own.is_dir() else chosen
+
+
+def _application_file(name: str) -> tuple[_ApplicationFile, str]:
+    """Return the parsed file of an application, and its path (of one that ships: its name)."""
+    if name.endswith(".toml"):
+        parsed = _decode(_read(Path(name), "application"), name, _ApplicationFile, msgspec.toml.decode)
+        return parsed, str(Path(name).resolve())
     if name not in application_names():
-        raise ConfigurationError(f"application {name!r} is unknown, expected one of {', '.join(application_names())}")
-    parsed = _decode(file.read_text(), str(file), _ApplicationFile, msgspec.toml.decode)
-    variants = tuple(
-        Variant(name=variant, accuracy_pct=v.accuracy, source=v.source) for variant, v in parsed.variants.items()
-    )
-    return _build(
-        str(file),
-        lambda: Application(
-            name=parsed.name,
-            title=parsed.title,
-            accuracy_metric=parsed.accuracy_metric,
-            request=parsed.request,
-            servicer=parsed.servicer,
-            default_rate_rps_per_gpu=parsed.default_rate_rps_per_gpu,
-            variants=variants,
+        raise ConfigurationError(
+            f"application {name!r} is unknown, expected one of {', '.join(application_names())}",
+            hint="an application of your own is named by the path of its file, which ends in .toml",
+        )
+    file = _data() / "applications" / f"{name}.toml"
+    return _decode(file.read_text(), str(file), _ApplicationFile, msgspec.toml.decode), name
+
+
+def _application(parsed: _ApplicationFile, names: list[str]) -> Application:
+    return Application(
+        name=parsed.name,
+        title=parsed.title,
+        accuracy_metric=parsed.accuracy_metric,
+        request=parsed.request,
+        servicer=parsed.servicer,
+        default_rate_rps_per_gpu=parsed.default_rate_rps_per_gpu,
+        input=parsed.input,
+        request_items=parsed.request_items,
+        variants=tuple(
+            Variant(name=name, accuracy_pct=parsed.variants[name].accuracy, source=parsed.variants[name].source)
+            for name in names
         ),
     )
 
@@ -140,11 +217,60 @@ def load_table(application: str, gpu_model: str, *, path: Path | None = None) ->
     return _build(where, lambda: _table(parsed))
 
 
-def load_service(application: str, gpu_model: str, *, path: Path | None = None) -> ServiceModel:
-    """Read an application together with its table."""
-    app = load_application(application)
-    table = load_table(application, gpu_model, path=path)
-    return _build(f"{application} on {gpu_model}", lambda: ServiceModel(application=app, table=table))
+def load_service(
+    application: str, gpu_model: str, *, path: Path | None = None, variant: str | None = None
+) -> ServiceModel:
+    """Read an application together with its table; of variants marked `optional` only those in the table.
+
+    Args:
+        application: As for `load_application`.
+        gpu_model: Whose table.
+        path: A table of the user's instead of the one that ships.
+        variant: The only variant to serve; None means all.
+    """
+    parsed, where = _application_file(application)
+    table = load_table(parsed.name, gpu_model, path=path)
+    if variant is not None and variant not in table.variants:
+        raise ConfigurationError(
+            f"variant {variant!r} of {parsed.name}: unknown, expected one of {', '.join(table.variants)}"
+        )
+    names = [name for name, v in parsed.variants.items() if name in table.variants or not v.optional]
+    if variant is not None:
+        names = [variant]
+        table = replace(table, variants={variant: table.variants[variant]})
+    return _build(
+        f"{application} on {gpu_model}",
+        lambda: ServiceModel(application=_build(where, lambda: _application(parsed, names)), table=table),
+    )
+
+
+def unmeasured_service(application: str, gpu_model: str, *, variant: str | None = None) -> ServiceModel:
+    """Read an application that has no table on a GPU model: with figures that only keep its place.
+
+    Good for starting instances and measuring them; never for planning.
+    """
+    parsed, where = _application_file(application)
+    if variant is not None and variant not in parsed.variants:
+        raise ConfigurationError(
+            f"variant {variant!r} of {parsed.name}: unknown, expected one of {', '.join(parsed.variants)}"
+        )
+    names = list(parsed.variants) if variant is None else [variant]
+    unknown = VariantPerformance(host_ms=0.0, service_ms=_UNMEASURED_MS, dynamic_energy_j=1.0)
+    table = PerformanceTable(
+        gpu_model=gpu_model,
+        application=parsed.name,
+        provenance="not measured",
+        sla_p95_ms=_UNMEASURED_SLA_MS,
+        idle_power_w=1.0,
+        parked_power_w=0.0,
+        host_lognormal_sigma=0.0,
+        gpu_lognormal_sigma=0.0,
+        host_contention=0.0,
+        energy_contention=0.0,
+        change=ChangeTimes(create_s=0.0, destroy_s=0.0, worker_start_s=0.0, provenance="not measured"),
+        variants=dict.fromkeys(names, unknown),
+    )
+    return ServiceModel(application=_build(where, lambda: _application(parsed, names)), table=table)
 
 
 def traces_folder() -> Path:

@@ -109,6 +109,7 @@ class NodeAgent:
                 accounts=accounts,
                 clock=clock,
                 rng=rng,
+                report=lambda kind, subject, reason: self._report(self._event(kind, reason, subject=subject)),
             ),
             settings.requests,
         )
@@ -247,12 +248,12 @@ class NodeAgent:
         self._events = [*self._events[-MAX_HELD_EVENTS:], event]
         self._news.set()
 
-    def _event(self, kind: str, reason: str, *, epoch: int = 0) -> Event:
+    def _event(self, kind: str, reason: str, *, epoch: int = 0, subject: str = "") -> Event:
         return Event(
             at_ms=self._clock.now_ms(),
             kind=kind,
             source=f"node:{self._settings.name}",
-            subject=self._settings.name,
+            subject=subject or self._settings.name,
             reason=reason,
             epoch=epoch,
         )

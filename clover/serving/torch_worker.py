@@ -8,19 +8,19 @@ must not answer.
 
 from __future__ import annotations
 
-import importlib
+import gc
 import os
 import signal
 import sys
 import time
-from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, Protocol
+from typing import TYPE_CHECKING, BinaryIO
 
 from clover.parent import end_with_parent
-from clover.serving.availability import MODELS_HINT
+from clover.serving.availability import MODELS_HINT, library_versions
 from clover.serving.duty import DutyCycle
+from clover.serving.family import load_model
 from clover.serving.framing import (
+    Exhausted,
     Failed,
     FromWorker,
     Job,
@@ -31,34 +31,12 @@ from clover.serving.framing import (
     encode,
     read_to_worker,
 )
-from clover.serving.port import InvalidInputError, ServingError
+from clover.serving.memory import is_out_of_memory, limit_memory, resident_mib
+from clover.serving.port import InvalidInputError, ServingError, first_line
+from clover.serving.references import Fetcher
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-
-#: Module that serves each application.
-_FAMILIES: Final = MappingProxyType({"efficientnet_lite": "clover.serving.families.efficientnet_lite"})
-
-
-class Model(Protocol):
-    """What a family's `load` returns; a prepared input and a raw result are its own business."""
-
-    def prepare(self, content_type: str, payload: bytes) -> Any:
-        """Decode an input (the host's part); `InvalidInputError` if that is impossible."""
-        ...
-
-    def infer(self, prepared: Any) -> Any:
-        """Compute (the instance's part, which is held back to its share)."""
-        ...
-
-    def render(self, raw: Any) -> tuple[str, bytes]:
-        """Return content type and bytes of a result."""
-        ...
-
-    def warm_up(self) -> None:
-        """Make the first request as fast as the others."""
-        ...
+    from clover.serving.family import Model
 
 
 def main() -> int:
@@ -68,59 +46,105 @@ def main() -> int:
     start = read_to_worker(sys.stdin.buffer)
     if not isinstance(start, Start):
         return 0 if start is None else 1
-    began = time.monotonic()
     try:
-        model = _load(start)
+        model, ready = _get_ready(start)
     except ServingError as exc:
         _send(output, Failed(reason=str(exc), hint=exc.hint))
         return 1
-    loaded = time.monotonic()
-    model.warm_up()
-    _send(output, Ready(load_s=loaded - began, warm_up_s=time.monotonic() - loaded))
-    _serve(model, DutyCycle(start.fraction), sys.stdin.buffer, output)
+    _send(output, ready)
+    _Server(model, start, output).run(sys.stdin.buffer)
     return 0
 
 
-def _load(start: Start) -> Model:
-    """Import torch and the family, and load the variant; `ServingError` says what is missing."""
-    family = _FAMILIES.get(start.application)
-    if family is None:
-        raise ServingError(f"there is no real model of the application {start.application!r}")
+def _get_ready(start: Start) -> tuple[Model, Ready]:
+    """Load and warm up; `ServingError` says what is missing or too large."""
+    began = time.monotonic()
     try:
-        # Late, so that its absence can be told.
-        import torch  # noqa: PLC0415, TID251 - this is the worker process
-
-        # A second thread would use a core that belongs to others, and is slower on a busy machine anyway.
-        torch.set_num_threads(1)
-        # Subnormal floats are computed some hundred times slower.
-        torch.set_flush_denormal(True)
-        load: Callable[..., Model] = importlib.import_module(family).load
+        device = _prepare_torch(start)
+        model = load_model(start.recipe)
+        loaded = time.monotonic()
+        model.warm_up()
     except ImportError as exc:
         raise ServingError(f"real models cannot be served here: {exc}", hint=MODELS_HINT) from exc
-    return load(start.variant, weights_dir=Path(start.weights_dir) if start.weights_dir else None)
+    except (MemoryError, RuntimeError) as exc:
+        if not is_out_of_memory(exc):
+            raise
+        raise ServingError(
+            f"{start.recipe.variant} does not fit into the {start.memory_mib} MiB of its instance: out of memory"
+        ) from exc
+    return model, Ready(
+        load_s=loaded - began,
+        warm_up_s=time.monotonic() - loaded,
+        device=device,
+        memory_mib=resident_mib(),
+        versions=library_versions(),
+    )
 
 
-def _serve(model: Model, duty: DutyCycle, source: BinaryIO, output: BinaryIO) -> None:
-    """Answer jobs until the source ends."""
-    while isinstance(job := read_to_worker(source), Job):
-        _send(output, _answer(model, duty, job))
+def _prepare_torch(start: Start) -> str:
+    """Import torch, set it up for one instance, and return the name of the device; check that it is the right one."""
+    # Late, so that its absence can be told.
+    import torch  # noqa: PLC0415, TID251 - this is the worker process
+
+    # A second thread would use a core that belongs to others, and is slower on a busy machine anyway.
+    torch.set_num_threads(1)
+    # Subnormal floats are computed some hundred times slower.
+    torch.set_flush_denormal(True)
+    if start.cuda:
+        from clover.serving.families.devices import checked_cuda_device  # noqa: PLC0415 - imports torch
+
+        return checked_cuda_device(start.memory_mib)
+    limit_memory(start.memory_mib)
+    return "cpu"
 
 
-def _answer(model: Model, duty: DutyCycle, job: Job) -> Result | Refused:
-    """Do one job. The answer leaves only after the wait, so that a small slice is slow for whoever asks.
+class _Server:
+    """Answers jobs, one at a time."""
 
-    Decoding is the host's work and as fast on a small slice as on a large one; only inference is held back.
-    """
-    cpu_0 = time.thread_time()
-    try:
-        prepared = model.prepare(job.content_type, job.payload)
-    except InvalidInputError as exc:
-        return Refused(number=job.number, reason=str(exc))
-    cpu_1, wall_1 = time.thread_time(), time.monotonic()
-    content_type, payload = model.render(model.infer(prepared))
-    cpu_2, wall_2 = time.thread_time(), time.monotonic()
-    duty.throttle(cpu_s=cpu_2 - cpu_1, elapsed_s=wall_2 - wall_1)
-    return Result(number=job.number, content_type=content_type, payload=payload, cpu_s=cpu_2 - cpu_0)
+    def __init__(self, model: Model, start: Start, output: BinaryIO) -> None:
+        self._model = model
+        self._duty = DutyCycle(start.fraction)
+        self._fetcher = Fetcher(start.input_roots)
+        self._memory_mib = start.memory_mib
+        self._output = output
+
+    def run(self, source: BinaryIO) -> None:
+        """Answer until the source ends."""
+        while isinstance(job := read_to_worker(source), Job):
+            _send(self._output, self._outcome(job))
+
+    def _outcome(self, job: Job) -> Result | Refused | Exhausted:
+        try:
+            return self._answer(job)
+        except InvalidInputError as exc:
+            return Refused(number=job.number, reason=str(exc))
+        except (MemoryError, RuntimeError) as exc:
+            if not is_out_of_memory(exc):
+                raise
+            reason = f"out of memory, the instance has {self._memory_mib} MiB: {first_line(exc)}"
+        gc.collect()
+        return Exhausted(number=job.number, reason=reason)
+
+    def _answer(self, job: Job) -> Result:
+        """Do one job. The answer leaves only after the wait, so that a small slice is slow for whoever asks.
+
+        Decoding is the host's work and as fast on a small slice as on a large one; only inference is held back.
+        """
+        cpu_0 = time.thread_time()
+        prepared = self._model.prepare(*self._fetcher.resolve(job.content_type, job.payload))
+        cpu_1, wall_1 = time.thread_time(), time.monotonic()
+        raw = self._model.infer(prepared)
+        cpu_2, wall_2 = time.thread_time(), time.monotonic()
+        content_type, payload = self._model.render(raw)
+        cpu_3, wall_3 = time.thread_time(), time.monotonic()
+        self._duty.throttle(cpu_s=cpu_2 - cpu_1, elapsed_s=wall_2 - wall_1)
+        return Result(
+            number=job.number,
+            content_type=content_type,
+            payload=payload,
+            cpu_s=cpu_3 - cpu_0,
+            instance_s=wall_2 - wall_1 + time.monotonic() - wall_3,
+        )
 
 
 def _send(output: BinaryIO, frame: FromWorker) -> None:

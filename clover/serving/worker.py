@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from clover.serving.framing import (
     MAX_PAYLOAD_BYTES,
+    Exhausted,
     Failed,
     FrameError,
     FromWorker,
@@ -23,9 +24,11 @@ from clover.serving.framing import (
     read_from_worker,
 )
 from clover.serving.last_words import LastWords, describe_ending
-from clover.serving.port import InvalidInputError, Served, ServingError, WorkerDiedError
+from clover.serving.port import InvalidInputError, OutOfMemoryError, Served, ServingError, WorkerDiedError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from clover.serving.port import InstanceSpec, ServableRequest
 
 _log = logging.getLogger(__name__)
@@ -58,7 +61,14 @@ class ProcessWorker:
     process and ends by settling what is open: the request in flight fails, `wait_died` returns.
     """
 
-    def __init__(self, spec: InstanceSpec, process: asyncio.subprocess.Process, settings: WorkerSettings) -> None:
+    def __init__(
+        self,
+        spec: InstanceSpec,
+        process: asyncio.subprocess.Process,
+        settings: WorkerSettings,
+        *,
+        log: Path | None = None,
+    ) -> None:
         loop = asyncio.get_running_loop()
         self.spec = spec
         self._process = process
@@ -66,12 +76,12 @@ class ProcessWorker:
         self._stdin, self._stdout, self._stderr = _pipes(process)
         self._turn = asyncio.Lock()
         self._number = 0
-        self._answer: asyncio.Future[Result | Refused] | None = None
+        self._answer: asyncio.Future[Result | Refused | Exhausted] | None = None
         self._ready: asyncio.Future[Ready | Failed] = loop.create_future()
         self._died: asyncio.Future[str] = loop.create_future()
         self._cause = ""
         self._stopping = False
-        self._last_words = LastWords()
+        self._last_words = LastWords(log)
         self._started_at = time.perf_counter()
         self._start_s = 0.0
         self._timings = Ready(load_s=0.0, warm_up_s=0.0)
@@ -101,6 +111,11 @@ class ProcessWorker:
     def warm_up_s(self) -> float:
         """Seconds of the first inferences."""
         return self._timings.warm_up_s
+
+    @property
+    def ready(self) -> Ready:
+        """What the worker said of itself when it was ready: times, device, memory, versions."""
+        return self._timings
 
     @property
     def last_lines(self) -> tuple[str, ...]:
@@ -138,12 +153,15 @@ class ProcessWorker:
             service_ms = (time.perf_counter() - begun) * 1e3
         if isinstance(answer, Refused):
             raise InvalidInputError(answer.reason)
+        if isinstance(answer, Exhausted):
+            raise OutOfMemoryError(f"{self.spec.name} ({self.spec.variant}): {answer.reason}")
         return Served(
             content_type=answer.content_type,
             payload=answer.payload,
             service_ms=service_ms,
             energy_j=answer.cpu_s * self._settings.power_w_per_core,
             busy_s=answer.cpu_s,
+            instance_ms=min(answer.instance_s * 1e3, service_ms),
         )
 
     async def wait_died(self) -> str:
@@ -177,7 +195,7 @@ class ProcessWorker:
         except WorkerDiedError as exc:
             raise ServingError(f"{self.spec.name} ({self.spec.variant}) did not start: {exc}") from exc
 
-    async def _ask(self, request: ServableRequest) -> Result | Refused:
+    async def _ask(self, request: ServableRequest) -> Result | Refused | Exhausted:
         if self._stopping or self._died.done():
             raise WorkerDiedError(self._died.result() if self._died.done() else f"{self.spec.name} is stopping")
         self._number += 1
@@ -248,7 +266,7 @@ class ProcessWorker:
         reason = self._reason()
         if not self._stopping:
             _log.warning("%s", "\n  ".join((reason, *self._last_words.lines)))
-        waiting: tuple[asyncio.Future[Ready | Failed] | asyncio.Future[Result | Refused] | None, ...]
+        waiting: tuple[asyncio.Future[Ready | Failed] | asyncio.Future[Result | Refused | Exhausted] | None, ...]
         waiting = (self._ready, self._answer)
         for future in waiting:
             if future is not None and not future.done():

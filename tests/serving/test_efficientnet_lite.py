@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from serving_support import request, run, spec
 
+from clover.catalog import load_recipes
 from clover.serving.availability import MODELS_HINT, missing_packages
 from clover.serving.port import InvalidInputError, ServingError
 from clover.serving.process import ProcessServicer
@@ -42,7 +43,7 @@ EXPECTED = {
 
 @contextlib.asynccontextmanager
 async def servicer(weights_dir: Path | None = None) -> AsyncIterator[ProcessServicer]:
-    made = ProcessServicer(weights_dir=weights_dir)
+    made = ProcessServicer(recipes=load_recipes("efficientnet_lite", str(weights_dir or "")))
     try:
         yield made
     finally:
@@ -96,7 +97,7 @@ class TestWithTorch:
         run(scenario(), limit_s=60.0)
 
     def test_altered_weights_are_not_loaded(self, tmp_path: Path) -> None:
-        content = bytearray(read_weights("lite0"))
+        content = bytearray(read_weights(load_recipes("efficientnet_lite")["lite0"]))
         content[len(content) // 2] ^= 1
         (tmp_path / "efficientnet-lite0-57934424.pth").write_bytes(content)
 
@@ -113,10 +114,14 @@ class TestWithTorch:
     def test_an_application_without_a_real_model_says_so(self) -> None:
         async def scenario() -> None:
             async with servicer() as started:
-                with pytest.raises(ServingError, match="no real model of the application 'albert'"):
-                    await started.start(spec("base", application="albert"))
+                with pytest.raises(ServingError, match="yolov5 has no variant 'yolov5l' here"):
+                    await started.start(spec("yolov5l", application="yolov5"))
                 with pytest.raises(ServingError, match="no variant 'lite9'"):
                     await started.start(spec("lite9"))
+            tables = ProcessServicer(recipes=load_recipes("yolov5"))
+            with pytest.raises(ServingError, match="no real model of the application 'yolov5'"):
+                await tables.start(spec("yolov5l", application="yolov5"))
+            await tables.close()
 
         run(scenario(), limit_s=60.0)
 
