@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cli import agent, events, infer, mig, server, status, up, watch
+from cli import agent, events, infer, mig, profile, server, status, up, watch
 from cli.settings import load_settings
 from clover import __version__
 from clover.errors import CloverError
@@ -29,6 +29,7 @@ app.command("status", help=status.status.__doc__)(status.status)
 app.command("events", help=events.events.__doc__)(events.events)
 app.command("dashboard", help=watch.dashboard.__doc__)(watch.dashboard)
 app.command("infer", help=infer.infer.__doc__)(infer.infer)
+app.add_typer(profile.app, name="profile", help="Measure an application, and look at performance tables.")
 app.add_typer(mig.app, name="mig", help="GPUs and their MIG partitions; works without a deployment.")
 
 

@@ -196,6 +196,22 @@ def _application(parsed: _ApplicationFile, names: list[str]) -> Application:
 
 def load_table(application: str, gpu_model: str, *, path: Path | None = None) -> PerformanceTable:
     """Read the performance table of an application on a GPU model, or the file that the user names instead."""
+    parsed, where = _table_file(path, application, gpu_model)
+    if (parsed.application, parsed.gpu_model) != (application, gpu_model):
+        raise ConfigurationError(
+            f"{where}: is for {parsed.application} on {parsed.gpu_model}, expected {application} on {gpu_model}"
+        )
+    return _build(where, lambda: _table(parsed))
+
+
+def read_table(path: Path | None, application: str = "", gpu_model: str = "") -> dict[str, Any]:
+    """Return a table as it is written, checked: a file, or the shipped one of an application on a GPU model."""
+    parsed, where = _table_file(path, application, gpu_model)
+    _build(where, lambda: _table(parsed))
+    return msgspec.to_builtins(parsed)
+
+
+def _table_file(path: Path | None, application: str, gpu_model: str) -> tuple[_TableFile, str]:
     if path is not None:
         text, where = _read(path, "performance table"), str(path)
     else:
@@ -210,11 +226,7 @@ def load_table(application: str, gpu_model: str, *, path: Path | None = None) ->
     parsed = _decode(text, where, _TableFile, msgspec.json.decode)
     if parsed.schema != 1:
         raise ConfigurationError(f"{where}: schema = {parsed.schema}, expected 1")
-    if (parsed.application, parsed.gpu_model) != (application, gpu_model):
-        raise ConfigurationError(
-            f"{where}: is for {parsed.application} on {parsed.gpu_model}, expected {application} on {gpu_model}"
-        )
-    return _build(where, lambda: _table(parsed))
+    return parsed, where
 
 
 def load_service(
