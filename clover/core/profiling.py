@@ -268,7 +268,7 @@ def _as_file(
     base_p95_ms: float,
 ) -> dict[str, Any]:
     change = table.change
-    versions: dict[str, str] = next((cell.versions for cell in cells if cell.versions), {})
+    versions: dict[str, str] = next((cell.versions for cell in cells if cell.versions), dict[str, str]())
     return {
         "schema": 1,
         "gpu_model": table.gpu_model,
