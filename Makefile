@@ -9,7 +9,11 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 MODELS := $(shell if [ -n "$(TORCH_INDEX_URL)$(CI)" ] || $(BIN)/python -c "import torch" 2>/dev/null; then echo ,models; fi)
 TORCH_INDEX := $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL))
 
-.PHONY: up test test-all check clean
+# How long `make soak` breaks things, and by which schedule.
+SOAK_S ?= 1800
+SOAK_SEED ?= 1
+
+.PHONY: up test test-all soak check clean
 
 up: $(VENV)/.installed
 	@if echo "$(ARGS)" | grep -q -- "--backend[ =]cpu"; then $(PIP) $(TORCH_INDEX) -e ".[models]"; fi
@@ -21,11 +25,20 @@ test: $(VENV)/.test
 test-all: $(VENV)/.test
 	$(BIN)/python -m pytest
 
+# Faults on real processes for half an hour; not in test-all. Prints one JSON line and where the history is.
+soak: $(VENV)/.test
+	$(BIN)/python -m clover.sim.faults.soak --seconds $(SOAK_S) --seed $(SOAK_SEED)
+
 check: $(VENV)/.check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+# Documents that tests compare with what they are made from.
+docs: $(VENV)/.test
+	$(BIN)/python -m clover.bus.wire > docs/wire.md
+	$(BIN)/python -m clover.bus.asyncapi > docs/asyncapi.json
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

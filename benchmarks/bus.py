@@ -1,14 +1,16 @@
-"""CPU, throughput and latency of a request's whole way over the bus, beside the leanest loop on plain redis-py.
+"""CPU, throughput and latency of a request's whole way over the bus, beside plain redis-py and FastStream.
 
-One embedded server, one producer process, one worker process with a trivial handler; runs of both systems alternate.
-Prints one JSON line: medians per system and load, and the ratios clover / raw, which is what may be compared between
-machines. `other_cores` says how much of the machine somebody else used meanwhile; distrust requests/s above 0.3.
+One embedded server, one producer process, one worker process with a trivial handler; runs of the systems alternate.
+Prints one JSON line: `ratios` (clover / raw, and clover / FastStream at window 256; medians of the ratios within each
+round), which is what may be compared between machines, and the medians per system and load. `other_cores` says how much
+of the machine somebody else used meanwhile; distrust requests/s above 0.3.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib.util
 import json
 import os
 import random
@@ -20,189 +22,20 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import orjson
-import redis.asyncio as plain_redis  # noqa: TID251 - the loop that ours is compared with
+from bus_systems import COUNT, FastStream, Raw, System, system_of
 
 from clover.bus.embedded import EmbeddedServer
-from clover.bus.messages import Reply, Request
-from clover.bus.port import Completion, Delivery
-from clover.bus.redis import RedisLink, connect
+from clover.bus.redis import RedisLink
 from clover.core.identifiers import uuid7
-from clover.core.outcome import Outcome
 
-COUNT = 64
-INPUT = b"x" * 1024
-RESULT = b"y" * 64
 BATCH = 512
 WARM_UP = 500
-SYSTEMS = ("raw", "clover")
 
-
-# --- the two systems
-
-
-class System(Protocol):
-    """What a producer and a worker need."""
-
-    async def send(self, ids: Sequence[str]) -> None:
-        """Send requests, in one round trip."""
-        ...
-
-    async def receive(self) -> list[str]:
-        """Return ids of replies, waiting for the first."""
-        ...
-
-    async def take(self) -> list[Any]:
-        """Return up to `COUNT` requests, waiting for the first."""
-        ...
-
-    async def answer(self, taken: Sequence[Any]) -> None:
-        """Reply, acknowledge and delete, in one round trip."""
-        ...
-
-
-class Clover:
-    """The bus of the product: bounded idempotent admission, envelope, fence."""
-
-    def __init__(self, url: str, deployment: str) -> None:
-        self._bus = connect(url, deployment, "bench")
-        self._cursor = "0"
-
-    async def send(self, ids: Sequence[str]) -> None:
-        """Send requests."""
-        now_ms = time.time() * 1e3
-        await self._bus.admit(
-            [
-                Request(
-                    id=one,
-                    application="albert",
-                    due_ms=now_ms,
-                    deadline_ms=now_ms + 30e3,
-                    reply_to="bench",
-                    payload=INPUT,
-                )
-                for one in ids
-            ],
-            bound=1_000_000,
-        )
-
-    async def receive(self) -> list[str]:
-        """Return ids of replies."""
-        replies, self._cursor = await self._bus.replies("bench", self._cursor, block_s=1.0)
-        return [reply.id for reply in replies]
-
-    async def take(self) -> list[Delivery]:
-        """Return requests."""
-        return await self._bus.pull("worker", count=COUNT, block_s=1.0)
-
-    async def answer(self, taken: Sequence[Delivery]) -> None:
-        """Reply."""
-        await self._bus.finish(
-            [
-                Completion(
-                    delivery=delivery,
-                    reply=Reply(
-                        id=delivery.request.id,
-                        outcome=Outcome.OK,
-                        node="n1",
-                        gpu=0,
-                        profile="7g",
-                        variant="base",
-                        accuracy_pct=81.5,
-                        epoch=1,
-                        queue_ms=0.5,
-                        service_ms=10.0,
-                        energy_j=1.25,
-                        energy_source="simulated",
-                        payload=RESULT,
-                    ),
-                )
-                for delivery in taken
-            ]
-        )
-
-
-class Raw:
-    """Plain redis-py: JSON in one field, no bound, no duplicates found, no fence; batched wherever it can be."""
-
-    def __init__(self, url: str, deployment: str) -> None:
-        # With a socket timeout redis-py starts a timer for each reply of a pipeline: the leanest loop has none.
-        self._client = plain_redis.Redis.from_url(url, protocol=2, socket_timeout=None)
-        self._reader = plain_redis.Redis.from_url(url, protocol=2, socket_timeout=None)
-        self._requests, self._replies = f"{{{deployment}}}:raw:req", f"{{{deployment}}}:raw:rep"
-        self._cursor: Any = "0"
-        self._input, self._result = INPUT.decode(), RESULT.decode()
-
-    async def prepare(self) -> None:
-        """Create the group."""
-        await self._client.xgroup_create(self._requests, "serve", "0", mkstream=True)
-
-    async def send(self, ids: Sequence[str]) -> None:
-        """Send requests."""
-        now_ms = time.time() * 1e3
-        async with self._client.pipeline(transaction=False) as pipeline:
-            for one in ids:
-                body = {
-                    "id": one,
-                    "application": "albert",
-                    "due_ms": now_ms,
-                    "deadline_ms": now_ms + 30e3,
-                    "reply_to": "bench",
-                    "payload": self._input,
-                }
-                pipeline.xadd(self._requests, {"d": orjson.dumps(body)})
-            await pipeline.execute()
-
-    async def receive(self) -> list[str]:
-        """Return ids of replies."""
-        answer = await self._reader.xread({self._replies: self._cursor}, count=1000, block=1000)
-        ids: list[str] = []
-        for _, entries in answer:
-            ids += (orjson.loads(fields[b"d"])["id"] for _, fields in entries)
-            self._cursor = entries[-1][0]
-        return ids
-
-    async def take(self) -> list[Any]:
-        """Return requests."""
-        answer = await self._reader.xreadgroup("serve", "worker", {self._requests: ">"}, count=COUNT, block=1000)
-        return [(key, orjson.loads(fields[b"d"])) for _, entries in answer for key, fields in entries]
-
-    async def answer(self, taken: Sequence[Any]) -> None:
-        """Reply."""
-        async with self._client.pipeline(transaction=False) as pipeline:
-            for _, body in taken:
-                reply = {
-                    "id": body["id"],
-                    "outcome": "ok",
-                    "node": "n1",
-                    "gpu": 0,
-                    "profile": "7g",
-                    "variant": "base",
-                    "accuracy_pct": 81.5,
-                    "epoch": 1,
-                    "queue_ms": 0.5,
-                    "service_ms": 10.0,
-                    "energy_j": 1.25,
-                    "energy_source": "simulated",
-                    "payload": self._result,
-                }
-                pipeline.xadd(self._replies, {"d": orjson.dumps(reply)}, maxlen=20_000, approximate=True)
-            keys = [key for key, _ in taken]
-            pipeline.xack(self._requests, "serve", *keys)
-            pipeline.xdel(self._requests, *keys)
-            await pipeline.execute()
-
-
-def system_of(name: str, url: str, deployment: str) -> System:
-    """Return a system by name."""
-    return Clover(url, deployment) if name == "clover" else Raw(url, deployment)
-
-
-# --- the two roles
+# --- the roles
 
 
 def cpu_s() -> float:
@@ -308,11 +141,21 @@ async def produce(options: argparse.Namespace) -> dict[str, float]:
 async def work(options: argparse.Namespace) -> dict[str, float]:
     """Answer everything, and return figures of the part after the warm-up."""
     system = system_of(options.system, options.url, options.deployment)
+    total, answered, own = WARM_UP + options.requests, 0, 0.0
+
+    def note(number: int = 1) -> None:
+        nonlocal answered, own
+        if answered < WARM_UP <= answered + number:
+            own = cpu_s()
+        answered += number
+
+    if isinstance(system, FastStream):
+        await system.work(total, note)
+        return {"cpu_s": cpu_s() - own}
     if isinstance(system, Raw):
         await system.prepare()
     done: deque[Any] = deque()
     news = asyncio.Event()
-    total, answered, own = WARM_UP + options.requests, 0, 0.0
 
     async def take() -> None:
         taken = 0
@@ -331,9 +174,7 @@ async def work(options: argparse.Namespace) -> dict[str, float]:
             done.clear()
             if batch:
                 await system.answer(batch)
-            if answered < WARM_UP <= answered + len(batch):
-                own = cpu_s()
-            answered += len(batch)
+            note(len(batch))
     return {"cpu_s": cpu_s() - own}
 
 
@@ -407,13 +248,26 @@ def medians(runs: Sequence[dict[str, float]]) -> dict[str, float]:
     return {name: float(f"{statistics.median(run[name] for run in runs):.4g}") for name in runs[0]}
 
 
-async def compare(requests: int, repeat: int, *, durable: bool) -> dict[str, Any]:
-    """Run everything and return the whole result."""
-    loads = (
+def loads_of(requests: int) -> tuple[Load, ...]:
+    """Return the loads, for the lean systems."""
+    return (
         Load(name="window_256", requests=requests, window=256),
         Load(name="window_16", requests=requests, window=16),
+        Load(name="window_1", requests=max(200, requests // 10), window=1),
         Load(name="open_200", requests=max(200, requests // 20), rate_rps=200.0),
     )
+
+
+def for_system(load: Load, system: str) -> Load:
+    """Return the load with a number of requests that a system finishes in seconds; figures are per request."""
+    slow = system == "faststream" and not load.rate_rps
+    return replace(load, requests=max(200, load.requests // 10)) if slow else load
+
+
+async def compare(requests: int, repeat: int, *, durable: bool) -> dict[str, Any]:
+    """Run everything and return the whole result."""
+    systems = ("raw", "clover", *(("faststream",) if importlib.util.find_spec("faststream") else ()))
+    loads = loads_of(requests)
     runs: dict[tuple[str, str], list[dict[str, float]]] = {}
     settings = {} if durable else {"appendonly": "no"}
     with tempfile.TemporaryDirectory() as directory:
@@ -421,26 +275,42 @@ async def compare(requests: int, repeat: int, *, durable: bool) -> dict[str, Any
             link = RedisLink(server.url, "bench")
             for number in range(repeat):
                 for load in loads:
-                    for system in SYSTEMS:
+                    for system in systems:
                         deployment = f"bench-{load.name.replace('_', '-')}-{number}"
-                        run = await one_run(system, load, server.url, deployment)
+                        run = await one_run(system, for_system(load, system), server.url, deployment)
                         runs.setdefault((load.name, system), []).append(run)
                         await link.command("FLUSHALL")
             await link.close()
-    result: dict[str, Any] = {
+    return {
         "schema": 1,
+        "ratios": ratios(runs),
         "requests": requests,
         "repeat": repeat,
         "durable": durable,
         "count": COUNT,
         "cores": os.cpu_count(),
+        **{load.name: {system: medians(runs[load.name, system]) for system in systems} for load in loads},
     }
-    for load in loads:
-        figures = {system: medians(runs[load.name, system]) for system in SYSTEMS}
-        raw, clover = figures["raw"], figures["clover"]
-        ratios = {name: round(clover[name] / raw[name], 3) for name in raw if name != "other_cores" and raw[name]}
-        result[load.name] = {**figures, "ratio": ratios}
-    return result
+
+
+def ratios(runs: dict[tuple[str, str], list[dict[str, float]]]) -> dict[str, float | None]:
+    """Return what the bus is measured by; None without FastStream."""
+
+    def ratio(load: str, figure: str, other: str) -> float | None:
+        pairs = zip(runs[load, "clover"], runs.get((load, other), []), strict=False)
+        values = [ours[figure] / theirs[figure] for ours, theirs in pairs]
+        return round(statistics.median(values), 3) if values else None
+
+    return {
+        "client_cpu_w256": ratio("window_256", "client_cpu_s_per_1000", "raw"),
+        "client_cpu_w16": ratio("window_16", "client_cpu_s_per_1000", "raw"),
+        "client_cpu_w1": ratio("window_1", "client_cpu_s_per_1000", "raw"),
+        "total_cpu_w256": ratio("window_256", "total_cpu_s_per_1000", "raw"),
+        "rps_w256": ratio("window_256", "requests_per_s", "raw"),
+        "p50_200": ratio("open_200", "p50_ms", "raw"),
+        "faststream_cpu": ratio("window_256", "client_cpu_s_per_1000", "faststream"),
+        "faststream_rps": ratio("window_256", "requests_per_s", "faststream"),
+    }
 
 
 def main() -> None:

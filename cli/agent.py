@@ -30,11 +30,13 @@ def node(
     *,
     name: Annotated[str | None, typer.Option("--name", help="Name of the node (default: the host's).")] = None,
     gpus: Annotated[
-        int | None, typer.Option("--gpus", min=1, max=64, help="GPUs of this node (cpu: cores - 1).")
+        int | None,
+        typer.Option("--gpus", min=1, max=64, help="GPUs of this node (cpu: cores - 1; nvml: all that can be used)."),
     ] = None,
     application: options.App = "albert",
     backend: options.Backend = "sim",
     board: options.Board = "a100-40gb",
+    helper: options.Helper = None,
     profile: options.Profile = None,
     weights: options.Weights = "",
     input_root: options.InputRoots = None,
@@ -46,9 +48,9 @@ def node(
 ) -> None:
     """Serve requests on the GPUs of this host.
 
-    Example: clover agent node --name n1 --gpus 5
+    Examples: clover agent node --name n1 --gpus 5; clover agent node --backend nvml --app efficientnet_lite
     """
-    from clover.agents.assembly import make_node  # noqa: PLC0415 - keeps --help fast
+    from clover.agents.assembly import make_node, run_nvml_node  # noqa: PLC0415 - keeps --help fast
     from clover.agents.node import NodeSettings  # noqa: PLC0415
     from clover.agents.survivors import WorkerRecord  # noqa: PLC0415
 
@@ -58,16 +60,31 @@ def node(
     count = gpus or options.default_gpus(backend)
     folder = here.state_folder / here.deployment
     record = WorkerRecord(folder, node_name)
-    servicer = None
-    if backend == "cpu":
-        options.tell_weights(weights)
-        servicer = options.process_servicer(
+    servicer = (
+        options.process_servicer(
             record, fleet, app=application, weights=weights, log_folder=folder / "logs", input_roots=input_root
         )
+        if backend != "sim"
+        else None
+    )
+    options.tell_weights(weights)
+    settings = NodeSettings(name=node_name, backend=backend)
 
     def build(bus: Bus, clock: Clock) -> Callable[[asyncio.Event], Awaitable[None]]:
+        if backend == "nvml" and (real := servicer) is not None:
+            return lambda stop: run_nvml_node(
+                settings,
+                fleet=fleet,
+                helper=helper,
+                gpus=gpus,
+                bus=bus,
+                clock=clock,
+                seed=seed,
+                servicer=real,
+                stop=stop,
+            )
         agent = make_node(
-            NodeSettings(name=node_name, backend=backend),
+            settings,
             fleet=fleet,
             gpus=count,
             bus=bus,

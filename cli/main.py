@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cli import agent, events, infer, mig, profile, server, status, up, watch
+from cli import agent, config, doctor, events, infer, mig, profile, server, status, up, validate, watch
 from cli.settings import load_settings
 from clover import __version__
 from clover.errors import CloverError
@@ -28,8 +28,11 @@ app.add_typer(agent.app, name="agent", help="Start one agent by hand: node, carb
 app.command("status", help=status.status.__doc__)(status.status)
 app.command("events", help=events.events.__doc__)(events.events)
 app.command("dashboard", help=watch.dashboard.__doc__)(watch.dashboard)
+app.command("doctor", help=doctor.doctor.__doc__)(doctor.doctor)
+app.add_typer(config.app, name="config", help="Settings that are made, not chosen: access rules.")
 app.command("infer", help=infer.infer.__doc__)(infer.infer)
 app.add_typer(profile.app, name="profile", help="Measure an application, and look at performance tables.")
+app.command("validate", help=validate.validate.__doc__)(validate.validate)
 app.add_typer(mig.app, name="mig", help="GPUs and their MIG partitions; works without a deployment.")
 
 
@@ -69,16 +72,26 @@ def main() -> None:
 
 
 def _describe(error: BaseException) -> tuple[str, str, int]:
-    from mig.errors import MigError, UnknownGpuModelError  # noqa: PLC0415 - only needed when something went wrong
+    from mig.errors import MigError  # noqa: PLC0415 - only needed when something went wrong
 
     if isinstance(error, BaseExceptionGroup):
         return _describe(error.exceptions[0])
     if isinstance(error, CloverError):
         return str(error), error.hint, error.exit_code
     if isinstance(error, MigError):
-        return str(error), error.hint, 3 if isinstance(error, UnknownGpuModelError) else 6
+        return str(error), error.hint, _mig_code(error)
     if isinstance(error, BrokenPipeError):
         # The reader of our output went away (`| head`): nothing to say, and nobody to say it to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return "output closed", "", 0
     return f"bug: {type(error).__name__}: {error}", "set CLOVER_DEBUG=1 for the traceback and report it", 1
+
+
+def _mig_code(error: BaseException) -> int:
+    """Tell what the user wrote (3) from what the GPUs are (6)."""
+    from mig.errors import InsufficientResourcesError, PartitionRejectedError, UnknownGpuModelError  # noqa: PLC0415
+    from mig.goal import InvalidGoalError  # noqa: PLC0415
+
+    if isinstance(error, InsufficientResourcesError):
+        return 6
+    return 3 if isinstance(error, (UnknownGpuModelError, PartitionRejectedError, InvalidGoalError)) else 6

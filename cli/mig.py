@@ -1,4 +1,4 @@
-"""`clover mig`: what a board can be cut into. Works without the bus and, so far, without a GPU."""
+"""`clover mig`: the group of commands, and what a board can be cut into. Works without the bus."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli import mig_assert, mig_change, mig_export, mig_helper, mig_mode, mig_status
 from mig import codes, partition
 from mig.profiles import gpu_model
 
@@ -17,9 +18,16 @@ if TYPE_CHECKING:
 app = typer.Typer(name="mig", help="Read and change how GPUs are cut into instances.", no_args_is_help=True)
 
 
-@app.callback()
-def _group() -> None:
-    """Read and change how GPUs are cut into instances."""
+app.command("status", help=mig_status.status.__doc__)(mig_status.status)
+app.command("enable", help=mig_mode.enable.__doc__)(mig_mode.enable)
+app.command("disable", help=mig_mode.disable.__doc__)(mig_mode.disable)
+app.command("plan", help=mig_change.plan.__doc__)(mig_change.plan)
+app.command("apply", help=mig_change.apply.__doc__)(mig_change.apply)
+app.command("assert", help=mig_assert.assert_.__doc__)(mig_assert.assert_)
+app.command("reset", help=mig_change.reset.__doc__)(mig_change.reset)
+app.command("export", help=mig_export.export.__doc__)(mig_export.export)
+app.command("watch", help=mig_status.watch.__doc__)(mig_status.watch)
+app.command("helper", help=mig_helper.helper.__doc__)(mig_helper.helper)
 
 
 @app.command()

@@ -79,7 +79,16 @@ InputRoots: TypeAlias = Annotated[
     ),
 ]
 Backend: TypeAlias = Annotated[
-    str, _option("--backend", text="sim (times from tables) or cpu (real models).", env="CLOVER_BACKEND")
+    str,
+    _option(
+        "--backend",
+        text="sim (times from tables), cpu (real models on cores) or nvml (real MIG GPUs).",
+        env="CLOVER_BACKEND",
+    ),
+]
+Helper: TypeAlias = Annotated[
+    Path | None,
+    _option("--helper", text="nvml: socket of `clover mig helper`, to need no rights.", env="CLOVER_MIG_HELPER"),
 ]
 Board: TypeAlias = Annotated[str, _option("--gpu-model", text="Board whose MIG rules hold.", env="CLOVER_GPU_MODEL")]
 Profile: TypeAlias = Annotated[
@@ -159,7 +168,7 @@ def where(deployment: str, redis: str | None, state_dir: Path | None, wait_s: fl
 def fleet(app: str, backend: str, board: str, profile: Path | None) -> Fleet:
     """Load what an application needs on a backend; every mismatch is a clear error."""
     from clover.agents.assembly import make_fleet, table_model  # noqa: PLC0415 - keeps --help fast
-    from clover.catalog import load_application, load_service  # noqa: PLC0415
+    from clover.catalog import gpu_models_with_table, load_application, load_service  # noqa: PLC0415
     from mig.profiles import gpu_model  # noqa: PLC0415
 
     gpu_model(board)
@@ -167,6 +176,10 @@ def fleet(app: str, backend: str, board: str, profile: Path | None) -> Fleet:
     if backend == "cpu" and profile is None and application.servicer != "table":
         require_cpu_table(app, application.name)
     table = table_model(backend, board)
+    if backend == "nvml" and profile is None and table not in gpu_models_with_table(application.name):
+        # Better a plan from the wrong figures, and to say so, than none: whoever measures gives a table of his own.
+        tell(f"no table of {app} on {board}: predictions use the CPU's (--profile FILE names a measured one)")
+        table = "cpu"
     return make_fleet(backend=backend, board=board, model=load_service(app, table, path=profile))
 
 
@@ -251,7 +264,10 @@ def process_servicer(
     log_folder: Path | None = None,
     input_roots: Sequence[str] | None = None,
 ) -> Callable[[], Servicer]:
-    """Return a maker of the servicer that runs real models; with a record it records its workers there."""
+    """Return a maker of the servicer that runs real models, on MIG devices if that is the backend.
+
+    With a record it records its workers there.
+    """
     from clover.agents.survivors import RecordingServicer  # noqa: PLC0415 - only real models need it
     from clover.catalog import load_recipes  # noqa: PLC0415
     from clover.core.outcome import default_deadline_s  # noqa: PLC0415
@@ -264,12 +280,16 @@ def process_servicer(
     if log_folder is not None:
         log_folder.mkdir(parents=True, exist_ok=True)
 
+    def table_j(variant: str) -> float:
+        return fleet.model.dynamic_j(variant, 0.0)
+
     def make() -> Servicer:
         servicer = ProcessServicer(
             recipes=recipes,
             settings=WorkerSettings(request_s=request_s),
             log_folder=log_folder,
             input_roots=input_roots or (),
+            table_j=table_j if fleet.backend == "nvml" else None,
         )
         return servicer if record is None else RecordingServicer(servicer, record)
 

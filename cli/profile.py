@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import platform
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,13 +13,14 @@ import typer
 
 from cli import options
 from cli.output import print_json, tell
+from cli.profile_files import energy_source, host, provenance, read, weights_text, write
 from cli.profile_tables import print_difference, print_figures, print_table
 
 if TYPE_CHECKING:
     from clover.agents.assembly import Fleet
     from clover.agents.bench import Bench
     from clover.core.configuration import GpuConfiguration
-    from clover.core.profiling import CellMeasurement, Provenance
+    from clover.core.profiling import CellMeasurement
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -89,14 +88,14 @@ def run(
                 "application": fleet.model.application.name,
                 "cell": measured.cell,
                 "seconds": measured.seconds,
-                "weights": _weights_text(weights),
-                "energy_source": _energy_source(backend),
+                "weights": weights_text(weights),
+                "energy_source": energy_source(backend),
                 "instances": rows,
                 "latencies_ms": [instance.service_ms for instance in measured.instances],
             }
         )
     else:
-        print_figures(rows, title=f"{fleet.model.application.title}: {measured.cell}, {_weights_text(weights)}")
+        print_figures(rows, title=f"{fleet.model.application.title}: {measured.cell}, {weights_text(weights)}")
 
 
 @app.command("sweep")
@@ -142,10 +141,10 @@ def sweep_command(
         backend=backend,
         board=board,
         gpus=gpus,
-        weights=_weights_text(weights),
+        weights=weights_text(weights),
         requests=requests,
         warm_up=warm_up,
-        host=_host(),
+        host=host(),
     )
     file = SweepFile(table_path.with_suffix(".cells.jsonl"), head)
     options.tell_weights(weights)
@@ -157,12 +156,12 @@ def sweep_command(
     asyncio.run(measure_all())
     whole = fleet.board.basic_profiles[0].size
     try:
-        table = fit_table(fleet.model.application, file.newest(), _provenance(fleet, backend, weights), whole)
+        table = fit_table(fleet.model.application, file.newest(), provenance(fleet, backend, weights), whole)
     except ValueError as error:
         raise ConfigurationError(
             f"there is no table yet: {error}", hint="measurements are kept; run it again without restricting it"
         ) from error
-    _write(table_path, table)
+    write(table_path, table)
     if as_json:
         print_json({"table": str(table_path), **table})
     else:
@@ -184,7 +183,7 @@ def show(
 
     Example: clover profile show mine.json
     """
-    table = _table(file, application, backend, board)
+    table = read(file, application, backend, board)
     if as_json:
         print_json(table)
     else:
@@ -204,7 +203,7 @@ def diff(
     """
     from clover.analysis.profiles import differences  # noqa: PLC0415 - keeps --help fast
 
-    tables = [_table(path, "", "", "") for path in (first, second)]
+    tables = [read(path, "", "", "") for path in (first, second)]
     rows = differences(*tables)
     if as_json:
         print_json({"first": str(first), "second": str(second), "rows": rows})
@@ -285,7 +284,12 @@ def _fleet(app_name: str, backend: str, board: str, profile: Path | None) -> Fle
     """Return the fleet to measure: simulation needs a table, a real backend none."""
     from clover.agents.assembly import make_fleet, table_model  # noqa: PLC0415 - keeps --help fast
     from clover.catalog import unmeasured_service  # noqa: PLC0415
+    from clover.errors import ConfigurationError  # noqa: PLC0415
 
+    if backend == "nvml":
+        raise ConfigurationError(
+            "--backend nvml: measuring on real GPUs is not built yet", hint="expected cpu (real models) or sim (tables)"
+        )
     if table_model(backend, board) != "cpu":
         return options.fleet(app_name, backend, board, profile)
     return make_fleet(backend=backend, board=board, model=unmeasured_service(app_name, "cpu"))
@@ -326,75 +330,3 @@ def _variant(fleet: Fleet, name: str) -> str:
         return fleet.model.application.variant(name.strip()).name
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
-
-
-# --- tables
-
-
-def _provenance(fleet: Fleet, backend: str, weights: str) -> Provenance:
-    """Return what a closed loop does not measure: from the shipped table if there is one, else assumed."""
-    from clover.catalog import gpu_models_with_table, load_table  # noqa: PLC0415 - keeps --help fast
-    from clover.core.application import ChangeTimes  # noqa: PLC0415
-    from clover.core.profiling import Provenance  # noqa: PLC0415
-
-    table = fleet.model.table
-    source = "of the simulated table"
-    if backend == "cpu":
-        known = "efficientnet_lite" if "cpu" in gpu_models_with_table("efficientnet_lite") else table.application
-        table = load_table(known, "cpu")
-        source = "assumed, as is idle_power_w: a core of a server in its idle state, with and without processes on it"
-    change = table.change
-    return Provenance(
-        gpu_model=table.gpu_model,
-        date=time.strftime("%Y-%m-%d"),
-        host=_host(),
-        energy_source=_energy_source(backend),
-        weights=_weights_text(weights),
-        idle_power_w=table.idle_power_w,
-        parked_power_w=table.parked_power_w,
-        power_source=source,
-        change=ChangeTimes(
-            create_s=change.create_s,
-            destroy_s=change.destroy_s,
-            worker_start_s=0.0,
-            provenance="a slice of a core needs nothing created" if backend == "cpu" else change.provenance,
-        ),
-    )
-
-
-def _table(file: Path | None, app_name: str, backend: str, board: str) -> dict[str, Any]:
-    """Return a table as it is written, once it is known to be one."""
-    from clover.agents.assembly import table_model  # noqa: PLC0415 - keeps --help fast
-    from clover.catalog import read_table  # noqa: PLC0415
-
-    return read_table(file) if file else read_table(None, app_name, table_model(backend, board))
-
-
-def _write(path: Path, table: dict[str, Any]) -> None:
-    import orjson  # noqa: PLC0415 - keeps --help fast
-
-    from clover.errors import ConfigurationError  # noqa: PLC0415
-
-    try:
-        path.write_bytes(orjson.dumps(table, option=orjson.OPT_INDENT_2) + b"\n")
-    except OSError as error:
-        raise ConfigurationError(f"--out {path}: {error.strerror or error}") from error
-
-
-def _weights_text(weights: str) -> str:
-    if not weights:
-        return "published weights"
-    return "random weights" if weights == "random" else f"weights from {Path(weights).name}"
-
-
-def _energy_source(backend: str) -> str:
-    return "estimate:tdp" if backend == "cpu" else "simulated"
-
-
-def _host() -> str:
-    """Return processor and system; no name of this machine."""
-    cpu = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-        cpu = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return f"{cpu}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"

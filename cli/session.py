@@ -9,6 +9,7 @@ import signal
 from typing import TYPE_CHECKING, Any
 
 from cli.dashboard_live import LiveDashboard
+from cli.doctor import require_fit
 from cli.following import follow_into
 from cli.output import tell
 from clover.agents.deployment import claim_state, given_url, release_state
@@ -18,6 +19,7 @@ from clover.agents.supervisor import ChildFailedError, ChildSpec, Supervisor
 from clover.agents.system_clock import SystemClock
 from clover.analysis.summary import RunSummary
 from clover.analysis.view import DeploymentView
+from clover.bus.address import has_password
 from clover.bus.embedded import EmbeddedServer
 from clover.bus.messages import Event
 from clover.bus.port import Bus, Feed
@@ -65,6 +67,8 @@ class UpSession:
         where = self._settings.where
         folder = check_state_folder(where.state_folder)
         given = given_url(where.redis)
+        if where.redis and has_password(where.redis):
+            tell("warning: every user of this host can see the password in --redis; use CLOVER_REDIS_PASSWORD_FILE")
         claim_state(folder, where.deployment, url=given or "", owner="up")
         try:
             async with contextlib.AsyncExitStack() as stack:
@@ -73,6 +77,7 @@ class UpSession:
                 bus = connect(url, where.deployment, "up")
                 stack.push_async_callback(bus.close)
                 await bus.ping()
+                await require_fit(url, durable=self._settings.require_durable)
                 await self._run_on(bus, url)
         finally:
             release_state(folder, where.deployment)
@@ -175,6 +180,7 @@ class UpSession:
                 arguments=lambda number=number, gpus=gpus: [
                     *("agent", "node", "--name", f"n{number}", "--gpus", str(gpus)),
                     *common,
+                    *s.node_options,
                     # Nodes must not repeat each other's random numbers.
                     *("--seed", str(s.seed * 100 + number)),
                 ],

@@ -2,8 +2,8 @@
 
 Keys are the long names of options without dashes in front (`gpus`, `hour`, `state-dir`). At the top level they hold
 for every command that has such an option, in a table named like a command (`[up]`, `[agent.node]`) for that command
-alone. A
-flag wins over `CLOVER_*`, which wins over the file, which wins over the built-in default. Unknown keys are errors.
+alone. What only `clover mig` has goes into `[mig]` or `[mig.apply]`: its words (`gpu`, `node`) are too near to others.
+A flag wins over `CLOVER_*`, which wins over the file, which wins over the built-in default. Unknown keys are errors.
 """
 
 from __future__ import annotations
@@ -57,14 +57,16 @@ def _defaults(command: Any, general: dict[str, Any], tables: dict[str, Any], pat
 
 def _options(command: Any) -> dict[str, str]:
     """Return the parameter name of each option of a command by its long flag, underscores for dashes."""
-    flags = {max(parameter.opts, key=len): parameter.name for parameter in command.params}
+    # Arguments have no flag; one may share its name with an option of another command and mean something else.
+    named = [parameter for parameter in command.params if parameter.opts[0].startswith("-")]
+    flags = {max(parameter.opts, key=len): parameter.name for parameter in named}
     return {flag.lstrip("-").replace("-", "_"): name for flag, name in flags.items()}
 
 
 def _all_options(command: Any) -> set[str]:
     found = set(_options(command))
-    for child in getattr(command, "commands", {}).values():
-        found |= _all_options(child)
+    for name, child in getattr(command, "commands", {}).items():
+        found |= set() if name == "mig" else _all_options(child)
     return found
 
 

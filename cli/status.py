@@ -212,8 +212,13 @@ def _print_carbon(intensity: dict[str, Any] | None, ledger: dict[str, Any] | Non
 
 
 def _gpu_line(gpu: dict[str, Any], now_ms: float) -> str:
-    held = " ".join(f"{i['profile']}@{i['start']}:{i['variant']}" for i in gpu["instances"]) or "-"
+    held = " ".join(_held(instance) for instance in gpu["instances"]) or "-"
     return f"  gpu{gpu['index']:<3} {gpu['phase']} {_since(gpu['since_ms'], now_ms)}, {gpu['reason']}: {held}"
+
+
+def _held(instance: dict[str, Any]) -> str:
+    where = " (CPU)" if instance["fallback"] else ""
+    return f"{instance['profile']}@{instance['start']}:{instance['variant']}{where}"
 
 
 def _since(at_ms: float, now_ms: float) -> str:

@@ -12,7 +12,9 @@ from typing import Annotated, Any
 import typer
 
 from cli import options
+from cli.doctor import RequireDurable
 from cli.output import number, print_json, tell
+from clover.errors import ConfigurationError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,12 +27,14 @@ class UpSettings:
         rate_rps: Arrival rate.
         sla_ms: Promised 95th percentile.
         shared: Options that every agent gets.
+        node_options: Options that node agents get beside.
         trace, hour_s, pue: Grid.
         scheme, lambda_, faithful: Planning.
         duration_s: How long requests become due, None until stopped.
         seed: Of everything random.
         dashboard: Whether to draw the dashboard where there is a terminal.
         as_json: Whether the summary is JSON.
+        require_durable: Whether a server that may lose data is refused.
         environment: Settings that only some agents know, as environment variables.
     """
 
@@ -39,6 +43,7 @@ class UpSettings:
     rate_rps: float
     sla_ms: float
     shared: tuple[str, ...]
+    node_options: tuple[str, ...]
     trace: str
     hour_s: float
     pue: float
@@ -49,6 +54,7 @@ class UpSettings:
     seed: int
     dashboard: bool
     as_json: bool
+    require_durable: bool
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -67,6 +73,7 @@ def up(
     ] = None,
     board: options.Board = "a100-40gb",
     backend: options.Backend = "sim",
+    helper: options.Helper = None,
     scheme: options.Scheme = "clover",
     trace: options.Trace = "ciso-march",
     hour: options.Hour = "20s",  # pyright: ignore[reportArgumentType] - parsed like a flag
@@ -81,6 +88,7 @@ def up(
     faithful: options.Faithful = False,
     duration: options.Duration = None,
     seed: options.Seed = 0,
+    require_durable: RequireDurable = False,
     deployment: options.Deployment = "clover",
     redis: options.Redis = None,
     state_dir: options.StateDir = None,
@@ -100,6 +108,7 @@ def up(
         nodes=nodes,
         board=board,
         backend=backend,
+        helper=helper,
         scheme=scheme,
         trace=trace,
         hour_s=hour,
@@ -116,6 +125,7 @@ def up(
         seed=seed,
         dashboard=not (no_tui or as_json),
         as_json=as_json,
+        require_durable=require_durable,
     )
     from cli.session import UpSession  # noqa: PLC0415 - keeps --help fast
 
@@ -139,6 +149,7 @@ def _check(
     nodes: int | None,
     board: str,
     backend: str,
+    helper: Path | None,
     scheme: str,
     trace: str,
     rate: float | None,
@@ -161,12 +172,17 @@ def _check(
     fleet = options.fleet(application, backend, board, profile)
     load_trace(trace)
     options.inputs_of(fleet, inputs)
-    count = gpus or (options.default_gpus(backend) if backend == "cpu" else 10)
-    spread = options.spread_gpus(count, nodes or (1 if backend == "cpu" else min(2, count)))
-    if backend == "cpu":
+    count = _gpus(gpus, backend, helper, board)
+    spread = options.spread_gpus(count, nodes or (min(2, count) if backend == "sim" else 1))
+    if backend == "nvml" and len(spread) > 1:
+        raise ConfigurationError(
+            "--nodes: a host with real GPUs is one node", hint="Start `clover agent node` on others."
+        )
+    if backend != "sim":
         options.process_servicer(None, fleet, app=application, weights=weights)
-        options.check_memory(workers=count * fleet.board.compute_slices, each_mb=options.worker_mb(application))
         options.tell_weights(weights)
+    if backend == "cpu":
+        options.check_memory(workers=count * fleet.board.compute_slices, each_mb=options.worker_mb(application))
     shared = [
         "--app",
         options.absolute_app(application),
@@ -179,12 +195,16 @@ def _check(
     ]
     if profile is not None:
         shared += ["--profile", str(profile.resolve())]
+    node_options: tuple[str, ...] = ()
+    if helper is not None:
+        node_options = ("--helper", str(helper.resolve()))
     return UpSettings(
         where=where,
         gpus=spread,
         rate_rps=options.rate_of(rate, count, fleet),
         sla_ms=options.sla_of(sla, fleet),
         shared=tuple(shared),
+        node_options=node_options,
         trace=trace,
         pue=pue,
         scheme=scheme,
@@ -205,6 +225,18 @@ def _environment(weights: str, inputs: Path | None, input_roots: list[str]) -> d
         "CLOVER_INPUT_ROOTS": " ".join(input_roots),
     }
     return {name: value for name, value in values.items() if value}
+
+
+def _gpus(given: int | None, backend: str, helper: Path | None, board: str) -> int:
+    """Return how many GPUs there shall be; of real ones at most those that can be used."""
+    if backend != "nvml":
+        return given or (options.default_gpus(backend) if backend == "cpu" else 10)
+    from clover.agents.nvml_node import count_usable  # noqa: PLC0415 - needed for this backend only
+
+    usable = asyncio.run(count_usable(helper, board))
+    if given is not None and given > usable:
+        raise ConfigurationError(f"--gpus = {given}: expected at most the {usable} that can be used here")
+    return given or usable
 
 
 def _print_summary(result: dict[str, Any]) -> None:

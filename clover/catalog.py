@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import os
 import sysconfig
-from collections.abc import Callable
 from dataclasses import replace
-from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
@@ -26,10 +23,9 @@ from clover.core.application import (
     VariantPerformance,
 )
 from clover.core.carbon import IntensityTrace, constant_trace, parse_trace
+from clover.data_files import build, data_folder, decode, read_text
 from clover.errors import ConfigurationError, TraceError
 from clover.serving.recipe import RANDOM, Recipe
-
-_T = TypeVar("_T")
 
 #: Stand where nothing has been measured.
 _UNMEASURED_MS: dict[str, float] = dict.fromkeys(("7g", "4g", "3g", "2g", "1g"), 1000.0)
@@ -91,6 +87,7 @@ class _TableFile(msgspec.Struct, forbid_unknown_fields=True):
     change: _ChangeFile
     variants: dict[str, _PerformanceFile]
     parked_power_source: str = ""
+    off_power_w: float = 0.0
     host_power_w: float | None = None
     # How it was measured: read by people, not by the planner.
     measurement: dict[str, Any] = {}
@@ -100,14 +97,14 @@ def application_names() -> list[str]:
     """Return the names of the applications that Clover knows."""
     return sorted(
         entry.name.removesuffix(".toml")
-        for entry in (_data() / "applications").iterdir()
+        for entry in (data_folder() / "applications").iterdir()
         if entry.name.endswith(".toml")
     )
 
 
 def gpu_models_with_table(application: str) -> list[str]:
     """Return the GPU models for which there is a performance table of an application."""
-    folders = (entry for entry in (_data() / "profiles").iterdir() if entry.is_dir())
+    folders = (entry for entry in (data_folder() / "profiles").iterdir() if entry.is_dir())
     return sorted(folder.name for folder in folders if (folder / f"{application}.json").is_file())
 
 
@@ -118,7 +115,7 @@ def load_application(name: str) -> Application:
         ConfigurationError: There is none, or its file is wrong; names those that exist.
     """
     parsed, where = _application_file(name)
-    return _build(where, lambda: _application(parsed, list(parsed.variants)))
+    return build(where, lambda: _application(parsed, list(parsed.variants)))
 
 
 def load_recipes(name: str, weights: str = "") -> dict[str, Recipe]:
@@ -166,15 +163,15 @@ def _weights_of(variant: str, chosen: str) -> str:
 def _application_file(name: str) -> tuple[_ApplicationFile, str]:
     """Return the parsed file of an application, and its path (of one that ships: its name)."""
     if name.endswith(".toml"):
-        parsed = _decode(_read(Path(name), "application"), name, _ApplicationFile, msgspec.toml.decode)
+        parsed = decode(read_text(Path(name), "application"), name, _ApplicationFile, msgspec.toml.decode)
         return parsed, str(Path(name).resolve())
     if name not in application_names():
         raise ConfigurationError(
             f"application {name!r} is unknown, expected one of {', '.join(application_names())}",
             hint="an application of your own is named by the path of its file, which ends in .toml",
         )
-    file = _data() / "applications" / f"{name}.toml"
-    return _decode(file.read_text(), str(file), _ApplicationFile, msgspec.toml.decode), name
+    file = data_folder() / "applications" / f"{name}.toml"
+    return decode(file.read_text(), str(file), _ApplicationFile, msgspec.toml.decode), name
 
 
 def _application(parsed: _ApplicationFile, names: list[str]) -> Application:
@@ -201,21 +198,21 @@ def load_table(application: str, gpu_model: str, *, path: Path | None = None) ->
         raise ConfigurationError(
             f"{where}: is for {parsed.application} on {parsed.gpu_model}, expected {application} on {gpu_model}"
         )
-    return _build(where, lambda: _table(parsed))
+    return build(where, lambda: _table(parsed))
 
 
 def read_table(path: Path | None, application: str = "", gpu_model: str = "") -> dict[str, Any]:
     """Return a table as it is written, checked: a file, or the shipped one of an application on a GPU model."""
     parsed, where = _table_file(path, application, gpu_model)
-    _build(where, lambda: _table(parsed))
+    build(where, lambda: _table(parsed))
     return msgspec.to_builtins(parsed)
 
 
 def _table_file(path: Path | None, application: str, gpu_model: str) -> tuple[_TableFile, str]:
     if path is not None:
-        text, where = _read(path, "performance table"), str(path)
+        text, where = read_text(path, "performance table"), str(path)
     else:
-        file = _data() / "profiles" / gpu_model / f"{application}.json"
+        file = data_folder() / "profiles" / gpu_model / f"{application}.json"
         if not file.is_file():
             known = ", ".join(gpu_models_with_table(application)) or "none"
             raise ConfigurationError(
@@ -223,7 +220,7 @@ def _table_file(path: Path | None, application: str, gpu_model: str) -> tuple[_T
                 hint="give your own table with --profile FILE",
             )
         text, where = file.read_text(), str(file)
-    parsed = _decode(text, where, _TableFile, msgspec.json.decode)
+    parsed = decode(text, where, _TableFile, msgspec.json.decode)
     if parsed.schema != 1:
         raise ConfigurationError(f"{where}: schema = {parsed.schema}, expected 1")
     return parsed, where
@@ -250,9 +247,9 @@ def load_service(
     if variant is not None:
         names = [variant]
         table = replace(table, variants={variant: table.variants[variant]})
-    return _build(
+    return build(
         f"{application} on {gpu_model}",
-        lambda: ServiceModel(application=_build(where, lambda: _application(parsed, names)), table=table),
+        lambda: ServiceModel(application=build(where, lambda: _application(parsed, names)), table=table),
     )
 
 
@@ -282,7 +279,7 @@ def unmeasured_service(application: str, gpu_model: str, *, variant: str | None 
         change=ChangeTimes(create_s=0.0, destroy_s=0.0, worker_start_s=0.0, provenance="not measured"),
         variants=dict.fromkeys(names, unknown),
     )
-    return ServiceModel(application=_build(where, lambda: _application(parsed, names)), table=table)
+    return ServiceModel(application=build(where, lambda: _application(parsed, names)), table=table)
 
 
 def traces_folder() -> Path:
@@ -320,33 +317,7 @@ def load_trace(name: str) -> IntensityTrace:
             f"trace {name!r} is unknown, expected one of {', '.join(trace_names())}, "
             "a CSV file or constant:<gCO2e per kWh>"
         )
-    return parse_trace(_read(path, "trace"), name=path.stem)
-
-
-def _data() -> Traversable:
-    return resources.files("clover") / "data"
-
-
-def _read(path: Path, what: str) -> str:
-    try:
-        return path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise ConfigurationError(f"{what} {path}: {reason}") from error
-
-
-def _decode(text: str, where: str, kind: type[_T], decode: Callable[..., Any]) -> _T:
-    try:
-        return decode(text, type=kind)
-    except msgspec.DecodeError as error:
-        raise ConfigurationError(f"{where}: {error}") from error
-
-
-def _build(where: str, build: Callable[[], _T]) -> _T:
-    try:
-        return build()
-    except ValueError as error:
-        raise ConfigurationError(f"{where}: {error}") from error
+    return parse_trace(read_text(path, "trace"), name=path.stem)
 
 
 def _table(parsed: _TableFile) -> PerformanceTable:
@@ -358,6 +329,7 @@ def _table(parsed: _TableFile) -> PerformanceTable:
         sla_p95_ms=parsed.sla_p95_ms,
         idle_power_w=parsed.idle_power_w,
         parked_power_w=parsed.parked_power_w,
+        off_power_w=parsed.off_power_w,
         host_lognormal_sigma=parsed.host_lognormal_sigma,
         gpu_lognormal_sigma=parsed.gpu_lognormal_sigma,
         host_contention=parsed.host_contention_kappa,

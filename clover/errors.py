@@ -38,6 +38,10 @@ class BusUnavailableError(BusError):
     """The server cannot be reached at present; trying again later is right."""
 
 
+class BusDeniedError(BusError):
+    """The server's access rules do not allow this; another user is needed."""
+
+
 class MessageRejectedError(BusError):
     """A message does not follow the wire contract; trying again is useless."""
 

@@ -88,10 +88,12 @@ class FileStore:
 
     Args:
         directory: Where; None takes the environment variable, then the fixed place.
+        boot: Name of the present boot, with which records end; None asks the kernel. Simulated GPUs outlive boots.
     """
 
-    def __init__(self, directory: Path | None = None) -> None:
+    def __init__(self, directory: Path | None = None, *, boot: str | None = None) -> None:
         self._directory = directory or Path(os.environ.get(STATE_VARIABLE) or _DEFAULT)
+        self._boot = boot
 
     @property
     def directory(self) -> Path:
@@ -108,7 +110,7 @@ class FileStore:
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
-            return _empty(gpu_uuid)
+            return self._empty(gpu_uuid)
         except OSError as error:
             raise _unusable(path, error.strerror) from error
         with open(descriptor, "rb") as file:  # noqa: PTH123 - from a descriptor, so that links are not followed
@@ -120,7 +122,7 @@ class FileStore:
             raise _unusable(path, str(error)) from error
         if (record.version, record.gpu_uuid) != (1, gpu_uuid):
             raise _unusable(path, f"version {record.version} of {record.gpu_uuid}, expected version 1 of {gpu_uuid}")
-        return record if record.boot_id == _boot_id() else _empty(gpu_uuid)
+        return record if record.boot_id == self._boot_id() else self._empty(gpu_uuid)
 
     def write(self, record: GpuRecord) -> None:
         """Replace the record of a GPU, wholly or not at all; only the writer of the GPU may.
@@ -165,6 +167,12 @@ class FileStore:
         finally:
             os.close(descriptor)
 
+    def _boot_id(self) -> str:
+        return _boot_id() if self._boot is None else self._boot
+
+    def _empty(self, gpu_uuid: str) -> GpuRecord:
+        return GpuRecord(gpu_uuid=gpu_uuid, boot_id=self._boot_id())
+
     def _path(self, gpu_uuid: str, suffix: str) -> Path:
         if not gpu_uuid or set(gpu_uuid) & {"/", "\0"}:
             raise RecordError(f"gpu_uuid {gpu_uuid!r}: expected a name without slashes")
@@ -189,10 +197,6 @@ def _open_lock(path: Path) -> int:
 def _check_owner(path: Path, status: os.stat_result) -> None:
     if status.st_uid not in {0, os.geteuid()} or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise _unusable(path, f"it belongs to user {status.st_uid} or others may write to it")
-
-
-def _empty(gpu_uuid: str) -> GpuRecord:
-    return GpuRecord(gpu_uuid=gpu_uuid, boot_id=_boot_id())
 
 
 def _boot_id() -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 
 from clover.agents.carbon_monitor import CarbonMonitor, CarbonSettings
 from clover.agents.controller import Compute, ControllerAgent, ControllerSettings
 from clover.agents.decision import Decision, DecisionMaker, Goals
 from clover.agents.node import NodeAgent, NodeSettings
+from clover.agents.nvml_node import OpenedGpus, node_gpus
 from clover.agents.pool import InstancePool
 from clover.bus.port import Bus
 from clover.core.application import ServiceModel
@@ -21,11 +23,11 @@ from clover.serving.port import Servicer
 from clover.serving.simulated import SimulatedServicer
 from mig.device import Gpu
 from mig.partition import maximal_multisets
+from mig.patience import Patience
 from mig.profiles import GpuModel, gpu_model
 from mig.simulated import SimulatedGpu
 
-#: Backends that are built; `nvml` (real MIG) is refused until it is.
-BACKENDS = ("sim", "cpu")
+BACKENDS = ("sim", "cpu", "nvml")
 
 Sleep = Callable[[float], Awaitable[None]]
 
@@ -35,7 +37,7 @@ class Fleet:
     """What kind of GPUs a deployment has.
 
     Attributes:
-        backend: `sim` (times from tables) or `cpu` (real models on slices of a core).
+        backend: `sim` (times from tables), `cpu` (real models on slices of a core) or `nvml` (real MIG GPUs).
         board: Whose MIG geometry is used.
         model: Application and table.
     """
@@ -59,11 +61,73 @@ def table_model(backend: str, board: str) -> str:
 
 def make_fleet(*, backend: str, board: str, model: ServiceModel) -> Fleet:
     """Check that backend, board and application fit together."""
-    if backend == "cpu" and model.application.servicer == "table":
+    if backend != "sim" and model.application.servicer == "table":
         raise ConfigurationError(
             f"application {model.application.name} has figures but no weights: the backend must be sim, not {backend}"
         )
     return Fleet(backend=backend, board=gpu_model(board), model=model)
+
+
+def make_nvml_node(
+    settings: NodeSettings,
+    *,
+    fleet: Fleet,
+    opened: OpenedGpus,
+    metered: bool,
+    bus: Bus,
+    clock: Clock,
+    seed: int,
+    servicer: Servicer,
+) -> NodeAgent:
+    """Build a node agent on real GPUs that are open and locked as long as it runs."""
+    return NodeAgent(
+        settings,
+        model=fleet.model,
+        bus=bus,
+        clock=clock,
+        gpus=opened.gpus,
+        servicer=servicer,
+        pool=InstancePool(fleet.model, clock),
+        rng=Random(f"{seed}/node/{settings.name}"),  # noqa: S311 - ids and jitter
+        metered=metered,
+        notices=opened.notices,
+    )
+
+
+async def run_nvml_node(
+    settings: NodeSettings,
+    *,
+    fleet: Fleet,
+    helper: Path | None,
+    gpus: int | None,
+    bus: Bus,
+    clock: Clock,
+    seed: int,
+    servicer: Callable[[], Servicer],
+    stop: asyncio.Event,
+    patience: Patience | None = None,
+) -> None:
+    """Open the GPUs of this host, run a node agent on them until `stop`, and let others manage them afterwards.
+
+    `patience` says how long an instance in use is asked again to go.
+
+    Raises:
+        NodeError: None of them can be used.
+        MigError: There is no driver, or the helper cannot be reached.
+    """
+    async with node_gpus(helper, board=fleet.board.name, most=gpus, patience=patience) as opened:
+        metered = all([await gpu.energy_mj() is not None for gpu in opened.gpus])
+        agent = make_nvml_node(
+            settings,
+            fleet=fleet,
+            opened=opened,
+            metered=metered,
+            bus=bus,
+            clock=clock,
+            seed=seed,
+            servicer=servicer(),
+        )
+        await agent.run(stop)
 
 
 def make_node(

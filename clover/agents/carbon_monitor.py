@@ -83,7 +83,7 @@ class CarbonMonitor:
                     self._ledger.take(entry.message, idle_power_w=self._settings.idle_power_w)
         intensity = self._at(self._clock.now_s())
         messages: list[Message] = []
-        if intensity != self._published:
+        if intensity != self._published or "intensity" not in await self._bus.carbon_now():
             messages.append(intensity_reading(intensity, pue=self._settings.pue, published_at_ms=self._clock.now_ms()))
         reading = self._ledger.reading()
         messages.append(reading)

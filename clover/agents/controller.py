@@ -16,6 +16,7 @@ from typing import TypeVar
 import msgspec
 
 from clover.agents.backoff import Backoff
+from clover.agents.care import Sweeper
 from clover.agents.decision import Decision, DecisionMaker
 from clover.agents.lifetime import until_stopped
 from clover.agents.translate import gpu_configuration, serving_configuration
@@ -24,7 +25,7 @@ from clover.bus.messages import DecisionData, IntensityReading, NodeTelemetry, P
 from clover.bus.port import Bus, Feed
 from clover.core import control
 from clover.core.clock import Clock
-from clover.core.configuration import GpuConfiguration, GpuId
+from clover.core.configuration import Configuration, GpuConfiguration, GpuId
 from clover.core.controller import ControllerMachine
 from clover.core.load import LoadEstimator
 from clover.errors import BusUnavailableError
@@ -47,6 +48,8 @@ class ControllerSettings:
         expected_nodes: The first decision waits for this many nodes.
         tick_s: How often lost nodes and the load are looked at.
         lease_s: After this long without a sign of life a standby may take over.
+        sweep_s: How often to look for requests that nobody will answer.
+        reap_s: How often to forget consumers of nodes that are gone, and how long they must have been silent.
         block_s: Longest wait for news in one call.
     """
 
@@ -55,6 +58,8 @@ class ControllerSettings:
     expected_nodes: int = 1
     tick_s: float = 1.0
     lease_s: float = 6.0
+    sweep_s: float = 0.5
+    reap_s: float = 60.0
     block_s: float = 1.0
 
 
@@ -87,6 +92,8 @@ class ControllerAgent:
         self._decision: Decision | None = None
         self._record: PlanRecord | None = None
         self._decisions = 0
+        #: Highest epoch that a node has reported.
+        self._reached = 0
         self._events: asyncio.Queue[control.Event] = asyncio.Queue()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -114,6 +121,8 @@ class ControllerAgent:
             group.create_task(self._hold_lease(), name="lease")
             group.create_task(self._follow(), name="follow")
             group.create_task(self._tick(), name="tick")
+            group.create_task(Sweeper(self._bus, period_s=self._settings.sweep_s).run(), name="sweep")
+            group.create_task(self._reap(), name="reap")
             group.create_task(self._handle(), name="handle")
 
     # --- lease
@@ -135,6 +144,9 @@ class ControllerAgent:
             if not await self._bus.acquire_lease(self._settings.name, ttl_s=self._settings.lease_s):
                 raise LeaseLostError
             await self._bus.beat(f"controller:{self._settings.name}")
+            if self._record is not None and await self._bus.plan() is None:
+                _log.error("the server has lost the plan of epoch %d; deciding anew", self._record.epoch)
+                raise LeaseLostError
 
     async def _give_back_lease(self) -> None:
         try:
@@ -203,6 +215,7 @@ class ControllerAgent:
     def _see_node(self, telemetry: NodeTelemetry) -> None:
         if telemetry.application != self._maker.model.application.name:
             return
+        self._reached = max(self._reached, telemetry.epoch)
         gpus = {
             gpu.index: control.GpuReport(
                 phase=gpu.phase, applied_epoch=gpu.applied_epoch, configuration=serving_configuration(gpu)
@@ -221,6 +234,12 @@ class ControllerAgent:
             if rate is not None:
                 self._events.put_nowait(control.LoadSeen(rate_rps=rate))
             self._events.put_nowait(control.Tick())
+
+    async def _reap(self) -> None:
+        """Forget consumers that are gone: each start of a node agent is a new one."""
+        while True:
+            await asyncio.sleep(self._settings.reap_s)
+            await self._bus.reap(idle_s=self._settings.reap_s)
 
     # --- acting
 
@@ -282,11 +301,9 @@ class ControllerAgent:
             # A roll that another controller began: only its record is known, and the configuration is as good.
             record = self._require_record()
         else:
-            record = self._maker.step_record(self._decision, step.configuration, at_ms=self._clock.now_ms())
-        targets = self._maker.targets(step.configuration, reason=record.reason)
-        epoch = await self._bus.publish_plan(self._settings.name, record, targets)
-        if epoch is None:
-            raise LeaseLostError
+            now_ms = self._clock.now_ms()
+            record = self._maker.step_record(self._decision, step.configuration, changed=step.changed, at_ms=now_ms)
+        epoch = await self._publish(record, step.configuration)
         self._record = msgspec.structs.replace(record, epoch=epoch)
         moved = ", ".join(str(gpu) for gpu in step.changed)
         await self._say(
@@ -298,11 +315,23 @@ class ControllerAgent:
         )
         self._events.put_nowait(control.Sent(epoch=epoch))
 
+    async def _publish(self, record: PlanRecord, configuration: Configuration) -> int:
+        """Publish a plan with the targets of a configuration; return its epoch, above all that any node has reached."""
+        targets = self._maker.targets(configuration, reason=record.reason)
+        epoch = await self._bus.publish_plan(self._settings.name, record, targets, above=self._reached)
+        if epoch is None:
+            raise LeaseLostError
+        return epoch
+
     async def _settle(self, command: control.Settle) -> None:
         record = self._decision.record if self._decision else self._require_record()
         epoch = self._record.epoch if self._record else 0
         record = msgspec.structs.replace(record, epoch=epoch, state="serving", since_ms=self._clock.now_ms())
-        if not await self._bus.update_plan(self._settings.name, record):
+        if self._record is None and self._decision is not None:
+            # Nodes are as decided, but the server knows of no plan (it has lost it): nodes to come need their targets.
+            epoch = await self._publish(record, self._decision.answer.configuration)
+            record = msgspec.structs.replace(record, epoch=epoch)
+        elif not await self._bus.update_plan(self._settings.name, record):
             raise LeaseLostError
         self._record = record
         reason = "kept as it was" if command.unchanged else "in force everywhere"

@@ -9,7 +9,7 @@ import msgspec
 from clover.agents.translate import alternative, by_node, prediction
 from clover.bus.messages import DispatchRule, PlanRecord, Prediction, Target
 from clover.core.application import ServiceModel
-from clover.core.configuration import Configuration
+from clover.core.configuration import Configuration, GpuId
 from clover.core.controller import Decide
 from clover.core.objective import Objective, rightsized
 from clover.core.outcome import default_deadline_s
@@ -106,7 +106,7 @@ class DecisionMaker:
             intensity_g_per_kwh=intensity_g_per_kwh,
             pue=pue,
             deadline_s=default_deadline_s(self._goals.sla_ms),
-            admission_bound=self._admission_bound(answer),
+            admission_bound=self._admission_bound(answer.configuration),
             configuration=by_node(answer.configuration),
             prediction=wanted,
             step_prediction=wanted,
@@ -122,10 +122,13 @@ class DecisionMaker:
         )
         return Decision(problem=problem, objective=objective, answer=answer, record=record)
 
-    def step_record(self, decision: Decision, configuration: Configuration, *, at_ms: float) -> PlanRecord:
-        """Return the decision's record with the evaluation of one step of its roll."""
+    def step_record(
+        self, decision: Decision, configuration: Configuration, *, changed: tuple[GpuId, ...], at_ms: float
+    ) -> PlanRecord:
+        """Return the decision's record with the evaluation of one step of its roll, which moves the GPUs `changed`."""
         return msgspec.structs.replace(
             decision.record,
+            admission_bound=self._admission_bound(configuration, changed=changed),
             step_prediction=self._evaluate(decision.objective, configuration, decision.problem),
             state="rolling",
             since_ms=at_ms,
@@ -149,9 +152,16 @@ class DecisionMaker:
         evaluation = evaluate(self._model, configuration.fleet, problem.rate_rps, problem.sla_ms)
         return prediction(evaluation, objective.value(evaluation))
 
-    def _admission_bound(self, answer: Answer) -> int:
-        """Most requests that may wait: what the fleet can finish between now and a request's deadline."""
-        fleet = answer.configuration.fleet
-        capacity_rps = sum(n * 1e3 / self._model.mean_ms(kind.variant, kind.profile, 1.0) for kind, n in fleet.kinds)
-        deadline_s = default_deadline_s(self._goals.sla_ms)
-        return max(1, int(capacity_rps * (deadline_s - self._goals.sla_ms / 1e3)))
+    def _admission_bound(self, configuration: Configuration, *, changed: tuple[GpuId, ...] = ()) -> int:
+        """Most requests that may wait: what the fleet can finish between now and a request's deadline.
+
+        A GPU that is being changed begins that much later, so that overload is said at the door and not by expiry.
+        """
+        change = self._model.table.change
+        change_s = change.destroy_s + change.create_s + change.worker_start_s
+        window_s = default_deadline_s(self._goals.sla_ms) - self._goals.sla_ms / 1e3
+        bound = 0.0
+        for gpu, content in configuration.gpus:
+            rate_rps = sum(1e3 / self._model.mean_ms(kind.variant, kind.profile, 1.0) for kind in content.instances)
+            bound += rate_rps * max(0.0, window_s - (change_s if gpu in changed else 0.0))
+        return max(1, int(bound))

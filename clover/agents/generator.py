@@ -7,7 +7,7 @@ ends in exactly one outcome of `ProducerOutcome`; replies beyond the first are c
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
@@ -16,15 +16,18 @@ from clover.agents.backoff import Backoff
 from clover.agents.lifetime import happens_within
 from clover.agents.outcomes import Outstanding
 from clover.agents.readiness import wait_until_serving
+from clover.agents.sending import Sender
 from clover.bus.messages import Event, PlanRecord, Reply, Request, RequestLog, RequestRecord
-from clover.bus.port import Admission, Bus, Feed
+from clover.bus.port import Bus, Feed
 from clover.core.clock import Clock
 from clover.core.identifiers import uuid7
 from clover.core.outcome import LOST_AFTER_DEADLINE_S, ProducerOutcome
 from clover.errors import BusUnavailableError
 
-#: Most records in one entry of the request log, and most requests in one call of admission.
+#: Most records in one entry of the request log.
 BATCH = 500
+#: Finished requests held while the server is away; beyond that the oldest are not written (the totals stay right).
+MAX_HELD_RECORDS = 200_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +41,7 @@ class GeneratorSettings:
         duration_s: How long requests become due; None until stopped.
         block_s: Longest wait for replies in one call.
         flush_s: How often finished requests are written to the log.
+        watch_s: How often to look whether the server still knows what it admitted.
     """
 
     name: str
@@ -46,6 +50,7 @@ class GeneratorSettings:
     duration_s: float | None = None
     block_s: float = 1.0
     flush_s: float = 0.25
+    watch_s: float = 1.0
 
 
 class Generator:
@@ -74,13 +79,20 @@ class Generator:
         self._inputs = inputs
         self._plan: PlanRecord | None = None
         self._made_ms = clock.now_ms()
-        self._to_send: deque[Request] = deque()
-        self._send_news = asyncio.Event()
         self._all_done = asyncio.Event()
         self._records: list[RequestRecord] = []
+        self._unwritten = 0
         self._sent = 0
         self._ended: Counter[ProducerOutcome] = Counter()
         self._outstanding = Outstanding()
+        self._sender = Sender(
+            bus=bus,
+            clock=clock,
+            rng=rng,
+            outstanding=self._outstanding,
+            bound=lambda: self._require_plan().admission_bound,
+            end=self._end,
+        )
         #: Set when the last request has ended and its record is written.
         self.finished = asyncio.Event()
 
@@ -100,7 +112,8 @@ class Generator:
         await self._say("generator.started", f"{self._settings.rate_rps:g} requests/s", self._figures())
         async with asyncio.TaskGroup() as group:
             helpers = [
-                group.create_task(self._send(), name="send"),
+                group.create_task(self._sender.run(), name="send"),
+                group.create_task(self._sender.watch(self._settings.watch_s), name="watch"),
                 group.create_task(self._receive(cursor), name="receive"),
                 group.create_task(self._sweep(), name="sweep"),
                 group.create_task(self._flush_regularly(), name="flush"),
@@ -164,27 +177,7 @@ class Generator:
         )
         self._sent += 1
         self._outstanding.add(request)
-        self._to_send.append(request)
-        self._send_news.set()
-
-    async def _send(self) -> None:
-        """Send what is due, everything at hand in one call; after an unknown outcome the same ids are sent again."""
-        backoff = Backoff(self._rng)
-        while True:
-            await self._send_news.wait()
-            self._send_news.clear()
-            while self._to_send:
-                batch = [self._to_send.popleft() for _ in range(min(BATCH, len(self._to_send)))]
-                try:
-                    answers = await self._bus.admit(batch, bound=self._require_plan().admission_bound)
-                except BusUnavailableError:
-                    self._to_send.extendleft(r for r in reversed(batch) if self._outstanding.has(r.id))
-                    await asyncio.sleep(backoff.next_s())
-                    continue
-                backoff.reset()
-                for request, answer in zip(batch, answers, strict=True):
-                    if answer is Admission.FULL:
-                        self._end(request.id, ProducerOutcome.OVERLOADED, reason="refused at the door: queue full")
+        self._sender.put(request)
 
     # --- receiving
 
@@ -215,14 +208,14 @@ class Generator:
                 wait_s = max(0.05, oldest_ms / 1e3 + LOST_AFTER_DEADLINE_S - self._clock.now_s())
             await asyncio.sleep(min(wait_s, self._require_plan().deadline_s))
             for request_id in self._outstanding.overdue(self._clock.now_ms() - LOST_AFTER_DEADLINE_S * 1e3):
-                self._end(request_id, ProducerOutcome.LOST, reason="no reply 2 s after the deadline")
+                self._end(request_id, ProducerOutcome.LOST, "no reply 2 s after the deadline")
 
     async def _wait_for_the_last(self) -> None:
         while self._outstanding.count:
             self._all_done.clear()
             await self._all_done.wait()
 
-    def _end(self, request_id: str, outcome: ProducerOutcome, *, reason: str) -> None:
+    def _end(self, request_id: str, outcome: ProducerOutcome, reason: str) -> None:
         record = self._outstanding.end(request_id, outcome, reason=reason)
         if record is not None:
             self._record(record)
@@ -231,6 +224,9 @@ class Generator:
 
     def _record(self, record: RequestRecord) -> None:
         self._records.append(record)
+        if len(self._records) > MAX_HELD_RECORDS:
+            del self._records[:BATCH]
+            self._unwritten += BATCH
         self._ended[record.outcome] += 1
         if self._outstanding.count == 0:
             self._all_done.set()
@@ -270,6 +266,8 @@ class Generator:
             "rate_rps": self._settings.rate_rps,
             "sent": self._sent,
             "duplicates": self._outstanding.duplicates,
+            "resent_after_loss": self._sender.resent,
+            "unwritten_records": self._unwritten,
             "arrivals": "poisson, open loop",
         }
 

@@ -9,6 +9,7 @@ are left go on serving, and the change is tried again with growing pauses.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -104,6 +105,13 @@ class GpuRunner:
                 if self._wanted is not None:
                     await self._try(*self._wanted, watchers)
 
+    async def measure(self) -> None:
+        """Read the GPU's energy counter into the account, if there is one; a driver that fails is asked again later."""
+        with contextlib.suppress(MigError):
+            counter_mj = await self._gpu.energy_mj()
+            if counter_mj is not None:
+                self._account.measure(counter_mj, now_s=self._ports.clock.now_s())
+
     def telemetry(self, now_s: float) -> GpuTelemetry:
         """Cut the account and describe the GPU."""
         serving = [_instance_telemetry(instance) for instance in self._ports.pool.on_gpu(self.index)]
@@ -157,6 +165,7 @@ class GpuRunner:
             self._report("gpu." + phase, f"{wanted}", epoch)
 
     async def _change(self, wanted: GpuConfiguration, watchers: asyncio.TaskGroup) -> None:
+        await self._destroy_half_made()
         transition = plan_transition(self._gpu.model, await self._live(), wanted)
         workers = {(i.device.placement.start, i.device.id): i for i in self._ports.pool.on_gpu(self.index)}
         victims = [workers[key] for key in _keys(transition) if key in workers]
@@ -171,6 +180,13 @@ class GpuRunner:
         devices = {device.id: device for device in await self._gpu.instances()}
         fresh += [(devices[kept.id], variant) for kept, variant in transition.restart]
         await self._start(fresh, watchers)
+
+    async def _destroy_half_made(self) -> None:
+        """Remove what no worker could use: an instance whose destroy was broken off between its two steps."""
+        for device in await self._gpu.instances():
+            if not device.is_whole:
+                await self._gpu.destroy(device.id)
+                self.mig_changes += 1
 
     async def _live(self) -> list[LiveInstance]:
         serving = {i.device.id: i for i in self._ports.pool.on_gpu(self.index) if i.phase in {"idle", "busy"}}
@@ -211,6 +227,8 @@ class GpuRunner:
                 continue
             kind = InstanceKind(device.profile.size, variant)
             instance = self._ports.pool.add(self.index, device, kind, worker)
+            if worker.fallback:
+                self._report("worker.fallback", f"{self._name(device)} {kind}: on the CPU: {worker.fallback}", 0)
             watchers.create_task(self._watch(instance), name=f"watch-{self._name(device)}")
         if failures:
             # Those that did start go on serving; the next try starts only what is missing.
@@ -227,6 +245,7 @@ class GpuRunner:
             name=self._name(device),
             gpu=self.index,
             memory_mib=device.profile.memory_mib,
+            multiprocessors=device.profile.multiprocessors,
         )
         try:
             return await self._ports.servicer.start(spec)
@@ -306,4 +325,5 @@ def _instance_telemetry(instance: Instance) -> InstanceTelemetry:
         phase=instance.phase,
         served=instance.served,
         busy_s=instance.busy_s,
+        fallback=instance.worker.fallback,
     )

@@ -11,6 +11,7 @@ from random import Random
 from clover.agents.backoff import Backoff
 from clover.agents.gpu_runner import GpuRunner, RunnerPorts
 from clover.agents.lifetime import happens_within
+from clover.agents.nvml_node import Notice
 from clover.agents.pool import InstancePool
 from clover.agents.requests import RequestPorts, RequestServer, RequestSettings
 from clover.agents.translate import dispatch_rule, gpu_configuration
@@ -22,6 +23,7 @@ from clover.core.configuration import GpuConfiguration
 from clover.core.identifiers import uuid7
 from clover.errors import BusUnavailableError
 from clover.power.account import GpuAccount
+from clover.power.metered import MeteredAccount
 from clover.serving.port import Servicer
 from mig.device import Gpu
 
@@ -60,6 +62,8 @@ class NodeAgent:
         servicer: Starts workers.
         pool: Where instances serve (made outside because a simulated servicer reads its contention).
         rng: Source of ids and jitter.
+        metered: Whether the joules of the GPUs come from their counters, which all of them have.
+        notices: What was found before the start; goes to the event stream.
     """
 
     def __init__(
@@ -73,8 +77,11 @@ class NodeAgent:
         servicer: Servicer,
         pool: InstancePool,
         rng: Random,
+        metered: bool = False,
+        notices: Sequence[Notice] = (),
     ) -> None:
         self._settings = settings
+        self._metered = metered
         self._model = model
         self._bus = bus
         self._clock = clock
@@ -87,6 +94,8 @@ class NodeAgent:
         self._epoch = 0
         self._news = asyncio.Event()
         self._events: list[Event] = []
+        for notice in notices:
+            self._report(self._event(notice.kind, notice.reason, gpu=notice.gpu))
         accounts = {gpu.index: self._account(gpu) for gpu in gpus}
         ports = RunnerPorts(
             node=settings.name,
@@ -109,7 +118,7 @@ class NodeAgent:
                 accounts=accounts,
                 clock=clock,
                 rng=rng,
-                report=lambda kind, subject, reason: self._report(self._event(kind, reason, subject=subject)),
+                report=lambda kind, gpu, reason: self._report(self._event(kind, reason, gpu=gpu)),
             ),
             settings.requests,
         )
@@ -122,12 +131,14 @@ class NodeAgent:
                     group.create_task(self._server.run(), name="requests"),
                     group.create_task(self._follow_targets(), name="targets"),
                     group.create_task(self._publish(), name="telemetry"),
+                    *([group.create_task(self._measure(), name="meters")] if self._metered else []),
                     *(group.create_task(runner.run(), name=f"gpu{runner.index}") for runner in self._runners),
                 ]
                 await stop.wait()
                 await self._drain()
                 for task in tasks:
                     task.cancel()
+            await self._server.leave()
         finally:
             await self._servicer.close()
 
@@ -137,8 +148,11 @@ class NodeAgent:
             async with asyncio.timeout(self._settings.drain_s):
                 await self._server.drained()
         except TimeoutError:
-            # What is left stays in the pending list, where other nodes claim it.
+            # What is left is handed back as we leave.
             self._report(self._event("node.drain_timeout", f"{self._server.in_flight} requests left to other nodes"))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.telemetry_s):
+                await self._measure_once()
         with contextlib.suppress(BusUnavailableError):
             await self._publish_now()
 
@@ -214,6 +228,17 @@ class NodeAgent:
         await self._bus.publish_telemetry(self._telemetry())
         await self._bus.beat(f"node:{self._settings.name}")
 
+    async def _measure(self) -> None:
+        """Read the energy counters once per interval; apart from publishing, which no driver shall hold up."""
+        while True:
+            await self._measure_once()
+            await asyncio.sleep(self._settings.telemetry_s)
+
+    async def _measure_once(self) -> None:
+        if self._metered:
+            for runner in self._runners:
+                await runner.measure()
+
     def _telemetry(self) -> NodeTelemetry:
         now_s = self._clock.now_s()
         return NodeTelemetry(
@@ -230,13 +255,24 @@ class NodeAgent:
             gpus=tuple(runner.telemetry(now_s) for runner in self._runners),
             begun={f"{kind.variant}/{kind.profile}": n for kind, n in sorted(self._pool.begun.items())},
             in_flight=self._server.in_flight,
-            energy_source=self._servicer.energy_source,
+            energy_source=self._energy_source(),
+            suppressed=self._server.counts.suppressed,
+            claimed=self._server.counts.claimed,
+            handed_back=self._server.counts.handed_back,
             mig_changes=sum(runner.mig_changes for runner in self._runners),
             change_s=sum(runner.change_s for runner in self._runners),
         )
 
+    def _energy_source(self) -> str:
+        if not self._metered:
+            return self._servicer.energy_source
+        # What workers spend that fell back to the CPU is in no GPU's counter.
+        beside = {instance.worker.energy_source for instance in self._pool if instance.worker.fallback}
+        return "+".join(sorted({"nvml", *beside}))
+
     def _account(self, gpu: Gpu) -> GpuAccount:
-        return GpuAccount(
+        kind = MeteredAccount if self._metered else GpuAccount
+        return kind(
             idle_power_w=self._model.table.idle_power_w,
             parked_power_w=self._model.table.parked_power_w,
             compute_slices=gpu.model.compute_slices,
@@ -248,12 +284,12 @@ class NodeAgent:
         self._events = [*self._events[-MAX_HELD_EVENTS:], event]
         self._news.set()
 
-    def _event(self, kind: str, reason: str, *, epoch: int = 0, subject: str = "") -> Event:
+    def _event(self, kind: str, reason: str, *, epoch: int = 0, gpu: int | None = None) -> Event:
         return Event(
             at_ms=self._clock.now_ms(),
             kind=kind,
             source=f"node:{self._settings.name}",
-            subject=subject or self._settings.name,
+            subject=self._settings.name if gpu is None else f"{self._settings.name}/gpu{gpu}",
             reason=reason,
             epoch=epoch,
         )

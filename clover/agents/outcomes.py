@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
 
 from clover.bus.messages import Reply, Request, RequestRecord
 from clover.core.outcome import ProducerOutcome, producer_outcome
@@ -28,6 +29,10 @@ class Outstanding:
     def has(self, request_id: str) -> bool:
         """Return whether a request has no outcome yet."""
         return request_id in self._open
+
+    def requests(self) -> Iterator[Request]:
+        """Return those that have no outcome yet, in order of their due time."""
+        return iter(self._open.values())
 
     def add(self, request: Request) -> None:
         """Take in a request that is due."""

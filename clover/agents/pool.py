@@ -6,13 +6,13 @@ import asyncio
 import math
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from clover.bus.messages import InstancePhase
 from clover.core.application import ServiceModel
 from clover.core.clock import Clock
 from clover.core.configuration import InstanceKind
-from clover.core.dispatch import Demand, DispatchRule, IdleInstance, choose
+from clover.core.dispatch import Demand, DispatchRule, IdleInstance, choose, soonest_busy
 from clover.serving.port import Worker
 from mig.device import GpuInstance
 
@@ -131,6 +131,11 @@ class InstancePool:
         return sum(1 for instance in self._instances.values() if instance.phase == "idle")
 
     @property
+    def live(self) -> int:
+        """How many instances serve, or will take requests again when they are done with theirs."""
+        return sum(1 for instance in self._instances.values() if instance.phase in {"idle", "busy"})
+
+    @property
     def in_work(self) -> int:
         """How many requests are being worked on."""
         return self._busy
@@ -149,8 +154,23 @@ class InstancePool:
             for instance in self._instances.values()
             if instance.phase == "idle"
         ]
+        if self._rule.hold_back:
+            demand = self._with_busy(demand, rho)
         chosen = choose(idle, self._begun_under_rule, self._rule, demand)
         return None if chosen is None else self._instances[chosen.key]
+
+    def _with_busy(self, demand: Demand, rho: float) -> Demand:
+        """Add what the busy instances that may answer promise."""
+        least = -math.inf if demand.min_accuracy_pct is None else demand.min_accuracy_pct
+        busy = Counter(
+            instance.kind
+            for instance in self._instances.values()
+            if instance.phase == "busy" and self._model.application.variant(instance.kind.variant).accuracy_pct >= least
+        )
+        wait_ms, service_ms = soonest_busy(
+            (self._model.mean_ms(kind.variant, kind.profile, rho), count) for kind, count in busy.items()
+        )
+        return replace(demand, expected_wait_ms=wait_ms, fastest_busy_ms=service_ms)
 
     def begin(self, instance: Instance) -> None:
         """Mark an instance as working on a request."""

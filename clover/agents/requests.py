@@ -1,14 +1,14 @@
 """The request side of a node agent: takes requests from the stream, runs them on instances, writes the replies.
 
-Nothing is taken that cannot begin at once: the agent asks for as many requests as it has idle instances (credits).
-Work that is done is acknowledged by one task in batches; a request stays in the agent's pending list until its reply
-is
-written, so whatever dies, another agent finds it there.
+Nothing is taken that cannot begin at once: the agent asks for as many requests as it has idle instances (credits), and
+hands back what cannot begin after all. Work that is done is acknowledged by one task in batches; a request stays in the
+agent's pending list until its reply is written, so whatever dies, another agent finds it there.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from random import Random
 import msgspec
 
 from clover.agents.backoff import Backoff
+from clover.agents.care import Sweeper
 from clover.agents.lifetime import happens_within
 from clover.agents.pool import Instance, InstancePool
 from clover.bus.messages import Reply
@@ -29,6 +30,8 @@ from clover.errors import BusUnavailableError
 from clover.power.account import GpuAccount
 from clover.serving.port import InvalidInputError, OutOfMemoryError, Served, ServingError
 
+_log = logging.getLogger("clover.requests")
+
 #: A request is given up after this many deliveries (its execution seems to kill whoever tries).
 MAX_DELIVERIES = 3
 
@@ -40,10 +43,31 @@ class RequestSettings:
     Attributes:
         block_s: Longest wait for new requests in one call.
         lease_s: An entry that nobody has touched for this long may be claimed.
+        hold_s: What has been taken and cannot begin is handed back when nothing became free for this long.
+        sweep_s: How often to look for requests that nobody will answer.
     """
 
     block_s: float = 1.0
     lease_s: float = 5.0
+    hold_s: float = 1.0
+    sweep_s: float = 1.0
+
+
+@dataclass(slots=True, kw_only=True)
+class RequestCounts:
+    """What happened to requests besides being served, since boot.
+
+    Attributes:
+        suppressed: Finished too late: somebody else had answered, so nobody was answered twice.
+        claimed: Taken over from consumers that went silent, or handed back by them.
+        handed_back: Given up without having been begun.
+        vanished: Found to be gone from the stream while pending: trimmed by somebody.
+    """
+
+    suppressed: int = 0
+    claimed: int = 0
+    handed_back: int = 0
+    vanished: int = 0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -59,8 +83,8 @@ class RequestPorts:
     accounts: dict[int, GpuAccount]
     clock: Clock
     rng: Random
-    #: Takes (kind, subject, reason) of what is worth an event.
-    report: Callable[[str, str, str], None] = lambda _kind, _subject, _reason: None
+    #: Takes (kind, GPU, reason) of what is worth an event.
+    report: Callable[[str, int, str], None] = lambda _kind, _gpu, _reason: None
 
 
 class RequestServer:
@@ -76,7 +100,10 @@ class RequestServer:
         self._stopping = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
+        self._recover = True
+        self._sweeper = Sweeper(ports.bus, period_s=settings.sweep_s)
         self.epoch = 0
+        self.counts = RequestCounts()
 
     @property
     def in_flight(self) -> int:
@@ -92,9 +119,17 @@ class RequestServer:
         """Wait until everything that was taken has been replied to."""
         await self._empty.wait()
 
+    async def leave(self) -> None:
+        """Say goodbye when nothing runs any more: what is still ours is handed back and can be claimed at once."""
+        try:
+            self.counts.handed_back += await self._ports.bus.leave(self._ports.consumer)
+        except BusUnavailableError:
+            _log.warning("%s could not say goodbye; its leases run out by themselves", self._ports.consumer)
+
     async def run(self) -> None:
         """Serve until cancelled."""
         async with asyncio.TaskGroup() as group:
+            group.create_task(self._sweeper.run(), name="sweep")
             group.create_task(self._acknowledge(), name="acknowledge")
             group.create_task(self._hold_leases(), name="leases")
             group.create_task(self._claim(group), name="claim")
@@ -104,31 +139,67 @@ class RequestServer:
 
     async def _take(self, group: asyncio.TaskGroup) -> None:
         backoff = Backoff(self._ports.rng)
-        recover = True
         while True:
             try:
-                if recover:
-                    self._accept(await self._ports.bus.own_pending(self._ports.consumer))
-                    recover = False
+                if self._recover:
+                    await self._reread()
                 self._dispatch(group)
                 await self._take_some()
                 backoff.reset()
             except BusUnavailableError:
                 # A call that failed may have delivered entries that never arrived here: they are in our pending list.
-                recover = True
+                self._recover = True
                 await asyncio.sleep(backoff.next_s())
+
+    async def _reread(self) -> None:
+        """Compare what is in hand with what the server has for us, which is the truth."""
+        self._recover = False
+        try:
+            held = await self._ports.bus.own_pending(self._ports.consumer)
+        except BusUnavailableError:
+            self._recover = True
+            raise
+        ours = {delivery.entry_id for delivery in held}
+        for delivery in [one for one in self._waiting if one.entry_id not in ours]:
+            # Claimed by another while we were cut off, or gone; what is in work already is finished all the same.
+            self._drop(delivery)
+        self._accept(held)
 
     async def _take_some(self) -> None:
         pool = self._ports.pool
+        if self._waiting and (self._stopping.is_set() or pool.live == 0):
+            await self._hand_back()
         if self._stopping.is_set() or self._waiting or pool.credits == 0:
             pool.changed.clear()
-            # Work that an idle instance may not take yet becomes due by the clock alone (patience of `shares`).
-            patience_s = SHARE_PATIENCE_S if self._waiting and pool.credits else None
-            await happens_within(pool.changed, patience_s)
+            if not await happens_within(pool.changed, self._patience_s()) and self._waiting and pool.credits == 0:
+                await self._hand_back()
             return
-        self._accept(
-            await self._ports.bus.pull(self._ports.consumer, count=pool.credits, block_s=self._settings.block_s)
-        )
+        taken = await self._ports.bus.pull(self._ports.consumer, count=pool.credits, block_s=self._settings.block_s)
+        # With nothing new there is time to look for what others have handed back.
+        self._accept(taken or await self._claimed())
+
+    def _patience_s(self) -> float | None:
+        """Return how long to wait for an instance: work that one may not take yet becomes due by the clock alone."""
+        if not self._waiting:
+            return None
+        return SHARE_PATIENCE_S if self._ports.pool.credits else self._settings.hold_s
+
+    async def _hand_back(self) -> None:
+        """Hand back everything that has not been begun: others may have idle instances."""
+        waiting = list(self._waiting)
+        await self._ports.bus.hand_back(self._ports.consumer, waiting)
+        self.counts.handed_back += len(waiting)
+        for delivery in waiting:
+            self._drop(delivery)
+
+    def _drop(self, delivery: Delivery) -> None:
+        self._waiting.remove(delivery)
+        self._forget(delivery)
+
+    def _forget(self, delivery: Delivery) -> None:
+        self._in_hand.pop(delivery.entry_id, None)
+        if not self._in_hand:
+            self._empty.set()
 
     def _accept(self, deliveries: list[Delivery]) -> None:
         for delivery in deliveries:
@@ -186,7 +257,7 @@ class RequestServer:
             self._finish(delivery, Outcome.FAILED, str(error))
         except OutOfMemoryError as error:
             self._finish(delivery, Outcome.FAILED, str(error))
-            self._ports.report("worker.out_of_memory", f"{self._ports.node}/gpu{instance.gpu}", str(error))
+            self._ports.report("worker.out_of_memory", instance.gpu, str(error))
         except ServingError as error:
             self._retry(delivery, str(error))
         finally:
@@ -195,7 +266,8 @@ class RequestServer:
 
     def _answer(self, instance: Instance, delivery: Delivery, served: Served, *, begun_ms: float, epoch: int) -> None:
         ports = self._ports
-        ports.accounts[instance.gpu].add_request(instance.kind.variant, served.energy_j)
+        beside = bool(instance.worker.fallback)
+        ports.accounts[instance.gpu].add_request(instance.kind.variant, served.energy_j, beside=beside)
         reply = Reply(
             id=delivery.request.id,
             outcome=Outcome.OK,
@@ -208,8 +280,9 @@ class RequestServer:
             queue_ms=begun_ms - delivery.request.due_ms,
             service_ms=served.service_ms,
             energy_j=served.energy_j,
-            energy_source=ports.energy_source,
+            energy_source=served.energy_source or ports.energy_source,
             content_type=served.content_type,
+            traceparent=delivery.request.traceparent,
             payload=served.payload,
         )
         self._complete(Completion(delivery=delivery, reply=reply))
@@ -225,7 +298,15 @@ class RequestServer:
         self._waiting.appendleft(again)
 
     def _finish(self, delivery: Delivery, outcome: Outcome, reason: str, *, dead_reason: str = "") -> None:
-        reply = Reply(id=delivery.request.id, outcome=outcome, reason=reason, node=self._ports.node, epoch=self.epoch)
+        request = delivery.request
+        reply = Reply(
+            id=request.id,
+            outcome=outcome,
+            reason=reason,
+            node=self._ports.node,
+            epoch=self.epoch,
+            traceparent=request.traceparent,
+        )
         self._complete(Completion(delivery=delivery, reply=reply, dead_reason=dead_reason))
 
     # --- acknowledging
@@ -244,15 +325,14 @@ class RequestServer:
             self._done.clear()
             while batch:
                 try:
-                    await self._ports.bus.finish(batch)
+                    replied = await self._ports.bus.finish(batch)
+                    self.counts.suppressed += replied.count(False)
                     break
                 except BusUnavailableError:
                     await asyncio.sleep(backoff.next_s())
             backoff.reset()
             for completion in batch:
-                self._in_hand.pop(completion.delivery.entry_id, None)
-            if not self._in_hand:
-                self._empty.set()
+                self._forget(completion.delivery)
 
     # --- leases
 
@@ -270,14 +350,25 @@ class RequestServer:
         """Take over what a dead agent left, on a jittered timer that does not depend on traffic."""
         while True:
             await asyncio.sleep(self._settings.lease_s * self._ports.rng.uniform(0.4, 0.6))
-            free = self._ports.pool.credits - len(self._waiting)
-            if free <= 0 or self._stopping.is_set():
+            if self._stopping.is_set():
                 continue
             try:
-                claimed = await self._ports.bus.claim(
-                    self._ports.consumer, min_idle_s=self._settings.lease_s, count=free
-                )
+                self._accept(await self._claimed())
             except BusUnavailableError:
+                # Some may have become ours without our knowing.
+                self._recover = True
+                self._ports.pool.changed.set()
                 continue
-            self._accept(claimed.deliveries)
             self._dispatch(group)
+
+    async def _claimed(self) -> list[Delivery]:
+        """Take over as many idle entries as could begin at once."""
+        free = self._ports.pool.credits - len(self._waiting)
+        if free <= 0:
+            return []
+        claimed = await self._ports.bus.claim(self._ports.consumer, min_idle_s=self._settings.lease_s, count=free)
+        self.counts.claimed += len(claimed.deliveries)
+        self.counts.vanished += len(claimed.vanished_ids)
+        if claimed.vanished_ids:
+            _log.error("entries in work were trimmed from the stream: %s", ", ".join(claimed.vanished_ids))
+        return claimed.deliveries

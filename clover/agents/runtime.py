@@ -179,14 +179,14 @@ class _BusLogHandler(logging.Handler):
             await self._news.wait()
             self._news.clear()
             lines = list(self._lines)
+            self._lines.clear()
             try:
                 await bus.publish(Feed.LOG, lines)
             except BusUnavailableError:
+                # If there are too many, the newest are kept.
+                self._lines = deque([*lines, *self._lines], maxlen=_HELD_LINES)
                 await asyncio.sleep(1.0)
                 self._news.set()
-                continue
-            for _ in lines:
-                self._lines.popleft()
 
 
 def check_state_folder(folder: Path) -> Path:

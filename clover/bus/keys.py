@@ -8,7 +8,8 @@ script may touch several of them under Redis Cluster as well. docs/wire.md is ge
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal
 
@@ -17,6 +18,11 @@ from clover.errors import ConfigurationError, MessageRejectedError
 
 #: Consumer group of the request streams.
 GROUP = "serve"
+#: Pseudo-consumer that holds what was handed back, idle for so long that every claim takes it.
+RELEASED = "released"
+RELEASED_IDLE_MS = 100_000_000
+#: Most open requests that one look for vanished entries goes through.
+VANISHED_SCAN = 10_000
 
 #: An id stays known until this long after the request's deadline.
 IDEMPOTENCY_AFTER_DEADLINE_MS = 60_000
@@ -37,6 +43,39 @@ FEED_MAXLEN: dict[Feed, int] = {
     Feed.EVENTS: 100_000,
 }
 
+#: Who connects to the server; each role has a user of its own where access is controlled.
+Role = Literal["generator", "node", "controller", "monitor", "dashboard", "operator"]
+
+#: Commands on request streams: to admit, to serve, to look after, to look at.
+_ADMIT = "xadd xlen xpending xgroup|create"
+_SERVE = "xreadgroup xack xdel xrange xlen xpending xclaim xautoclaim xgroup|create xgroup|delconsumer"
+_TEND = "xack xdel xrange xlen xpending xinfo|stream xinfo|consumers xgroup|create xgroup|delconsumer"
+_LOOK = "xlen xpending xinfo|stream"
+#: Commands on feeds: to follow, and for agents also to move what is malformed out of the way.
+_FOLLOW = "xread xrevrange"
+_BURY = "xrange xdel"
+#: Commands on the open requests: to close them, to find those that are overdue.
+_CLOSE = "zrem zrangebyscore zrange zcard"
+
+
+def _may(*, all: str = "", agents: str = "", **roles: str) -> Mapping[Role, tuple[str, ...]]:  # noqa: A002
+    """Return groups of commands by role; groups are separated by `+`.
+
+    Args:
+        all: For every role but the operator, who may everything.
+        agents: For every role that has something to say, so not for the dashboard.
+        roles: For one role each.
+    """
+    speaking: tuple[Role, ...] = ("generator", "node", "controller", "monitor")
+    granted: dict[Role, tuple[str, ...]] = {}
+    for role in (*speaking, "dashboard"):
+        texts = (all, agents if role in speaking else "", roles.get(role, ""))
+        groups = tuple(group for text in texts for group in text.split("+") if group)
+        if groups:
+            granted[role] = groups
+    return granted
+
+
 _DEPLOYMENT = re.compile(r"[a-z0-9][a-z0-9-]{0,40}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}")
 
@@ -52,6 +91,8 @@ class KeySpec:
         bound: What keeps it from growing, for people.
         ttl: How long it lives after the last write, for people; empty if it is permanent.
         what: Meaning.
+        commands: What each role may do with it, from which the ACL file is made (`clover.bus.acl`); a role that is
+            not named may nothing, `operator` everything.
     """
 
     pattern: str
@@ -61,6 +102,7 @@ class KeySpec:
     bound: str
     ttl: str
     what: str
+    commands: Mapping[Role, tuple[str, ...]] = field(hash=False)
 
     @property
     def permanent(self) -> bool:
@@ -77,6 +119,7 @@ REGISTRY: tuple[KeySpec, ...] = (
         bound="admission bound; never trimmed, deleted on acknowledge",
         ttl="",
         what="requests of normal priority",
+        commands=_may(generator=_ADMIT, node=_SERVE, controller=_TEND, dashboard=_LOOK),
     ),
     KeySpec(
         pattern="{d}:req:hi",
@@ -86,15 +129,28 @@ REGISTRY: tuple[KeySpec, ...] = (
         bound="admission bound, shared with `{d}:req`",
         ttl="",
         what="requests of high priority, read first",
+        commands=_may(generator=_ADMIT, node=_SERVE, controller=_TEND, dashboard=_LOOK),
+    ),
+    KeySpec(
+        pattern="{d}:open",
+        kind="zset",
+        writers="producers, nodes, controller",
+        readers="nodes, controller",
+        bound="admission bound and what is in work",
+        ttl="",
+        what="admitted requests without an answer, scored by deadline (ms): `h` or `n` for the stream, entry id, "
+        "producer and request id, separated by blanks; who sweeps it answers what nobody else will",
+        commands=_may(generator="zadd", node=_CLOSE, controller=_CLOSE),
     ),
     KeySpec(
         pattern="{d}:rep:<producer>",
         kind="stream",
-        writers="nodes",
+        writers="nodes, controller",
         readers="the producer",
         bound=f"~{REPLY_MAXLEN} entries",
         ttl="10 min after the last reply",
         what="replies to one producer",
+        commands=_may(generator="xread xrange xdel", node="xadd pexpire", controller="xadd pexpire"),
     ),
     KeySpec(
         pattern="{d}:idm:<id>",
@@ -104,6 +160,7 @@ REGISTRY: tuple[KeySpec, ...] = (
         bound="one per admitted request",
         ttl="until 60 s after the request's deadline",
         what="a request id that was admitted already",
+        commands=_may(generator="set exists mget"),
     ),
     KeySpec(
         pattern="{d}:dead",
@@ -114,6 +171,7 @@ REGISTRY: tuple[KeySpec, ...] = (
         ttl="",
         what="malformed entries and exhausted requests: `stream`, `id`, `reason`, and the raw fields as `raw:<field>`, "
         "cut to 4 KiB in all",
+        commands=_may(generator="xadd", node="xadd", controller="xadd", monitor="xadd"),
     ),
     KeySpec(
         pattern="{d}:log",
@@ -123,6 +181,7 @@ REGISTRY: tuple[KeySpec, ...] = (
         bound=f"~{FEED_MAXLEN[Feed.LOG]} entries",
         ttl="",
         what="finished requests in batches (`requests`) and log lines from warning up (`log`)",
+        commands=_may(agents="xadd", dashboard=_FOLLOW),
     ),
     KeySpec(
         pattern="{d}:tel",
@@ -132,6 +191,7 @@ REGISTRY: tuple[KeySpec, ...] = (
         bound=f"~{FEED_MAXLEN[Feed.TELEMETRY]} entries",
         ttl="",
         what="telemetry (`telemetry`)",
+        commands=_may(node="xadd", monitor=f"{_FOLLOW}+{_BURY}", controller=f"{_FOLLOW}+{_BURY}", dashboard=_FOLLOW),
     ),
     KeySpec(
         pattern="{d}:carbon",
@@ -141,6 +201,7 @@ REGISTRY: tuple[KeySpec, ...] = (
         bound=f"~{FEED_MAXLEN[Feed.CARBON]} entries",
         ttl="",
         what="carbon intensity (`intensity`) and the ledger (`ledger`)",
+        commands=_may(monitor="xadd", controller=f"{_FOLLOW}+{_BURY}", dashboard=_FOLLOW),
     ),
     KeySpec(
         pattern="{d}:evt",
@@ -150,6 +211,7 @@ REGISTRY: tuple[KeySpec, ...] = (
         bound=f"~{FEED_MAXLEN[Feed.EVENTS]} entries",
         ttl="",
         what="decisions and lifecycle events (`event`)",
+        commands=_may(agents="xadd", generator=f"{_FOLLOW}+{_BURY}", dashboard=_FOLLOW),
     ),
     KeySpec(
         pattern="{d}:state:<node>",
@@ -159,6 +221,7 @@ REGISTRY: tuple[KeySpec, ...] = (
         bound="one per node",
         ttl="ten telemetry intervals, at least 60 s",
         what="last telemetry of a node: `v`, `t`, `d`",
+        commands=_may(all="hgetall", node="hset pexpire"),
     ),
     KeySpec(
         pattern="{d}:nodes",
@@ -168,6 +231,7 @@ REGISTRY: tuple[KeySpec, ...] = (
         bound="expired nodes are removed at each write",
         ttl="",
         what="nodes that have a state, scored by when it expires (ms)",
+        commands=_may(all="zrange", node="zadd zremrangebyscore"),
     ),
     KeySpec(
         pattern="{d}:now",
@@ -177,6 +241,7 @@ REGISTRY: tuple[KeySpec, ...] = (
         bound="three fields",
         ttl="7 days",
         what="newest `intensity` and `ledger` as JSON, and `v`",
+        commands=_may(all="hgetall", monitor="hset pexpire"),
     ),
     KeySpec(
         pattern="{d}:ledger",
@@ -186,6 +251,7 @@ REGISTRY: tuple[KeySpec, ...] = (
         bound="one",
         ttl="",
         what="energy checkpoint (`checkpoint`): `v`, `t`, `d`",
+        commands=_may(monitor="hset hgetall"),
     ),
     KeySpec(
         pattern="{d}:live",
@@ -195,6 +261,7 @@ REGISTRY: tuple[KeySpec, ...] = (
         bound="heartbeats older than one hour are removed at each write",
         ttl="",
         what="agents, scored by their last heartbeat (ms)",
+        commands=_may(agents="zadd zremrangebyscore", all="zrangebyscore"),
     ),
     KeySpec(
         pattern="{d}:lease",
@@ -204,6 +271,7 @@ REGISTRY: tuple[KeySpec, ...] = (
         bound="one",
         ttl="the lease's",
         what="who is the acting controller",
+        commands=_may(controller="get set del"),
     ),
     KeySpec(
         pattern="{d}:epoch",
@@ -213,6 +281,7 @@ REGISTRY: tuple[KeySpec, ...] = (
         bound="one",
         ttl="",
         what="counts published plans; fences targets",
+        commands=_may(controller="get incr"),
     ),
     KeySpec(
         pattern="{d}:plan",
@@ -222,6 +291,7 @@ REGISTRY: tuple[KeySpec, ...] = (
         bound="one",
         ttl="",
         what="plan in force (`plan`): `v`, `t`, `epoch`, `d`; the field `epoch` overrides the one in `d`",
+        commands=_may(all="hgetall", controller="hset"),
     ),
     KeySpec(
         pattern="{d}:target:<node>",
@@ -231,6 +301,7 @@ REGISTRY: tuple[KeySpec, ...] = (
         bound=f"~{TARGET_MAXLEN} entries",
         ttl="",
         what="complete desired state of one node (`target`); the field `epoch` overrides the one in `d`",
+        commands=_may(controller="xadd xrevrange", node=f"{_FOLLOW}+{_BURY}"),
     ),
 )
 
@@ -248,6 +319,7 @@ class Keys:
         "live",
         "nodes",
         "now",
+        "open",
         "plan",
         "requests",
         "requests_high",
@@ -259,6 +331,7 @@ class Keys:
         self._prefix = prefix
         self.requests = f"{prefix}req"
         self.requests_high = f"{prefix}req:hi"
+        self.open = f"{prefix}open"
         self.dead = f"{prefix}dead"
         self.nodes = f"{prefix}nodes"
         self.now = f"{prefix}now"

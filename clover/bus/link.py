@@ -33,3 +33,19 @@ class Link(Protocol):
     async def close(self) -> None:
         """Close all connections; idempotent."""
         ...
+
+
+class Line(Protocol):
+    """One plain connection to a server, for what is not a call on the bus."""
+
+    async def ask(self, *args: Argument) -> Any:
+        """Send a command and return its answer."""
+        ...
+
+    async def listen(self) -> Any:
+        """Return the next message that the server sends by itself; a wait that is cut off loses none."""
+        ...
+
+    async def close(self) -> None:
+        """Close it."""
+        ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 import re
 from bisect import bisect_right
 from collections import deque
@@ -28,6 +29,11 @@ def key_of(entry_id: str) -> EntryKey:
     if match is None:
         raise BusError(f"stream id {entry_id!r}: expected milliseconds-sequence")
     return int(match[1]), int(match[2] or 0)
+
+
+def id_of(key: EntryKey) -> str:
+    """Return a pair as the id that it stands for."""
+    return f"{key[0]}-{key[1]}"
 
 
 class IdSource:
@@ -87,7 +93,7 @@ class BoundedStream(Generic[T]):
             del self._keys[:excess]
             del self._items[:excess]
         self.bell.ring()
-        return f"{key[0]}-{key[1]}"
+        return id_of(key)
 
     def after(self, cursor: str, count: int) -> list[tuple[str, T]]:
         """Return ids and items behind a cursor, oldest first."""
@@ -95,15 +101,12 @@ class BoundedStream(Generic[T]):
             return []
         start = bisect_right(self._keys, key_of(cursor))
         stop = start + count
-        return [
-            (f"{key[0]}-{key[1]}", item)
-            for key, item in zip(self._keys[start:stop], self._items[start:stop], strict=True)
-        ]
+        return [(id_of(key), item) for key, item in zip(self._keys[start:stop], self._items[start:stop], strict=True)]
 
     @property
     def newest_id(self) -> str:
         """Id of the newest entry, `0-0` if there is none."""
-        return f"{self._keys[-1][0]}-{self._keys[-1][1]}" if self._keys else "0-0"
+        return id_of(self._keys[-1]) if self._keys else "0-0"
 
     @property
     def newest(self) -> T | None:
@@ -129,40 +132,51 @@ class _Reader:
 
 
 class RequestQueue:
-    """The request streams and their group: unread by priority, pending by entry id."""
+    """The request streams and their group: unread by priority, pending by entry id, both until their deadline."""
 
     def __init__(self, high: str, normal: str) -> None:
         self._streams = (high, normal)
         self._ids = IdSource()
-        self._unread: tuple[deque[tuple[EntryKey, Request]], ...] = (deque(), deque())
+        self._order: tuple[deque[EntryKey], ...] = (deque(), deque())
+        self._unread: dict[EntryKey, Request] = {}
+        self._deadlines: list[tuple[float, EntryKey]] = []
         self._readers: deque[_Reader] = deque()
+        #: When each consumer was last heard of.
+        self.consumers: dict[str, float] = {}
         self.pending: dict[str, Pending] = {}
         self.admitted = 0
 
     @property
     def waiting(self) -> int:
         """Entries that nobody has read yet."""
-        return len(self._unread[0]) + len(self._unread[1])
+        return len(self._unread)
 
     def append(self, request: Request, now_ms: float) -> None:
         """Append one request; call `serve` when all of a batch are in."""
-        self._unread[0 if request.priority == "high" else 1].append((self._ids.next(now_ms), request))
+        key = self._ids.next(now_ms)
+        self._order[0 if request.priority == "high" else 1].append(key)
+        self._unread[key] = request
+        heapq.heappush(self._deadlines, (request.deadline_ms, key))
         self.admitted += 1
 
     def serve(self, now_ms: float) -> None:
         """Hand unread entries to blocked readers, the longest blocked first."""
-        while self._readers and self.waiting:
+        while self._readers and self._unread:
             reader = self._readers.popleft()
             if not reader.future.done():
                 reader.future.set_result(self.take(reader.consumer, reader.count, now_ms))
 
     def take(self, consumer: str, count: int, now_ms: float) -> list[Delivery]:
         """Deliver up to `count` unread entries."""
+        self.consumers[consumer] = now_ms
         taken: list[Delivery] = []
-        for stream, unread in zip(self._streams, self._unread, strict=True):
-            while unread and len(taken) < count:
-                key, request = unread.popleft()
-                delivery = Delivery(entry_id=f"{key[0]}-{key[1]}", stream=stream, request=request)
+        for stream, order in zip(self._streams, self._order, strict=True):
+            while order and len(taken) < count:
+                key = order.popleft()
+                request = self._unread.pop(key, None)
+                if request is None:
+                    continue
+                delivery = Delivery(entry_id=id_of(key), stream=stream, request=request)
                 self.pending[delivery.entry_id] = Pending(key, delivery, consumer, now_ms)
                 taken.append(delivery)
         return taken
@@ -181,10 +195,28 @@ class RequestQueue:
             if reader in self._readers:
                 self._readers.remove(reader)
 
+    def expire(self, before_ms: float, limit: int) -> list[Request]:
+        """Remove up to `limit` entries, unread or pending, whose deadline was before a moment, and return them."""
+        expired: list[Request] = []
+        while self._deadlines and self._deadlines[0][0] <= before_ms and len(expired) < limit:
+            _, key = heapq.heappop(self._deadlines)
+            pending = self.pending.pop(id_of(key), None)
+            request = pending.delivery.request if pending else self._unread.pop(key, None)
+            if request is not None:
+                expired.append(request)
+        return expired
+
+    def holds(self, consumer: str) -> list[Pending]:
+        """Return what is pending for a consumer."""
+        return [pending for pending in self.pending.values() if pending.consumer == consumer]
+
     def oldest_ms(self) -> int | None:
         """Return when the first entry was appended that is not finished."""
-        heads = [unread[0][0] for unread in self._unread if unread]
-        heads += [pending.key for pending in self.pending.values()]
+        heads = [pending.key for pending in self.pending.values()]
+        for order in self._order:
+            while order and order[0] not in self._unread:
+                order.popleft()
+            heads += [order[0]] if order else []
         return min(heads)[0] if heads else None
 
 

@@ -69,6 +69,16 @@ class Claimed(msgspec.Struct, frozen=True, kw_only=True):
     vanished_ids: list[str]
 
 
+class Swept(msgspec.Struct, frozen=True, kw_only=True):
+    """Ids of requests that the sweeper answered: `expired` past their deadline, `vanished` from their stream.
+
+    What has vanished was trimmed or deleted by somebody, unanswered: work that was lost, and is to be said aloud.
+    """
+
+    expired: list[str]
+    vanished: list[str]
+
+
 class QueueStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The request stream: `waiting` unread, `pending` in work, `admitted` ever, `oldest_age_s` of the first entry."""
 
@@ -137,6 +147,42 @@ class Bus(Protocol):
 
     async def claim(self, consumer: str, *, min_idle_s: float, count: int) -> Claimed:
         """Take over up to `count` entries that no consumer has touched for `min_idle_s`."""
+        ...
+
+    async def hand_back(self, consumer: str, deliveries: Sequence[Delivery]) -> None:
+        """Give up entries that have not been begun: the next claim of anybody takes them, whatever its `min_idle_s`.
+
+        The delivery does not count: `times_delivered` will be what it is now. Entries that another consumer has
+        claimed meanwhile stay with it.
+        """
+        ...
+
+    async def leave(self, consumer: str) -> int:
+        """Hand back everything that a consumer holds and forget the consumer, in one step; return how many it held."""
+        ...
+
+    async def reap(self, *, idle_s: float) -> list[str]:
+        """Forget consumers that hold nothing and were silent for `idle_s`; return their names.
+
+        Checked and done in one step, so that nothing that is delivered meanwhile is lost. One that is forgotten by
+        mistake is known again with its next pull.
+        """
+        ...
+
+    async def sweep(self, *, grace_s: float, limit: int = 500) -> Swept:
+        """Answer up to `limit` requests that nobody else will, each once, whoever sweeps and however often.
+
+        Those whose deadline passed more than `grace_s` ago are answered `expired`, unread or in work; those whose
+        entry is gone are answered `failed`. A consumer that finishes one of them later is told that it did not reply.
+        """
+        ...
+
+    async def known(self, request_ids: Sequence[str]) -> list[bool]:
+        """Return for each id whether admission remembers it.
+
+        One that was admitted and is forgotten before its time (60 s after its deadline) tells that the server has
+        lost data: sending it again is safe, and right.
+        """
         ...
 
     async def queue(self) -> QueueStatus:
@@ -210,10 +256,13 @@ class Bus(Protocol):
         """Give the lease back if it is still ours."""
         ...
 
-    async def publish_plan(self, holder: str, plan: PlanRecord, targets: Sequence[Target]) -> int | None:
+    async def publish_plan(
+        self, holder: str, plan: PlanRecord, targets: Sequence[Target], *, above: int = 0
+    ) -> int | None:
         """Under the lease: raise the epoch, set the plan and send the targets, atomically.
 
-        The epoch inside the given plan and targets is ignored; readers see the one returned.
+        The epoch inside the given plan and targets is ignored; readers see the one returned. It is higher than any
+        before, and than `above`: what nodes have already reached, in case the server has lost its count.
 
         Returns:
             The new epoch, or None if `holder` does not hold the lease (nothing was written).

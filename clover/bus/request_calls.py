@@ -1,10 +1,10 @@
-"""Requests and replies on a server: admission, pulling, finishing, claiming."""
+"""Requests and replies on a server: admission, pulling, claiming, finishing."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import CoroutineType
 from typing import Any, ParamSpec, TypeVar
 
@@ -13,7 +13,7 @@ from clover.bus.calls import Calls, Patience, RawEntry, block_args, entries_by_s
 from clover.bus.keys import GROUP, Keys
 from clover.bus.link import Argument, GroupMissingError, Link
 from clover.bus.messages import Reply, Request
-from clover.bus.port import Admission, Claimed, Completion, Delivery, QueueStatus
+from clover.bus.port import Admission, Claimed, Completion, Delivery
 from clover.errors import BusError, MessageRejectedError
 
 _ADMISSIONS = {1: Admission.ADMITTED, 0: Admission.DUPLICATE, -1: Admission.FULL}
@@ -24,11 +24,18 @@ _REPLY_BATCH = 1000
 _HIGH_IN_USE_S = 10.0
 _HIGH_CHECK_S = 1.0
 
+#: Most requests or replies, and most of their bytes, in one call of a script; more go in several.
+MAX_CALL_ITEMS = 1000
+MAX_CALL_BYTES = 16 << 20
+
+#: A completion and the encoded fields of its reply.
+_Encoded = tuple[Completion, codec.ReplyFields]
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def _with_group(call: Callable[P, CoroutineType[Any, Any, T]]) -> Callable[P, CoroutineType[Any, Any, T]]:
+def with_group(call: Callable[P, CoroutineType[Any, Any, T]]) -> Callable[P, CoroutineType[Any, Any, T]]:
     """Make the consumer groups again if they are gone, then repeat the call: nothing was read or written."""
 
     @functools.wraps(call)
@@ -68,17 +75,20 @@ class RequestCalls(Calls):
         """See `clover.bus.port.Bus`."""
         if not requests:
             return []
-        keys = [self._keys.requests, self._keys.requests_high]
-        args: list[Argument] = [bound]
-        for request in requests:
-            fields = codec.encode_request(request)
-            keys.append(self._keys.idempotency(fields[0]))
-            args += fields
-        return [_ADMISSIONS[code] for code in await self._link.script(scripts.ADMIT, keys, args)]
+        answers: list[Admission] = []
+        # Encoded before anything is sent: one that cannot be written keeps all of them out.
+        for piece in _pieces([codec.encode_request(request) for request in requests], _request_bytes):
+            keys = [self._keys.requests, self._keys.requests_high, self._keys.open]
+            args: list[Argument] = [bound]
+            for fields in piece:
+                keys.append(self._keys.idempotency(fields[0]))
+                args += fields
+            answers += (_ADMISSIONS[code] for code in await self._link.script(scripts.ADMIT, keys, args))
+        return answers
 
     # --- taking
 
-    @_with_group
+    @with_group
     async def pull(self, consumer: str, *, count: int, block_s: float) -> list[Delivery]:
         """See `clover.bus.port.Bus`."""
         surplus = self._surplus.pop(consumer, None)
@@ -134,13 +144,13 @@ class RequestCalls(Calls):
             deliveries.append(Delivery(entry_id=entry_id.decode(), stream=stream, request=request))
         return deliveries
 
-    @_with_group
+    @with_group
     async def own_pending(self, consumer: str) -> list[Delivery]:
         """See `clover.bus.port.Bus`."""
         self._surplus.pop(consumer, None)
         return await self._redelivered(await self._link.script(scripts.OWN, self._streams, [consumer]))
 
-    @_with_group
+    @with_group
     async def claim(self, consumer: str, *, min_idle_s: float, count: int) -> Claimed:
         """See `clover.bus.port.Bus`."""
         args = [consumer, int(min_idle_s * 1e3), count]
@@ -159,42 +169,31 @@ class RequestCalls(Calls):
                 )
         return deliveries
 
-    @_with_group
-    async def keep_alive(self, consumer: str, deliveries: Sequence[Delivery]) -> None:
-        """See `clover.bus.port.Bus`."""
-        if not deliveries:
-            return
-        args: list[Argument] = [consumer]
-        for delivery in deliveries:
-            args += (self._streams.index(delivery.stream) + 1, delivery.entry_id)
-        await self._link.script(scripts.KEEP, self._streams, args)
-
     # --- finishing
 
     async def finish(self, completions: Sequence[Completion]) -> list[bool]:
         """See `clover.bus.port.Bus`."""
         if not completions:
             return []
-        keys = [self._keys.dead, *self._streams]
+        done: list[bool] = []
+        encoded = [(one, codec.encode_reply(one.reply)) for one in completions]
+        for piece in _pieces(encoded, _completion_bytes):
+            done += await self._finish(piece)
+        return done
+
+    async def _finish(self, piece: Sequence[_Encoded]) -> list[bool]:
+        keys = [self._keys.dead, *self._streams, self._keys.open]
         places = {stream: index + 2 for index, stream in enumerate(self._streams)}
         args: list[Argument] = []
-        for completion in completions:
+        for completion, (request_id, header, payload) in piece:
             delivery = completion.delivery
             replies = self._keys.replies(delivery.request.reply_to)
             place = places.get(replies)
             if place is None:
                 keys.append(replies)
                 place = places[replies] = len(keys)
-            request_id, header, payload = codec.encode_reply(completion.reply)
-            args += (
-                places[delivery.stream],
-                delivery.entry_id,
-                place,
-                request_id,
-                header,
-                payload,
-                completion.dead_reason,
-            )
+            stream = places[delivery.stream]
+            args += (stream, delivery.entry_id, place, request_id, header, payload, completion.dead_reason)
         return [code == 1 for code in await self._link.script(scripts.DONE, keys, args)]
 
     async def replies(self, producer: str, after: str, *, block_s: float) -> tuple[list[Reply], str]:
@@ -211,8 +210,21 @@ class RequestCalls(Calls):
             if piece_s == 0.0:
                 return [], after
 
-    @_with_group
-    async def queue(self) -> QueueStatus:
-        """See `clover.bus.port.Bus`."""
-        waiting, pending, admitted, oldest_ms = await self._link.script(scripts.QUEUE, self._streams, [])
-        return QueueStatus(waiting=waiting, pending=pending, admitted=admitted, oldest_age_s=oldest_ms / 1e3)
+
+def _pieces(items: Sequence[T], size_of: Callable[[T], int]) -> Iterator[Sequence[T]]:
+    """Split what goes into one script: the server takes neither endless arguments nor gigabytes at once."""
+    start, size = 0, 0
+    for index, item in enumerate(items):
+        size += size_of(item)
+        if index > start and (size > MAX_CALL_BYTES or index - start >= MAX_CALL_ITEMS):
+            yield items[start:index]
+            start, size = index, size_of(item)
+    yield items[start:]
+
+
+def _request_bytes(fields: codec.RequestFields) -> int:
+    return len(fields[7]) + len(fields[8])
+
+
+def _completion_bytes(encoded: _Encoded) -> int:
+    return len(encoded[1][1]) + len(encoded[1][2])

@@ -23,6 +23,9 @@ def _constants() -> str:
     values = {
         "VERSION": f"'{VERSION}'",
         "GROUP": f"'{keys.GROUP}'",
+        "RELEASED": f"'{keys.RELEASED}'",
+        "RELEASED_IDLE_MS": keys.RELEASED_IDLE_MS,
+        "VANISHED_SCAN": keys.VANISHED_SCAN,
         "IDEMPOTENCY_AFTER_DEADLINE_MS": keys.IDEMPOTENCY_AFTER_DEADLINE_MS,
         "REPLY_MAXLEN": keys.REPLY_MAXLEN,
         "REPLY_TTL_MS": keys.REPLY_TTL_MS,
@@ -50,12 +53,17 @@ OWN = _load("own")
 CLAIM = _load("claim")
 KEEP = _load("keep")
 QUEUE = _load("queue")
+RELEASE = _load("release")
+LEAVE = _load("leave")
+REAP = _load("reap")
+OVERDUE = _load("overdue")
+CLOSE = _load("close")
 PUBLISH = _load("publish")
 CARBON = _load("carbon")
 TELEMETRY = _load("telemetry")
 BEAT = _load("beat")
 ALIVE = _load("alive")
 LEASE = _load("lease")
-RELEASE = _load("release")
+UNLEASE = _load("unlease")
 PLAN = _load("plan")
 REPLAN = _load("replan")

@@ -129,6 +129,7 @@ class PerformanceTable:
         sla_p95_ms: 95th percentile of latency that the service promises on this GPU model.
         idle_power_w: One GPU that works but has nothing to do.
         parked_power_w: One GPU without workers.
+        off_power_w: One GPU that is switched off.
         host_lognormal_sigma, gpu_lognormal_sigma: Spread of the two parts (standard deviation of the logarithm).
         host_contention: Relative growth of the host part at rho = 1 (kappa).
         energy_contention: Relative fall of dynamic energy at rho = 1 (c).
@@ -148,23 +149,29 @@ class PerformanceTable:
     energy_contention: float
     change: ChangeTimes
     variants: Mapping[str, VariantPerformance]
+    off_power_w: float = 0.0
 
     def __post_init__(self) -> None:
         _positive(f"table {self.application} on {self.gpu_model}: sla_p95_ms", self.sla_p95_ms)
         for name in (
             "idle_power_w",
             "parked_power_w",
+            "off_power_w",
             "host_lognormal_sigma",
             "gpu_lognormal_sigma",
             "host_contention",
         ):
             _not_negative(f"table {self.application} on {self.gpu_model}: {name}", getattr(self, name))
         if not 0.0 <= self.energy_contention < 1.0:
-            raise ValueError(f"energy_contention {self.energy_contention}: expected 0 <= c < 1")
+            raise ValueError(f"energy_contention = {self.energy_contention}: expected 0 <= c < 1")
+        for name in ("create_s", "destroy_s", "worker_start_s"):
+            _not_negative(f"table {self.application} on {self.gpu_model}: change.{name}", getattr(self.change, name))
         for variant, performance in self.variants.items():
             where = f"table {self.application} on {self.gpu_model}: variant {variant}"
             _not_negative(f"{where}: host_ms", performance.host_ms)
             _not_negative(f"{where}: dynamic_energy_j", performance.dynamic_energy_j)
+            if not performance.service_ms:
+                raise ValueError(f"{where}: service_ms is empty, expected a time for at least one profile size")
             for size, service_ms in performance.service_ms.items():
                 _positive(f"{where}: service_ms[{size}]", service_ms)
         object.__setattr__(self, "variants", MappingProxyType(dict(self.variants)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -68,6 +68,19 @@ class Demand:
     min_accuracy_pct: float | None = None
     expected_wait_ms: float = float("inf")
     fastest_busy_ms: float = float("inf")
+
+
+def soonest_busy(busy: Iterable[tuple[float, int]]) -> tuple[float, float]:
+    """Return what `hold_back` weighs an idle instance against: (expected wait, mean service time) in ms.
+
+    The first of n busy instances of a kind is expected to be free after S / n (exact for exponential times); the kind
+    with the smallest sum of wait and service counts. Both are inf if nothing is busy.
+
+    Args:
+        busy: Mean service time in ms and number of busy instances, for each kind that may answer the request.
+    """
+    options = [(mean_ms / count, mean_ms) for mean_ms, count in busy if count > 0]
+    return min(options, key=sum, default=(float("inf"), float("inf")))
 
 
 def choose(

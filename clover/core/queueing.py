@@ -1,45 +1,38 @@
-"""Closed form of a fleet under Poisson arrivals and longest-idle dispatch: shares, latency, accuracy and energy.
+"""A fleet under Poisson arrivals and longest-idle dispatch: shares, latency, accuracy and energy in closed form.
 
-Method:
-* Shares. Under longest-idle dispatch every instance has the same mean idle time I, so an instance of kind k serves
-  1 / (S_k + I) requests per second and sum n_k / (S_k + I) = rate determines I (its busy fraction is S_k / (S_k + I)).
-* Contention. S_k depends on the mean busy fraction rho of the live instances; both are solved to their fixed point.
-* Waiting. Erlang C for n servers with the pooled service rate gives P(wait); W given wait is exponential with mean
-  (1 + cv^2) / 2 / (mu - rate), the usual two-moment correction of M/M/n towards M/G/n (Lee and Longton; Whitt 1993).
-* Latency. P(W + S > t) mixes the kinds by their shares; S is the sum of two log-normal parts. The host part is
-  integrated analytically, the other part and the wait at equally probable nodes.
+The formulas are in `clover.core.closed_form`; here they are applied to one fleet, or to many at once for a search.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
-from numpy.typing import NDArray
 
 from clover.core.application import ServiceModel
+from clover.core.closed_form import (
+    WAIT_STEPS,
+    Booleans,
+    Floats,
+    KindArrays,
+    OperatingPoints,
+    latency_quantile,
+    latency_tail,
+    mean_accuracy_pct,
+    mean_dynamic_j,
+    mix_waiting,
+    operating_points,
+    service_tail,
+    waiting,
+)
 from clover.core.configuration import FleetCounts, InstanceKind
 
-Floats = NDArray[np.float64]
-
-_GPU_NODES = 24
-_WAIT_NODES = 24
-
-
-def _normal_quantiles(nodes: int) -> Floats:
-    normal = NormalDist()
-    return np.array([normal.inv_cdf((i + 0.5) / nodes) for i in range(nodes)])
-
-
-def _exponential_quantiles(nodes: int) -> Floats:
-    return -np.log1p(-(np.arange(nodes) + 0.5) / nodes)
-
-
-_GPU_Z = _normal_quantiles(_GPU_NODES)
-_WAIT_E = _exponential_quantiles(_WAIT_NODES)
+#: Values of rho at which a search knows the tails of the service times; linear between them.
+_RHO_GRID = 257
+#: Rows of a search that are worked on at once, so that the intermediate arrays stay in the cache.
+_ROWS = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +78,8 @@ class Evaluation:
 
 def idle_power_w(model: ServiceModel, fleet: FleetCounts) -> float:
     """Return the power of the fleet without any request, in W."""
-    return fleet.active * model.table.idle_power_w + fleet.parked * model.table.parked_power_w
+    table = model.table
+    return fleet.active * table.idle_power_w + fleet.parked * table.parked_power_w + fleet.off * table.off_power_w
 
 
 def evaluate(model: ServiceModel, fleet: FleetCounts, rate_rps: float, sla_ms: float) -> Evaluation:
@@ -98,180 +92,149 @@ def evaluate(model: ServiceModel, fleet: FleetCounts, rate_rps: float, sla_ms: f
         sla_ms: Latency beyond which a request is late.
 
     Raises:
-        ValueError: The rate is not above 0, there is no instance, or a variant does not fit on its profile.
+        ValueError: The rate or the SLA is not above 0, there is no instance, or a variant is unknown or does not fit on
+            its profile.
     """
-    _check(model, fleet, rate_rps)
-    kinds = [kind for kind, _ in fleet.kinds]
-    counts = np.array([n for _, n in fleet.kinds], dtype=np.float64)
-    operating = _operating_point(model, kinds, counts, rate_rps)
-    shares = operating.rates / operating.rates.sum()
-    accuracy = float(
-        sum(s * model.application.variant(k.variant).accuracy_pct for s, k in zip(shares, kinds, strict=True))
-    )
-    dynamic = float(sum(s * model.dynamic_j(k.variant, operating.rho) for s, k in zip(shares, kinds, strict=True)))
-    late, p95 = 1.0, math.inf
-    if not operating.overloaded:
-        latency = _Latency(
-            model, kinds, shares, operating.rho, _waiting(model, kinds, counts, shares, operating, rate_rps)
-        )
-        late, p95 = latency.tail(sla_ms), latency.quantile(0.95)
-    return Evaluation(
-        rate_rps=rate_rps,
-        served_rate_rps=float(operating.rates.sum()),
-        utilisation=operating.rho,
-        p95_ms=p95,
-        late_fraction=late,
-        accuracy_pct=accuracy,
-        dynamic_j=dynamic,
-        idle_power_w=idle_power_w(model, fleet),
-        shares=dict(zip(kinds, (float(s) for s in shares), strict=True)),
-    )
-
-
-def _check(model: ServiceModel, fleet: FleetCounts, rate_rps: float) -> None:
-    if not (math.isfinite(rate_rps) and rate_rps > 0):
-        raise ValueError(f"rate_rps = {rate_rps}: expected a finite number above 0")
+    _check_positive("rate_rps", rate_rps)
+    _check_positive("sla_ms", sla_ms)
     if fleet.instances == 0:
         raise ValueError("fleet has no instance: expected at least one")
-    for kind, _ in fleet.kinds:
-        if not model.fits(kind.variant, kind.profile):
-            raise ValueError(f"variant {kind.variant} does not fit on {kind.profile} of {model.table.gpu_model}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Operating:
-    """Served rate per kind (requests/s) at the fixed point of contention."""
-
-    rates: Floats
-    rho: float
-    overloaded: bool
-
-
-def _operating_point(model: ServiceModel, kinds: list[InstanceKind], counts: Floats, rate_rps: float) -> _Operating:
-    full = _mean_s(model, kinds, 1.0)
-    if float((counts / full).sum()) <= rate_rps:
-        return _Operating(rates=counts / full, rho=1.0, overloaded=True)
-    # rho -> busy fraction at contention rho rises with rho and stays below 1 here: bisection on the difference.
-    low, high = 0.0, 1.0
-    for _ in range(50):
-        rho = (low + high) / 2.0
-        service = _mean_s(model, kinds, rho)
-        rates = _rates_longest_idle(service, counts, rate_rps)
-        if float((rates * service).sum() / counts.sum()) > rho:
-            low = rho
-        else:
-            high = rho
-    rho = (low + high) / 2.0
-    return _Operating(
-        rates=_rates_longest_idle(_mean_s(model, kinds, rho), counts, rate_rps), rho=rho, overloaded=False
+    arrays = KindArrays.of(model, [kind for kind, _ in fleet.kinds])
+    counts = np.array([[n for _, n in fleet.kinds]], dtype=np.float64)
+    if counts.min() < 0:
+        raise ValueError(f"fleet has {int(counts.min())} instances of a kind: expected 0 or more")
+    points = operating_points(arrays, counts, np.array([rate_rps]))
+    waits = waiting(arrays, points)
+    return Evaluation(
+        rate_rps=rate_rps,
+        served_rate_rps=float(points.served_rps[0]) if points.overloaded[0] else rate_rps,
+        utilisation=float(points.rho[0]),
+        p95_ms=float(latency_quantile(arrays, points, waits, 0.95)[0]) * 1e3,
+        late_fraction=float(latency_tail(arrays, points, waits, np.array([sla_ms / 1e3]))[0]),
+        accuracy_pct=float(mean_accuracy_pct(arrays, points)[0]),
+        dynamic_j=float(mean_dynamic_j(arrays, points)[0]),
+        idle_power_w=idle_power_w(model, fleet),
+        shares=dict(zip(arrays.kinds, points.shares[0].tolist(), strict=True)),
     )
 
 
-def _mean_s(model: ServiceModel, kinds: list[InstanceKind], rho: float) -> Floats:
-    return np.array([model.mean_ms(kind.variant, kind.profile, rho) / 1e3 for kind in kinds])
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Evaluations:
+    """What the model says of C fleets; the words are those of `Evaluation`, every array has shape (C,).
+
+    Attributes:
+        points: Rates by kind and contention.
+        late_fraction: P(latency > SLA), interpolated in rho; 1 if overloaded.
+        accuracy_pct, dynamic_j, served_rate_rps: Per fleet.
+    """
+
+    points: OperatingPoints
+    late_fraction: Floats
+    accuracy_pct: Floats
+    dynamic_j: Floats
+    served_rate_rps: Floats
+
+    @property
+    def stable(self) -> Booleans:
+        """Whether each fleet can carry its load."""
+        return ~self.points.overloaded
+
+    def energy_j_per_request(self, idle_power_w: Floats | float) -> Floats:
+        """Return the energy of each whole fleet per served request, given what it draws when idle."""
+        return self.dynamic_j + idle_power_w / self.served_rate_rps
 
 
-def _rates_longest_idle(service_s: Floats, counts: Floats, rate_rps: float) -> Floats:
-    if float((counts / service_s).sum()) <= rate_rps:
-        return counts / service_s
-    low, high = 0.0, float(counts.sum()) / rate_rps
-    for _ in range(60):
-        idle = (low + high) / 2.0
-        if float((counts / (service_s + idle)).sum()) > rate_rps:
-            low = idle
-        else:
-            high = idle
-    return counts / (service_s + (low + high) / 2.0)
+class FleetSearch:
+    """Evaluates many fleets of the same kinds against one SLA, a few microseconds each.
+
+    The tails of the service times are computed once on a grid of rho, so P(latency > SLA) differs from `evaluate` by
+    interpolation only: below 1e-5 with the shipped tables (held by tests/unit/test_closed_form.py).
+
+    Args:
+        model: Application and table.
+        kinds: Columns of the counts.
+        sla_ms: Latency beyond which a request is late.
+    """
+
+    def __init__(self, model: ServiceModel, kinds: Sequence[InstanceKind], sla_ms: float) -> None:
+        _check_positive("sla_ms", sla_ms)
+        self._arrays = KindArrays.of(model, kinds)
+        self._sla_s = sla_ms / 1e3
+        times = self._sla_s * (1.0 - np.arange(WAIT_STEPS + 1) / WAIT_STEPS)
+        grid = np.linspace(0.0, 1.0, _RHO_GRID)
+        self._tails = np.stack(
+            [
+                service_tail(self._arrays, np.full(_RHO_GRID, k), grid, np.tile(times, (_RHO_GRID, 1)))
+                for k in range(len(kinds))
+            ]
+        )
+
+    @property
+    def kinds(self) -> tuple[InstanceKind, ...]:
+        """Columns of the counts."""
+        return self._arrays.kinds
+
+    @property
+    def arrays(self) -> KindArrays:
+        """What the table says of the kinds."""
+        return self._arrays
+
+    def operating(self, counts: Floats, rate_rps: Floats | float) -> OperatingPoints:
+        """Solve shares and contention of fleets given as counts of shape (C, K).
+
+        Raises:
+            ValueError: A shape is wrong, a row has no instance or a negative number, or a rate is not above 0.
+        """
+        fleets = np.asarray(counts, dtype=np.float64)
+        if fleets.ndim != 2 or fleets.shape[1] != len(self.kinds):
+            raise ValueError(f"counts of shape {fleets.shape}: expected (fleets, {len(self.kinds)})")
+        if len(fleets) and (fleets.min() < 0 or fleets.sum(axis=1).min() < 1):
+            raise ValueError("counts: expected no negative number and at least one instance in every row")
+        rates = np.broadcast_to(np.asarray(rate_rps, dtype=np.float64), (len(fleets),))
+        if len(rates) and not (np.isfinite(rates).all() and rates.min() > 0):
+            raise ValueError(f"rate_rps = {rates.min()}: expected finite numbers above 0")
+        return operating_points(self._arrays, fleets, rates)
+
+    def late_fraction(self, points: OperatingPoints) -> Floats:
+        """Return P(latency > SLA) of shape (C,); 1 if overloaded."""
+        parts = range(0, len(points.rho), _ROWS)
+        return np.concatenate([np.empty(0), *(self._late(_rows(points, slice(i, i + _ROWS))) for i in parts)])
+
+    def evaluate(self, counts: Floats, rate_rps: Floats | float) -> Evaluations:
+        """Evaluate fleets given as counts of shape (C, K); errors as `operating`."""
+        points = self.operating(counts, rate_rps)
+        return Evaluations(
+            points=points,
+            late_fraction=self.late_fraction(points),
+            accuracy_pct=mean_accuracy_pct(self._arrays, points),
+            dynamic_j=mean_dynamic_j(self._arrays, points),
+            served_rate_rps=np.where(points.overloaded, points.served_rps, points.rate_rps),
+        )
+
+    def _late(self, points: OperatingPoints) -> Floats:
+        place = points.rho * (_RHO_GRID - 1)
+        below = np.minimum(place.astype(np.intp), _RHO_GRID - 2)
+        fraction = (place - below)[:, None]
+        mixed = np.zeros((len(place), WAIT_STEPS + 1))
+        shares = points.shares
+        for k in range(len(self.kinds)):
+            (rows,) = np.nonzero(points.counts[:, k])
+            first, second = self._tails[k, below[rows]], self._tails[k, below[rows] + 1]
+            mixed[rows] += shares[rows, k, None] * (first + fraction[rows] * (second - first))
+        sla = np.full(len(place), self._sla_s)
+        return mix_waiting(mixed, points, waiting(self._arrays, points), sla)
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiting:
-    probability: float
-    mean_ms: float
+def _rows(points: OperatingPoints, part: slice) -> OperatingPoints:
+    return OperatingPoints(
+        counts=points.counts[part],
+        rate_rps=points.rate_rps[part],
+        rho=points.rho[part],
+        rates=points.rates[part],
+        overloaded=points.overloaded[part],
+    )
 
 
-def _waiting(
-    model: ServiceModel,
-    kinds: list[InstanceKind],
-    counts: Floats,
-    shares: Floats,
-    operating: _Operating,
-    rate_rps: float,
-) -> _Waiting:
-    service = _mean_s(model, kinds, operating.rho)
-    servers = int(counts.sum())
-    pooled_rate = float((counts / service).sum())
-    probability = _erlang_c(servers, servers * rate_rps / pooled_rate)
-    mean = float((shares * service).sum())
-    second = float(sum(s * _second_moment_s2(model, k, operating.rho) for s, k in zip(shares, kinds, strict=True)))
-    cv2 = max(0.0, second / mean**2 - 1.0)
-    return _Waiting(probability, (1.0 + cv2) / 2.0 / (pooled_rate - rate_rps) * 1e3)
-
-
-def _second_moment_s2(model: ServiceModel, kind: InstanceKind, rho: float) -> float:
-    host = model.host_ms(kind.variant, rho) / 1e3
-    gpu = model.gpu_ms(kind.variant, kind.profile) / 1e3
-    host_variance = host**2 * math.expm1(model.table.host_lognormal_sigma**2)
-    gpu_variance = gpu**2 * math.expm1(model.table.gpu_lognormal_sigma**2)
-    return (host + gpu) ** 2 + host_variance + gpu_variance
-
-
-def _erlang_c(servers: int, offered: float) -> float:
-    """Return the probability that an arrival has to wait (Erlang 1917), by the stable recursion of Erlang B."""
-    blocking = 1.0
-    for n in range(1, servers + 1):
-        blocking = offered * blocking / (n + offered * blocking)
-    busy = offered / servers
-    return blocking / (1.0 - busy * (1.0 - blocking))
-
-
-class _Latency:
-    """Distribution of due time to receipt, mixed over the kinds."""
-
-    def __init__(
-        self, model: ServiceModel, kinds: list[InstanceKind], shares: Floats, rho: float, waiting: _Waiting
-    ) -> None:
-        table = model.table
-        self._shares = shares
-        self._wait_probability = waiting.probability
-        self._host_sigma = max(table.host_lognormal_sigma, 1e-9)
-        host = np.array([max(model.host_ms(k.variant, rho), 1e-9) for k in kinds])
-        gpu = np.array([model.gpu_ms(k.variant, k.profile) for k in kinds])
-        # A log-normal with mean 1 has mu = -sigma^2 / 2.
-        self._host_mu = np.log(host) - self._host_sigma**2 / 2.0
-        self._gpu = gpu[:, None] * np.exp(table.gpu_lognormal_sigma * _GPU_Z - table.gpu_lognormal_sigma**2 / 2.0)
-        self._wait = _WAIT_E * waiting.mean_ms
-        self._upper = 20.0 * float((host + gpu).max()) + 20.0 * waiting.mean_ms
-
-    def tail(self, t_ms: float) -> float:
-        """Return P(latency > t)."""
-        at_once = self._service_tail(t_ms - self._gpu).mean(axis=-1)
-        after_wait = self._service_tail(t_ms - self._gpu[:, :, None] - self._wait).mean(axis=(-2, -1))
-        per_kind = (1.0 - self._wait_probability) * at_once + self._wait_probability * after_wait
-        return float((self._shares * per_kind).sum())
-
-    def quantile(self, q: float) -> float:
-        """Return the latency that a fraction q of requests stays within, in ms."""
-        low, high = 0.0, self._upper
-        for _ in range(40):
-            middle = (low + high) / 2.0
-            if self.tail(middle) > 1.0 - q:
-                low = middle
-            else:
-                high = middle
-        return (low + high) / 2.0
-
-    def _service_tail(self, left_ms: Floats) -> Floats:
-        """Return P(host part > what is left of t), per kind (first axis) and node."""
-        mu = self._host_mu.reshape((-1,) + (1,) * (left_ms.ndim - 1))
-        z = (np.log(np.maximum(left_ms, 1e-12)) - mu) / self._host_sigma
-        return np.where(left_ms <= 0.0, 1.0, _normal_tail(z))
-
-
-def _normal_tail(z: Floats) -> Floats:
-    """Return P(N(0,1) > z) by Abramowitz and Stegun 26.2.17, absolute error below 7.5e-8."""
-    x = np.abs(z)
-    t = 1.0 / (1.0 + 0.2316419 * x)
-    series = t * (0.319381530 + t * (-0.356563782 + t * (1.781477937 + t * (-1.821255978 + t * 1.330274429))))
-    upper = np.exp(-0.5 * x * x) / math.sqrt(2.0 * math.pi) * series
-    return np.where(z >= 0.0, upper, 1.0 - upper)
+def _check_positive(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} = {value}: expected a finite number above 0")

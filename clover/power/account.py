@@ -39,8 +39,17 @@ class GpuAccount:
         self._cut(now_s)
         self._state, self._occupied = state, occupied_slices
 
-    def add_request(self, variant: str, energy_j: float) -> None:
-        """Book the dynamic energy of one request."""
+    def measure(self, counter_mj: int, *, now_s: float) -> None:
+        """Take in a reading of the GPU's energy counter, mJ; this account goes by power and time alone."""
+
+    def add_request(self, variant: str, energy_j: float, *, beside: bool = False) -> None:  # noqa: ARG002 - see there
+        """Book the dynamic energy of one request.
+
+        Args:
+            variant: Who served it.
+            energy_j: Its energy.
+            beside: Whether it was spent beside the GPU (on the CPU); tells only where the GPU has a counter.
+        """
         self._requests_j[variant] = self._requests_j.get(variant, 0.0) + energy_j
 
     def read(self, now_s: float) -> EnergyCounters:

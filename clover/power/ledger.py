@@ -85,7 +85,7 @@ class Ledger:
             self.host_g += footprint_g(used, effective, 1.0)
         self.counters_at_ms[boot] = telemetry.at_ms
         self.at_ms = max(self.at_ms, telemetry.at_ms)
-        self.sources.add(telemetry.energy_source)
+        self.sources.update(filter(None, telemetry.energy_source.split("+")))
 
     def reading(self) -> LedgerReading:
         """Return the totals."""

@@ -39,16 +39,17 @@ class Start(Frame, frozen=True, kw_only=True, tag="start"):
     Attributes:
         recipe: The variant.
         fraction: Share of one core that inference may use on average, above 0 and at most 1.
-        memory_mib: Memory of the instance, MiB; 0 if it is not limited.
-        cuda: Whether a CUDA device of that memory must be there; else the model runs on the processor, and the memory
-            is a limit that the kernel enforces (Linux).
+        device: UUID of the MIG device to compute on; empty: on the CPU.
+        memory_mib, multiprocessors: What that device must have; on the CPU the memory is a limit that the kernel
+            enforces (Linux). 0 if it is not known.
         input_roots: Folders and URL prefixes below which inputs may be fetched that a request only refers to.
     """
 
     recipe: Recipe
     fraction: float
+    device: str = ""
     memory_mib: int = 0
-    cuda: bool = False
+    multiprocessors: int = 0
     input_roots: tuple[str, ...] = ()
 
 
@@ -66,6 +67,7 @@ class Ready(Frame, frozen=True, kw_only=True, tag="ready"):
     Attributes:
         load_s: Seconds from the start frame to a loaded model, the import of torch included.
         warm_up_s: Seconds of the first inferences.
+        fallback: Why it computes on the CPU although a MIG device was meant; empty otherwise.
         device: What it runs on, such as `cpu` or `NVIDIA A100-SXM4-40GB MIG 3g.20gb`.
         memory_mib: Memory that the worker takes with its model loaded, MiB; 0 if unknown.
         versions: Libraries that do the work, by name.
@@ -73,6 +75,7 @@ class Ready(Frame, frozen=True, kw_only=True, tag="ready"):
 
     load_s: float
     warm_up_s: float
+    fallback: str = ""
     device: str = ""
     memory_mib: float = 0.0
     versions: dict[str, str] = {}

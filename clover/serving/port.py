@@ -66,7 +66,7 @@ class InstanceSpec:
         device: UUID of the MIG device; empty on the CPU.
         name: What people call it, such as `n1/gpu0/3g@4`; appears in messages and in the process list.
         gpu: Index of its GPU on the node.
-        memory_mib: Memory of the GPU instance, MiB; 0 if it is not known.
+        memory_mib, multiprocessors: What the GPU instance has, by its profile; 0 if it is not known.
     """
 
     application: str
@@ -78,6 +78,7 @@ class InstanceSpec:
     name: str
     gpu: int = 0
     memory_mib: int = 0
+    multiprocessors: int = 0
 
     def __post_init__(self) -> None:
         """Refuse a share of the GPU that is not within (0, 1]."""
@@ -101,6 +102,7 @@ class Served:
         energy_j: Dynamic energy; its source is the servicer's `energy_source`.
         busy_s: Seconds of computing, of the host and the instance together.
         instance_ms: Part of `service_ms` on the instance; the rest is the host's. 0 if it was not measured.
+        energy_source: Source of `energy_j`; empty: the servicer's.
     """
 
     content_type: str
@@ -109,6 +111,7 @@ class Served:
     energy_j: float
     busy_s: float
     instance_ms: float = 0.0
+    energy_source: str = ""
 
 
 class Worker(Protocol):
@@ -122,6 +125,16 @@ class Worker(Protocol):
     @property
     def last_lines(self) -> tuple[str, ...]:
         """What it last wrote to stderr, oldest line first; empty if there is no process of its own."""
+        ...
+
+    @property
+    def energy_source(self) -> str:
+        """Source of the energy of its answers."""
+        ...
+
+    @property
+    def fallback(self) -> str:
+        """Why it computes on the CPU although a MIG device was meant; empty otherwise."""
         ...
 
     async def serve(self, request: ServableRequest) -> Served:
@@ -150,7 +163,7 @@ class Servicer(Protocol):
 
     @property
     def energy_source(self) -> str:
-        """Source of `Served.energy_j`: `nvml`, `rapl`, `estimate:tdp` or `simulated`."""
+        """Source of `Served.energy_j`: `estimate:table`, `estimate:tdp` or `simulated`."""
         ...
 
     async def start(self, spec: InstanceSpec) -> Worker:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Final
 from clover.serving.framing import Start
 from clover.serving.port import InstanceSpec, ServingError
 from clover.serving.recipe import Recipe
-from clover.serving.worker import ProcessWorker, WorkerSettings
+from clover.serving.worker import TABLE_SOURCE, TDP_SOURCE, ProcessWorker, WorkerSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 #: The program of a worker; the name of the instance is appended for the process list.
 TORCH_WORKER: Final = (sys.executable, "-X", "faulthandler", "-m", "clover.serving.torch_worker")
@@ -32,9 +32,11 @@ class ProcessServicer:
         command: Program of the worker and its arguments.
         settings: Time limits and the power of a core.
         recipes: How to load each variant, by its name; without them the program must know by itself.
-        cuda: Whether instances are CUDA devices (by the UUID in their spec) and not slices of a core.
         log_folder: Where what workers write to stderr is kept, a file each; None keeps only the last lines.
         input_roots: Folders and URL prefixes below which requests may name an input instead of carrying it.
+        table_j: Dynamic energy of a request by variant, J, by the performance table. If given, instances are MIG
+            devices: workers compute there, and where they cannot they say so (`Worker.fallback`) and use the CPU. A
+            GPU's energy cannot be read per instance, so this estimate is what a request is said to have taken.
     """
 
     def __init__(
@@ -43,30 +45,34 @@ class ProcessServicer:
         command: Sequence[str] = TORCH_WORKER,
         settings: WorkerSettings | None = None,
         recipes: Mapping[str, Recipe] | None = None,
-        cuda: bool = False,
         log_folder: Path | None = None,
         input_roots: Sequence[str] = (),
+        table_j: Callable[[str], float] | None = None,
     ) -> None:
         self._command = tuple(command)
         self._settings = settings or WorkerSettings()
         self._recipes = recipes
-        self._cuda = cuda
         self._log_folder = log_folder
         self._input_roots = tuple(input_roots)
+        self._table_j = table_j
         self._workers: set[ProcessWorker] = set()
         self._closed = False
 
     @property
     def energy_source(self) -> str:
-        """Always `estimate:tdp`."""
-        return "estimate:tdp"
+        """Sources of the living workers' figures, joined by "+"; `estimate:tdp` for all that compute on the CPU."""
+        if self._table_j is None:
+            return TDP_SOURCE
+        sources = {worker.energy_source for worker in self._workers if not worker.ended}
+        return "+".join(sorted(sources)) or TABLE_SOURCE
 
     async def start(self, spec: InstanceSpec) -> ProcessWorker:
         """Start a process and wait until it is warm (`clover.serving.port.Servicer`); many may at once."""
         if self._closed:
             raise ServingError(f"{spec.name} cannot start: the node is closing")
         recipe = self._recipe(spec)
-        worker = ProcessWorker(spec, await self._spawn(spec), self._settings, log=self._log(spec))
+        process = await self._spawn(spec)
+        worker = ProcessWorker(spec, process, self._settings, self._table_j, log=self._log(spec))
         self._forget_ended()
         self._workers.add(worker)
         if self._closed:
@@ -74,10 +80,10 @@ class ProcessServicer:
         await worker.get_ready(
             Start(
                 recipe=recipe,
-                # A device is as small as it is; only a core must be held back.
-                fraction=1.0 if self._cuda else spec.fraction,
+                fraction=spec.fraction,
+                device=spec.device if self._table_j is not None else "",
                 memory_mib=spec.memory_mib,
-                cuda=self._cuda,
+                multiprocessors=spec.multiprocessors,
                 input_roots=self._input_roots,
             )
         )
@@ -131,7 +137,7 @@ class ProcessServicer:
             "OMP_NUM_THREADS": "1",
             # Threads that wait actively would take the core from the other instances.
             "OMP_WAIT_POLICY": "PASSIVE",
-            "CUDA_VISIBLE_DEVICES": spec.device if self._cuda else "",
+            "CUDA_VISIBLE_DEVICES": spec.device if self._table_j is not None else "",
         }
         if _ROOT.name not in {"site-packages", "dist-packages"}:
             # A checkout that is not installed is on sys.path of this process, which a child does not inherit.

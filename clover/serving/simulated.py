@@ -53,6 +53,8 @@ class SimulatedWorker:
 
     pid: int | None = None
     last_lines: tuple[str, ...] = ()
+    fallback = ""
+    energy_source = "simulated"
 
     def __init__(
         self,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from clover.parent import end_with_parent
 from clover.serving.availability import MODELS_HINT, library_versions
+from clover.serving.device import Place, choose_place
 from clover.serving.duty import DutyCycle
 from clover.serving.family import load_model
 from clover.serving.framing import (
@@ -47,20 +48,22 @@ def main() -> int:
     if not isinstance(start, Start):
         return 0 if start is None else 1
     try:
-        model, ready = _get_ready(start)
+        model, place, ready = _get_ready(start)
     except ServingError as exc:
         _send(output, Failed(reason=str(exc), hint=exc.hint))
         return 1
     _send(output, ready)
-    _Server(model, start, output).run(sys.stdin.buffer)
+    # A MIG device is a slice already; only a core has to be made look like one.
+    duty = DutyCycle(start.fraction if place.device == "cpu" else 1.0)
+    _Server(model, duty, start, output).run(sys.stdin.buffer)
     return 0
 
 
-def _get_ready(start: Start) -> tuple[Model, Ready]:
+def _get_ready(start: Start) -> tuple[Model, Place, Ready]:
     """Load and warm up; `ServingError` says what is missing or too large."""
     began = time.monotonic()
     try:
-        device = _prepare_torch(start)
+        place = _prepare_torch(start)
         model = load_model(start.recipe)
         loaded = time.monotonic()
         model.warm_up()
@@ -72,17 +75,19 @@ def _get_ready(start: Start) -> tuple[Model, Ready]:
         raise ServingError(
             f"{start.recipe.variant} does not fit into the {start.memory_mib} MiB of its instance: out of memory"
         ) from exc
-    return model, Ready(
+    ready = Ready(
         load_s=loaded - began,
         warm_up_s=time.monotonic() - loaded,
-        device=device,
+        device=place.name,
         memory_mib=resident_mib(),
         versions=library_versions(),
+        fallback=place.fallback,
     )
+    return model, place, ready
 
 
-def _prepare_torch(start: Start) -> str:
-    """Import torch, set it up for one instance, and return the name of the device; check that it is the right one."""
+def _prepare_torch(start: Start) -> Place:
+    """Import torch, set it up for one instance, and return where it computes, checked to be the right place."""
     # Late, so that its absence can be told.
     import torch  # noqa: PLC0415, TID251 - this is the worker process
 
@@ -90,20 +95,18 @@ def _prepare_torch(start: Start) -> str:
     torch.set_num_threads(1)
     # Subnormal floats are computed some hundred times slower.
     torch.set_flush_denormal(True)
-    if start.cuda:
-        from clover.serving.families.devices import checked_cuda_device  # noqa: PLC0415 - imports torch
-
-        return checked_cuda_device(start.memory_mib)
-    limit_memory(start.memory_mib)
-    return "cpu"
+    place = choose_place(start, torch.cuda, build=str(torch.__version__))
+    if place.device == "cpu":
+        limit_memory(start.memory_mib)
+    return place
 
 
 class _Server:
     """Answers jobs, one at a time."""
 
-    def __init__(self, model: Model, start: Start, output: BinaryIO) -> None:
+    def __init__(self, model: Model, duty: DutyCycle, start: Start, output: BinaryIO) -> None:
         self._model = model
-        self._duty = DutyCycle(start.fraction)
+        self._duty = duty
         self._fetcher = Fetcher(start.input_roots)
         self._memory_mib = start.memory_mib
         self._output = output

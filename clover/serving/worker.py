@@ -27,11 +27,16 @@ from clover.serving.last_words import LastWords, describe_ending
 from clover.serving.port import InvalidInputError, OutOfMemoryError, Served, ServingError, WorkerDiedError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from clover.serving.port import InstanceSpec, ServableRequest
 
 _log = logging.getLogger(__name__)
+
+#: Sources of energy figures: processor seconds x watts per core, and the performance table.
+TDP_SOURCE: Final = "estimate:tdp"
+TABLE_SOURCE: Final = "estimate:table"
 
 #: How long a process may take to vanish after SIGKILL, or its stderr to end after its death, s.
 _REAP_S: Final = 5.0
@@ -66,6 +71,7 @@ class ProcessWorker:
         spec: InstanceSpec,
         process: asyncio.subprocess.Process,
         settings: WorkerSettings,
+        table_j: Callable[[str], float] | None = None,
         *,
         log: Path | None = None,
     ) -> None:
@@ -73,6 +79,7 @@ class ProcessWorker:
         self.spec = spec
         self._process = process
         self._settings = settings
+        self._table_j = table_j
         self._stdin, self._stdout, self._stderr = _pipes(process)
         self._turn = asyncio.Lock()
         self._number = 0
@@ -91,6 +98,16 @@ class ProcessWorker:
     def pid(self) -> int | None:
         """Process id."""
         return self._process.pid
+
+    @property
+    def fallback(self) -> str:
+        """Why it computes on the CPU although a MIG device was meant; empty otherwise."""
+        return self._timings.fallback
+
+    @property
+    def energy_source(self) -> str:
+        """Source of its energy figures."""
+        return TDP_SOURCE if self._table_j is None or self.fallback else TABLE_SOURCE
 
     @property
     def ended(self) -> bool:
@@ -159,10 +176,16 @@ class ProcessWorker:
             content_type=answer.content_type,
             payload=answer.payload,
             service_ms=service_ms,
-            energy_j=answer.cpu_s * self._settings.power_w_per_core,
+            energy_j=self._energy_j(answer.cpu_s),
             busy_s=answer.cpu_s,
             instance_ms=min(answer.instance_s * 1e3, service_ms),
+            energy_source=self.energy_source,
         )
+
+    def _energy_j(self, cpu_s: float) -> float:
+        if self._table_j is None or self.fallback:
+            return cpu_s * self._settings.power_w_per_core
+        return self._table_j(self.spec.variant)
 
     async def wait_died(self) -> str:
         """Wait until the process has ended and return why."""

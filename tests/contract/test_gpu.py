@@ -1,4 +1,4 @@
-"""What every GPU must do, simulated or behind NVIDIA's binding: the same suite over both."""
+"""What every GPU must do, simulated or behind NVIDIA's binding, and through a helper: the same suite over all."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from helper_support import helped_board
 from mig_boards import OFF, ON, OpenBoard, fake_board, run, simulated_board
 from nvml_fake import FakeNvml
 
@@ -31,13 +32,17 @@ A100 = gpu_model("a100-40gb")
 MIG_UUID = re.compile(r"MIG-[0-9a-f]{8}-[0-9a-f]{4}-5[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 
-@pytest.fixture(params=["simulated", "nvml"])
+@pytest.fixture(params=["simulated", "nvml", "simulated-helper", "nvml-helper"])
 def board(request: pytest.FixtureRequest, tmp_path: Path) -> OpenBoard:
-    """Opens a GPU of either kind."""
-    if request.param == "simulated":
-        return simulated_board
-    libraries: Callable[[int], Path] = request.getfixturevalue("nvml_libraries")
-    return fake_board(lambda seed, fresh: FakeNvml(libraries(0), tmp_path / "nvml-state", seed=seed, fresh_uuids=fresh))
+    """Opens a GPU of each kind."""
+    kind, _, helper = request.param.partition("-")
+    opened: OpenBoard = simulated_board
+    if kind == "nvml":
+        libraries: Callable[[int], Path] = request.getfixturevalue("nvml_libraries")
+        opened = fake_board(
+            lambda seed, fresh: FakeNvml(libraries(0), tmp_path / "nvml-state", seed=seed, fresh_uuids=fresh)
+        )
+    return helped_board(opened, tmp_path / "helper.sock") if helper else opened
 
 
 async def add(gpu: Gpu, size: str, start: int) -> GpuInstance:

@@ -32,7 +32,7 @@ from support import (
 from clover.bus import codec
 from clover.bus.embedded import EmbeddedServer
 from clover.bus.keys import GROUP, Keys
-from clover.bus.port import Admission, Feed
+from clover.bus.port import Admission, Feed, Swept
 from clover.bus.redis import RedisBus, RedisLink, connect
 from clover.core.outcome import Outcome
 from clover.errors import BusError, BusUnavailableError, ConfigurationError
@@ -254,6 +254,54 @@ def test_trimmed_entries_are_reported_as_vanished(valkey: EmbeddedServer) -> Non
             claimed = await w.bus.claim("c2", min_idle_s=0, count=10)
             assert claimed.vanished_ids == [taken[0].entry_id]
             assert [delivery.request.id for delivery in claimed.deliveries] == ["r1"]
+
+    run(test())
+
+
+def test_what_was_trimmed_is_answered_with_the_cause(valkey: EmbeddedServer) -> None:
+    async def test() -> None:
+        async with world(valkey.url) as w:
+            await w.bus.admit([a_request(f"r{i}") for i in range(4)], bound=10)
+            held, orphan = await w.bus.pull("c1", count=2, block_s=1)
+            assert await w.bus.sweep(grace_s=0) == Swept(expired=[], vanished=[])
+            await w.raw("XTRIM", w.keys.requests, "MAXLEN", "1")
+            # r2 was never read: nobody holds it. What is in work may still end well, so it is left alone.
+            assert (await w.bus.sweep(grace_s=0)).vanished == ["r2"]
+            assert await w.bus.finish([done(held)]) == [True]
+            assert (await w.bus.claim("c2", min_idle_s=0, count=9)).vanished_ids == [orphan.entry_id]
+            assert (await w.bus.sweep(grace_s=0)).vanished == ["r1"]
+            assert await w.bus.sweep(grace_s=0) == Swept(expired=[], vanished=[])
+            replies, _ = await w.bus.replies("generator", "0", block_s=0)
+            assert [(reply.id, reply.outcome) for reply in replies] == [
+                ("r2", Outcome.FAILED),
+                ("r0", Outcome.OK),
+                ("r1", Outcome.FAILED),
+            ]
+            assert "trimmed" in replies[0].reason
+
+    run(test())
+
+
+def test_who_leaves_with_trimmed_work_leaves_it_to_the_sweeper(valkey: EmbeddedServer) -> None:
+    async def test() -> None:
+        async with world(valkey.url) as w:
+            await w.bus.admit([a_request("r1"), a_request("r2")], bound=10)
+            await w.bus.pull("c1", count=2, block_s=1)
+            await w.raw("XTRIM", w.keys.requests, "MAXLEN", "1")
+            assert await w.bus.leave("c1") == 2
+            assert (await w.bus.sweep(grace_s=0)).vanished == ["r1"]
+            assert [one.request.id for one in (await w.bus.claim("c2", min_idle_s=9, count=9)).deliveries] == ["r2"]
+
+    run(test())
+
+
+def test_a_server_that_lost_its_data_knows_no_ids_and_takes_them_again(valkey: EmbeddedServer) -> None:
+    async def test() -> None:
+        async with world(valkey.url) as w:
+            await w.bus.admit([a_request("r1")], bound=10)
+            await w.raw("FLUSHALL")
+            assert await w.bus.known(["r1"]) == [False]
+            assert await w.bus.admit([a_request("r1")], bound=10) == [Admission.ADMITTED]
 
     run(test())
 

@@ -1,22 +1,36 @@
 -- Acknowledges, deletes and answers; per request the first acknowledgement wins, so that there is one reply.
--- KEYS: dead stream, normal stream, high stream, then reply streams.
+-- KEYS: dead stream, high stream, normal stream, open requests, then reply streams.
 -- ARGV per request: index of its stream in KEYS, entry id, index of its reply stream in KEYS, and the values of
 -- id d p of the reply, and why the request goes to the dead stream (empty: it does not).
 -- Returns per request: 1 if it was answered by this call, else 0.
 
-local results = {}
+local producers = {}
+for i = 5, #KEYS do
+  producers[i] = string.match(KEYS[i], ':rep:(.*)$')
+end
+local results, closed = {}, {}
+local deleted = {[2] = {}, [3] = {}}
 for at = 1, #ARGV, 7 do
-  local stream, entry, reason = KEYS[tonumber(ARGV[at])], ARGV[at + 1], ARGV[at + 6]
-  local raw = reason ~= '' and raw_of(stream, entry)
-  local first = redis.call('XACK', stream, GROUP, entry)
+  local place, entry, reason = tonumber(ARGV[at]), ARGV[at + 1], ARGV[at + 6]
+  local raw = reason ~= '' and raw_of(KEYS[place], entry)
+  local first = redis.call('XACK', KEYS[place], GROUP, entry)
   if first == 1 then
-    redis.call('XDEL', stream, entry)
-    if raw then bury(KEYS[1], stream, entry, reason, raw) end
-    reply(KEYS[tonumber(ARGV[at + 2])], ARGV[at + 3], ARGV[at + 4], ARGV[at + 5])
+    local to = tonumber(ARGV[at + 2])
+    deleted[place][#deleted[place] + 1] = entry
+    closed[#closed + 1] = open_name(place == 2 and 'h' or 'n', entry, producers[to], ARGV[at + 3])
+    if raw then bury(KEYS[1], KEYS[place], entry, reason, raw) end
+    reply(KEYS[to], ARGV[at + 3], ARGV[at + 4], ARGV[at + 5])
   end
   results[#results + 1] = first
 end
-for i = 4, #KEYS do
+-- One deletion for all is half the price of one each; the script is atomic, so nobody sees what lies between.
+for place, entries in pairs(deleted) do
+  if entries[1] then redis.call('XDEL', KEYS[place], unpack(entries)) end
+end
+if closed[1] then
+  redis.call('ZREM', KEYS[4], unpack(closed))
+end
+for i = 5, #KEYS do
   redis.call('PEXPIRE', KEYS[i], REPLY_TTL_MS)
 end
 return results

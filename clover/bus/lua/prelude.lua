@@ -29,3 +29,14 @@ local function reply(stream, id, header, payload)
   redis.call('XADD', stream, 'MAXLEN', '~', REPLY_MAXLEN, '*',
     'v', VERSION, 't', 'reply', 'id', id, 'd', header, 'p', payload)
 end
+
+-- Name of a request among the open ones: stream (h or n), entry id, producer, request id (which may hold blanks).
+local function open_name(kind, entry, producer, request)
+  return kind .. ' ' .. entry .. ' ' .. producer .. ' ' .. request
+end
+
+-- Gives an entry to nobody, idle for so long that every claim takes it; false if the entry is gone.
+local function hand_back(stream, id, times)
+  return redis.call('XCLAIM', stream, GROUP, RELEASED, 0, id, 'IDLE', RELEASED_IDLE_MS,
+    'RETRYCOUNT', math.max(0, times), 'JUSTID')[1]
+end

@@ -49,8 +49,9 @@ class Reply(Message, frozen=True):
         queue_ms: Due time to the start of work.
         service_ms: Start to end of work.
         energy_j: Dynamic energy of this request, provisional: never summed with the ledger.
-        energy_source: `nvml`, `rapl`, `estimate:tdp` or `simulated`.
+        energy_source: `rapl`, `estimate:table`, `estimate:tdp` or `simulated`.
         content_type, payload: The result.
+        traceparent: That of the request, so that who receives it can go on with the trace.
     """
 
     id: str
@@ -67,6 +68,7 @@ class Reply(Message, frozen=True):
     energy_j: float | None = None
     energy_source: str = ""
     content_type: str = "application/octet-stream"
+    traceparent: str = ""
     payload: bytes = b""
 
 

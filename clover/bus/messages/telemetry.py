@@ -26,7 +26,10 @@ class EnergyCounters(Message, frozen=True):
 
 
 class InstanceTelemetry(Message, frozen=True):
-    """One instance: a variant on a GPU instance. `served` and `busy_s` count since its worker started."""
+    """One instance: a variant on a GPU instance. `served` and `busy_s` count since its worker started.
+
+    `fallback` says why its worker computes on the CPU although a MIG device was meant; empty otherwise.
+    """
 
     profile: str
     start: int
@@ -36,6 +39,7 @@ class InstanceTelemetry(Message, frozen=True):
     phase: InstancePhase
     served: int
     busy_s: float
+    fallback: str = ""
 
 
 class GpuTelemetry(Message, frozen=True):
@@ -72,6 +76,9 @@ class NodeTelemetry(Message, frozen=True):
         energy_source: Source of all joules here.
         mig_changes: GPU instances created plus destroyed since boot.
         change_s: Seconds, summed over GPUs, spent changing since boot.
+        suppressed: Requests finished after somebody else had answered them, so that no reply went out twice.
+        claimed: Requests taken over from consumers that went silent or handed them back.
+        handed_back: Requests given up without having been begun.
     """
 
     node: str
@@ -91,3 +98,6 @@ class NodeTelemetry(Message, frozen=True):
     energy_source: str = "simulated"
     mig_changes: int = 0
     change_s: float = 0.0
+    suppressed: int = 0
+    claimed: int = 0
+    handed_back: int = 0

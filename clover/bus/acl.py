@@ -1,0 +1,120 @@
+"""The access rules of a deployment, made from the registry of keys: what each role may do, and nothing else.
+
+    python -m clover.bus.acl --deployment clover --secrets /etc/clover/secrets > users.acl
+
+A user per role (`<deployment>-<role>`), the default user off. Every key kind names the commands that a role may use on
+it; they become one selector per group of commands, so that the right to append to one stream is not the right to
+delete from another. Scripts get no more: the server checks each command inside them against the same rules. Passwords
+are never printed: the file holds their SHA-256 digests, and the secrets stay in one file per role.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import re
+import secrets
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import get_args
+
+from clover.bus.keys import REGISTRY, Role, checked_deployment
+from clover.errors import CloverError, ConfigurationError
+
+ROLES: tuple[Role, ...] = get_args(Role)
+
+#: What every user needs to be connected at all, and to run scripts; these touch no key by themselves.
+_CONNECTION = "+auth +hello +ping +select +role +time +client|setname +client|id +evalsha +eval +info"
+#: What an operator may do to the deployment's keys: all but what endangers the server or other deployments.
+_OPERATOR = "+@all -@admin -@dangerous -script +info +role +acl|whoami +client|list"
+
+
+def acl_rules(deployment: str, digests: Mapping[Role, str]) -> str:
+    """Return the text of an ACL file, one user a line.
+
+    Args:
+        deployment: Whose keys.
+        digests: SHA-256 of each role's password in hexadecimal; a role without one is switched off.
+    """
+    checked_deployment(deployment)
+    lines = ["user default off resetchannels -@all", *(_user(deployment, role, digests.get(role)) for role in ROLES)]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def user_name(deployment: str, role: Role) -> str:
+    """Return the name of a role's user."""
+    return f"{deployment}-{role}"
+
+
+def _user(deployment: str, role: Role, digest: str | None) -> str:
+    login = f"on #{digest}" if digest else "off"
+    head = f"user {user_name(deployment, role)} {login} resetchannels -@all"
+    if role == "operator":
+        return f"{head} ~{{{deployment}}}:* {_OPERATOR}"
+    groups = _groups(deployment, role)
+    keys = " ".join(f"~{pattern}" for pattern in sorted({one for group in groups.values() for one in group}))
+    selectors = " ".join(
+        f"(~{' ~'.join(patterns)} {' '.join(f'+{command}' for command in commands.split())})"
+        for commands, patterns in groups.items()
+    )
+    return f"{head} {keys} {_CONNECTION} {selectors}"
+
+
+def _groups(deployment: str, role: Role) -> dict[str, list[str]]:
+    """Return the key patterns of each group of commands that a role has."""
+    groups: dict[str, list[str]] = {}
+    for spec in REGISTRY:
+        for commands in spec.commands.get(role, ()):
+            groups.setdefault(commands, []).append(_pattern(spec.pattern, deployment))
+    return groups
+
+
+def _pattern(pattern: str, deployment: str) -> str:
+    return re.sub(r"<\w+>", "*", pattern.replace("{d}", f"{{{deployment}}}"))
+
+
+def digests_of(folder: Path) -> dict[Role, str]:
+    """Return the digests of the passwords in `<folder>/<role>`; a missing one is made, readable by its owner alone.
+
+    Raises:
+        ConfigurationError: A file cannot be read or made, or is empty.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return {role: hashlib.sha256(_secret(folder / role).encode()).hexdigest() for role in ROLES}
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"secrets in {folder}: {error}") from error
+
+
+def _secret(path: Path) -> str:
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        secret = path.read_text(encoding="utf-8").strip("\r\n")
+        if not secret:
+            raise ConfigurationError(f"secret {path}: empty, expected a password") from None
+        return secret
+    secret = secrets.token_urlsafe(32)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(f"{secret}\n")
+    return secret
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the ACL file of a deployment."""
+    parser = argparse.ArgumentParser(prog="python -m clover.bus.acl", description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--deployment", default="clover")
+    parser.add_argument("--secrets", type=Path, help="folder of passwords, one file per role; missing ones are made")
+    options = parser.parse_args(arguments)
+    try:
+        sys.stdout.write(acl_rules(options.deployment, digests_of(options.secrets) if options.secrets else {}))
+    except CloverError as error:
+        sys.stderr.write(f"clover: {error}\n")
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

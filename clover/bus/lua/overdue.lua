@@ -1,0 +1,33 @@
+-- Finds open requests that nobody will answer any more: past their deadline, or gone from their stream.
+-- KEYS: open requests, high stream, normal stream. ARGV: grace after the deadline in ms, most of them.
+-- Returns names among the open requests and whether the entry is still there (1 or 0), alternating.
+
+local streams = {h = KEYS[2], n = KEYS[3]}
+local limit = tonumber(ARGV[2])
+local found = {}
+
+local function there(name)
+  local kind, entry = string.match(name, '^(%a) (%S+)')
+  return redis.call('XRANGE', streams[kind], entry, entry)[1] ~= nil, streams[kind], entry
+end
+
+local function note(name, is_there)
+  found[#found + 1] = name
+  found[#found + 1] = is_there and 1 or 0
+end
+
+for _, name in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now_ms() - ARGV[1], 'LIMIT', 0, limit)) do
+  note(name, (there(name)))
+end
+-- More requests are open than there are entries: somebody trimmed a stream. What a consumer still holds it may answer.
+local kept = redis.call('XLEN', KEYS[2]) + redis.call('XLEN', KEYS[3])
+if not found[1] and redis.call('ZCARD', KEYS[1]) > kept then
+  for _, name in ipairs(redis.call('ZRANGE', KEYS[1], 0, VANISHED_SCAN - 1)) do
+    local is_there, stream, entry = there(name)
+    if not is_there and #found < 2 * limit then
+      local held = redis.pcall('XPENDING', stream, GROUP, entry, entry, 1)
+      if held.err or not held[1] then note(name, false) end
+    end
+  end
+end
+return found
