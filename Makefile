@@ -13,7 +13,7 @@ TORCH_INDEX := $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL))
 SOAK_S ?= 1800
 SOAK_SEED ?= 1
 
-.PHONY: up test test-all soak check clean
+.PHONY: up test test-all soak check docs clean
 
 up: $(VENV)/.installed
 	@if echo "$(ARGS)" | grep -q -- "--backend[ =]cpu"; then $(PIP) $(TORCH_INDEX) -e ".[models]"; fi

@@ -34,6 +34,7 @@ from clover.core.identifiers import uuid7
 
 BATCH = 512
 WARM_UP = 500
+RUN_LIMIT_S = 120
 
 # --- the roles
 
@@ -227,8 +228,15 @@ async def result_of(process: asyncio.subprocess.Process) -> dict[str, float]:
 async def one_run(system: str, load: Load, url: str, deployment: str) -> dict[str, float]:
     """Run one system under one load."""
     common = ("--system", system, "--url", url, "--deployment", deployment)
-    async with asyncio.timeout(300), role("worker", load, common) as worker, role("producer", load, common) as producer:
-        produced, worked = await asyncio.gather(result_of(producer), result_of(worker))
+    try:
+        async with (
+            asyncio.timeout(RUN_LIMIT_S),
+            role("worker", load, common) as worker,
+            role("producer", load, common) as producer,
+        ):
+            produced, worked = await asyncio.gather(result_of(producer), result_of(worker))
+    except TimeoutError:
+        raise SystemExit(f"{system} under {load.name} did not end within {RUN_LIMIT_S} s") from None
     per_1000 = 1000.0 / load.requests
     client_s = produced["cpu_s"] + worked["cpu_s"]
     others_s = produced["busy_s"] - client_s - produced["server_cpu_s"]
@@ -277,6 +285,10 @@ async def compare(requests: int, repeat: int, *, durable: bool) -> dict[str, Any
                 for load in loads:
                     for system in systems:
                         deployment = f"bench-{load.name.replace('_', '-')}-{number}"
+                        if system == "faststream":
+                            # It would begin with what comes after its own start, and its producer may be earlier.
+                            requests_key = FastStream.requests_key(deployment)
+                            await link.command("XGROUP", "CREATE", requests_key, "serve", "0", "MKSTREAM")
                         run = await one_run(system, for_system(load, system), server.url, deployment)
                         runs.setdefault((load.name, system), []).append(run)
                         await link.command("FLUSHALL")

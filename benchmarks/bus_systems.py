@@ -194,9 +194,14 @@ class FastStream:
         self._stream_sub = StreamSub
         # Its pool of 100 connections, redis-py's default, refuses a window of 256.
         self._broker = RedisBroker(url, max_connections=1000, logger=None)
-        self._requests, self._replies = f"{{{deployment}}}:fs:req", f"{{{deployment}}}:fs:rep"
+        self._requests, self._replies = self.requests_key(deployment), f"{{{deployment}}}:fs:rep"
         self._received: asyncio.Queue[str] = asyncio.Queue()
         self._started = False
+
+    @staticmethod
+    def requests_key(deployment: str) -> str:
+        """Return the stream of its requests."""
+        return f"{{{deployment}}}:fs:req"
 
     async def send(self, ids: Sequence[str]) -> None:
         """Send requests; a publisher has one call for each."""

@@ -10,11 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli import options
+from cli import carbon_options, options, real_models
 from cli.connection import connected
 from cli.output import print_json, tell
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from prometheus_client.core import Metric
+
+    from clover.agents.node import NodeAgent
     from clover.bus.port import Bus
     from clover.core.clock import Clock
 
@@ -40,6 +45,8 @@ def node(
     profile: options.Profile = None,
     weights: options.Weights = "",
     input_root: options.InputRoots = None,
+    park_w: options.ParkW = None,
+    metrics_port: options.MetricsPort = None,
     seed: options.Seed = 0,
     deployment: options.Deployment = "clover",
     redis: options.Redis = None,
@@ -51,24 +58,28 @@ def node(
     Examples: clover agent node --name n1 --gpus 5; clover agent node --backend nvml --app efficientnet_lite
     """
     from clover.agents.assembly import make_node, run_nvml_node  # noqa: PLC0415 - keeps --help fast
+    from clover.agents.metrics import node_metrics  # noqa: PLC0415
     from clover.agents.node import NodeSettings  # noqa: PLC0415
     from clover.agents.survivors import WorkerRecord  # noqa: PLC0415
 
     here = options.where(deployment, redis, state_dir, wait)
-    fleet = options.fleet(application, backend, board, profile)
+    fleet = options.fleet(application, backend, board, profile, park_w)
     node_name = name or options.host_name()
     count = gpus or options.default_gpus(backend)
     folder = here.state_folder / here.deployment
     record = WorkerRecord(folder, node_name)
     servicer = (
-        options.process_servicer(
+        real_models.process_servicer(
             record, fleet, app=application, weights=weights, log_folder=folder / "logs", input_roots=input_root
         )
         if backend != "sim"
         else None
     )
-    options.tell_weights(weights)
+    real_models.tell_weights(weights)
     settings = NodeSettings(name=node_name, backend=backend)
+
+    def measured(agent: NodeAgent) -> AbstractContextManager[None]:
+        return options.metrics(metrics_port, lambda: node_metrics(agent.telemetry))
 
     def build(bus: Bus, clock: Clock) -> Callable[[asyncio.Event], Awaitable[None]]:
         if backend == "nvml" and (real := servicer) is not None:
@@ -82,6 +93,8 @@ def node(
                 seed=seed,
                 servicer=real,
                 stop=stop,
+                state_folder=here.state_folder / here.deployment,
+                beside=measured,
             )
         agent = make_node(
             settings,
@@ -91,8 +104,14 @@ def node(
             clock=clock,
             seed=seed,
             servicer=servicer,
+            state_folder=here.state_folder / here.deployment,
         )
-        return agent.run
+
+        async def run(stop: asyncio.Event) -> None:
+            with measured(agent):
+                await agent.run(stop)
+
+        return run
 
     record.end_survivors()
     _run(here, f"node:{node_name}", build)
@@ -101,13 +120,21 @@ def node(
 @app.command()
 def carbon(
     *,
+    source: carbon_options.SourceName = "trace",
+    url: carbon_options.Url = None,
+    zone: carbon_options.Zone = None,
+    fallback: carbon_options.Fallback = carbon_options.DEFAULT_FALLBACK,
+    poll: carbon_options.Poll = None,
+    max_age: carbon_options.MaxAge = None,
     trace: options.Trace = "ciso-march",
+    replay: carbon_options.Replay = "step,wrap",
     hour: options.Hour = "1h",  # pyright: ignore[reportArgumentType] - parsed like a flag
     pue: options.Pue = 1.5,
     application: options.App = "albert",
     backend: options.Backend = "sim",
     board: options.Board = "a100-40gb",
     profile: options.Profile = None,
+    metrics_port: options.MetricsPort = None,
     seed: options.Seed = 0,
     deployment: options.Deployment = "clover",
     redis: options.Redis = None,
@@ -116,23 +143,43 @@ def carbon(
 ) -> None:
     """Publish the grid's carbon intensity and keep the ledger of joules and grams.
 
-    Example: clover agent carbon --trace ciso-march --hour 20s
+    Examples: clover agent carbon --trace ciso-march --hour 20s; clover agent carbon --carbon neso --carbon-zone GB-13
     """
     from clover.agents.assembly import make_carbon_monitor  # noqa: PLC0415 - keeps --help fast
     from clover.agents.carbon_monitor import CarbonSettings  # noqa: PLC0415
-    from clover.catalog import load_trace  # noqa: PLC0415
+    from clover.agents.metrics import carbon_metrics  # noqa: PLC0415
 
     here = options.where(deployment, redis, state_dir, wait)
     options.check_goals(0.5, pue)
-    settings = CarbonSettings(
-        trace=load_trace(trace),
+    choice = carbon_options.CarbonChoice(
+        source=source,
+        trace=trace,
         hour_s=hour,
+        replay=replay,
+        url=url,
+        zone=zone,
+        fallback=fallback,
+        poll_s=poll,
+        max_age_s=max_age,
+    )
+    choice.check()
+    settings = CarbonSettings(
         pue=pue,
         idle_power_w=options.fleet(application, backend, board, profile).model.table.idle_power_w,
     )
 
     def build(bus: Bus, clock: Clock) -> Callable[[asyncio.Event], Awaitable[None]]:
-        return make_carbon_monitor(settings, bus=bus, clock=clock, seed=seed).run
+        feed = choice.feed(clock, cache_folder=here.state_folder / here.deployment, seed=seed)
+        monitor = make_carbon_monitor(settings, source=feed, bus=bus, clock=clock, seed=seed)
+
+        async def run(stop: asyncio.Event) -> None:
+            def told() -> list[Metric]:
+                return carbon_metrics(monitor.intensity, monitor.reading, monitor.parts, clock.now_ms())
+
+            with options.metrics(metrics_port, told):
+                await monitor.run(stop)
+
+        return run
 
     _run(here, "carbon", build)
 
@@ -142,8 +189,13 @@ def controller(
     *,
     name: Annotated[str | None, typer.Option("--name", help="Name of the controller (default: host and pid).")] = None,
     expect_nodes: Annotated[int, typer.Option("--expect-nodes", min=1, help="Nodes to wait for at first.")] = 1,
-    scheme: options.Scheme = "clover",
+    scheme: options.Scheme = "exact",
     lambda_: options.Lambda = 0.5,
+    accuracy_floor: options.AccuracyFloor = None,
+    carbon_budget: options.CarbonBudget = None,
+    parking: options.Parking = "parked",
+    park_w: options.ParkW = None,
+    reserve: options.Reserve = 0,
     sla: options.Sla = None,
     rate: options.Rate = None,
     gpus: Annotated[int, typer.Option("--gpus", min=1, help="GPUs of the fleet, for the default rate.")] = 10,
@@ -160,23 +212,30 @@ def controller(
 ) -> None:
     """Decide what every GPU shall be and send it to the nodes.
 
-    Example: clover agent controller --scheme clover --expect-nodes 2 --rate 12.5
+    Example: clover agent controller --scheme exact --expect-nodes 2 --rate 12.5
     """
     from clover.agents.assembly import make_controller  # noqa: PLC0415 - keeps --help fast
     from clover.agents.controller import ControllerSettings  # noqa: PLC0415
-    from clover.agents.decision import Goals  # noqa: PLC0415
     from clover.plan.schemes import make_scheme  # noqa: PLC0415
 
     here = options.where(deployment, redis, state_dir, wait)
-    options.check_goals(lambda_, 1.0)
     make_scheme(scheme, seed=seed)
-    fleet = options.fleet(application, backend, board, profile)
+    fleet = options.fleet(application, backend, board, profile, park_w)
+    goals = options.goals(
+        fleet,
+        lambda_=lambda_,
+        sla=sla,
+        parking=parking,
+        reserve=reserve,
+        accuracy_floor=accuracy_floor,
+        carbon_budget=carbon_budget,
+        gpus=gpus,
+    )
     settings = ControllerSettings(
         name=name or options.unique_name(),
         rate_rps=options.rate_of(rate, gpus, fleet),
         expected_nodes=expect_nodes,
     )
-    goals = Goals(lambda_=lambda_, sla_ms=options.sla_of(sla, fleet))
 
     def build(bus: Bus, clock: Clock) -> Callable[[asyncio.Event], Awaitable[None]]:
         agent = make_controller(
@@ -229,7 +288,7 @@ def generator(
         rate_rps=options.rate_of(rate, gpus, fleet),
         duration_s=duration,
     )
-    asked = options.inputs_of(fleet, inputs)
+    asked = real_models.inputs_of(fleet, inputs)
     made: list[Generator] = []
 
     def build(bus: Bus, clock: Clock) -> Callable[[asyncio.Event], Awaitable[None]]:

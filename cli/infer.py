@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli import options
+from cli import options, real_models
 from cli.connection import connected
 from cli.output import number, print_json, tell
 
@@ -186,8 +186,8 @@ async def _started(asked: Asked) -> AsyncIterator[tuple[Bus, PlanRecord]]:
     fleet = make_fleet(backend="cpu", board="a100-40gb", model=model)
     tell(f"no deployment is running: starting one instance of {model.application.largest.name} for this call")
     tell(f"intensity: the first value of {grid.name}, {grid.values_g_per_kwh[0]:g} gCO2e/kWh")
-    options.tell_weights(asked.weights)
-    servicer = options.process_servicer(None, fleet, app=asked.app, weights=asked.weights)
+    real_models.tell_weights(asked.weights)
+    servicer = real_models.process_servicer(None, fleet, app=asked.app, weights=asked.weights)
     single = SingleInstance(fleet=fleet, trace=grid, servicer=servicer)
     async with single.running() as ready:
         plan = await _in_time(ready, single.bus)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cli import agent, config, doctor, events, infer, mig, profile, server, status, up, validate, watch
+from cli import agent, carbon, config, doctor, events, infer, mig, profile, server, status, up, validate, watch
 from cli.settings import load_settings
 from clover import __version__
 from clover.errors import CloverError
@@ -33,6 +33,7 @@ app.add_typer(config.app, name="config", help="Settings that are made, not chose
 app.command("infer", help=infer.infer.__doc__)(infer.infer)
 app.add_typer(profile.app, name="profile", help="Measure an application, and look at performance tables.")
 app.command("validate", help=validate.validate.__doc__)(validate.validate)
+app.add_typer(carbon.app, name="carbon", help="The grid's carbon intensity by any source; import of other files.")
 app.add_typer(mig.app, name="mig", help="GPUs and their MIG partitions; works without a deployment.")
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import math
 import os
 import re
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, TypeAlias, cast
 
 import typer
 
@@ -18,8 +20,9 @@ from clover.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from clover.agents.assembly import Fleet
-    from clover.agents.survivors import WorkerRecord
-    from clover.serving.port import Servicer
+    from clover.agents.decision import Goals
+    from clover.agents.metrics import Metrics
+    from clover.plan.problem import Parking as ParkingMode
 
 _UNITS_S = {"": 1.0, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
@@ -95,10 +98,40 @@ Profile: TypeAlias = Annotated[
     Path | None, _option("--profile", text="Performance table to use instead of the shipped one.", env="CLOVER_PROFILE")
 ]
 Scheme: TypeAlias = Annotated[
-    str, _option("--scheme", text="Planning scheme: base, co2opt, blover, clover.", env="CLOVER_SCHEME")
+    str,
+    _option(
+        "--scheme",
+        text="exact, clover, blover, co2opt, oracle, threshold, base, base_rightsized.",
+        env="CLOVER_SCHEME",
+    ),
 ]
 Lambda: TypeAlias = Annotated[
     float, _option("--lambda", text="Weight of carbon against accuracy, 0 to 1.", env="CLOVER_LAMBDA")
+]
+AccuracyFloor: TypeAlias = Annotated[
+    float | None,
+    _option(
+        "--accuracy-floor",
+        text="Instead of --lambda: least carbon at this mean accuracy or more (scheme exact).",
+        env="CLOVER_ACCURACY_FLOOR",
+    ),
+]
+CarbonBudget: TypeAlias = Annotated[
+    float | None,
+    _option(
+        "--carbon-budget",
+        text="Instead of --lambda: highest accuracy within so many gCO2e per 1000 requests (scheme exact).",
+        env="CLOVER_CARBON_BUDGET",
+    ),
+]
+Parking: TypeAlias = Annotated[
+    str, _option("--parking", text="GPUs that are not needed: none, parked or off.", env="CLOVER_PARKING")
+]
+ParkW: TypeAlias = Annotated[
+    float | None, _option("--park-w", text="Power of a parked GPU in W (default: the table's).", env="CLOVER_PARK_W")
+]
+Reserve: TypeAlias = Annotated[
+    int, _option("--reserve", text="Serving GPUs beyond those that the load needs.", env="CLOVER_RESERVE")
 ]
 Sla: TypeAlias = Annotated[
     str | None,
@@ -139,6 +172,16 @@ Duration: TypeAlias = Annotated[
         envvar="CLOVER_DURATION",
     ),
 ]
+MetricsPort: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--metrics-port",
+        min=0,
+        max=65535,
+        help="Serve Prometheus metrics on this port of the loopback interface (0: any free one, which is told).",
+        envvar="CLOVER_METRICS_PORT",
+    ),
+]
 Seed: TypeAlias = Annotated[int, _option("--seed", text="Of everything random.", env="CLOVER_SEED")]
 
 
@@ -165,7 +208,7 @@ def where(deployment: str, redis: str | None, state_dir: Path | None, wait_s: fl
     )
 
 
-def fleet(app: str, backend: str, board: str, profile: Path | None) -> Fleet:
+def fleet(app: str, backend: str, board: str, profile: Path | None, park_w: float | None = None) -> Fleet:
     """Load what an application needs on a backend; every mismatch is a clear error."""
     from clover.agents.assembly import make_fleet, table_model  # noqa: PLC0415 - keeps --help fast
     from clover.catalog import gpu_models_with_table, load_application, load_service  # noqa: PLC0415
@@ -180,7 +223,51 @@ def fleet(app: str, backend: str, board: str, profile: Path | None) -> Fleet:
         # Better a plan from the wrong figures, and to say so, than none: whoever measures gives a table of his own.
         tell(f"no table of {app} on {board}: predictions use the CPU's (--profile FILE names a measured one)")
         table = "cpu"
-    return make_fleet(backend=backend, board=board, model=load_service(app, table, path=profile))
+    model = load_service(app, table, path=profile)
+    if park_w is not None:
+        if not (math.isfinite(park_w) and park_w >= 0.0):
+            raise ConfigurationError(f"--park-w = {park_w}: expected a number of 0 or more")
+        model = dataclasses.replace(model, table=dataclasses.replace(model.table, parked_power_w=park_w))
+    return make_fleet(backend=backend, board=board, model=model)
+
+
+def goals(
+    fleet: Fleet,
+    *,
+    lambda_: float,
+    sla: str | None,
+    parking: str,
+    reserve: int,
+    accuracy_floor: float | None,
+    carbon_budget: float | None,
+    gpus: int,
+) -> Goals:
+    """Check what is asked of the planner; every value that cannot be is a clear error."""
+    from clover.agents.decision import Goals  # noqa: PLC0415 - keeps --help fast
+
+    check_goals(lambda_, 1.0)
+    if parking not in {"none", "parked", "off"}:
+        raise ConfigurationError(f"--parking = {parking}: expected none, parked or off")
+    if not 0 <= reserve < gpus:
+        raise ConfigurationError(f"--reserve = {reserve}: expected 0 to {gpus - 1} of {gpus} GPUs")
+    if accuracy_floor is not None and carbon_budget is not None:
+        raise ConfigurationError("--accuracy-floor and --carbon-budget: expected at most one of them")
+    best = fleet.model.application.largest
+    if accuracy_floor is not None and not accuracy_floor <= best.accuracy_pct:
+        raise ConfigurationError(
+            f"--accuracy-floor = {accuracy_floor:g}: expected at most {best.accuracy_pct:g}, "
+            f"the accuracy of {best.name}, the best variant of {fleet.model.application.name}"
+        )
+    if carbon_budget is not None:
+        check_positive("--carbon-budget", carbon_budget)
+    return Goals(
+        lambda_=lambda_,
+        sla_ms=sla_of(sla, fleet),
+        parking=cast("ParkingMode", parking),
+        reserve=reserve,
+        accuracy_floor_pct=accuracy_floor,
+        carbon_budget_g=carbon_budget,
+    )
 
 
 def require_cpu_table(app: str, name: str) -> None:
@@ -246,67 +333,6 @@ def rate_of(rate: float | None, gpus: int, fleet: Fleet) -> float:
     return check_positive("--rate", rate)
 
 
-def inputs_of(fleet: Fleet, path: Path | None = None) -> Sequence[tuple[str, bytes]]:
-    """Return what requests carry: samples or the user's inputs for real models, nothing for simulated ones."""
-    if fleet.backend == "sim":
-        return (("application/octet-stream", b""),)
-    from clover.serving.inputs import inputs_for  # noqa: PLC0415 - only real models need it
-
-    return inputs_for(fleet.model.application, path)
-
-
-def process_servicer(
-    record: WorkerRecord | None,
-    fleet: Fleet,
-    *,
-    app: str,
-    weights: str = "",
-    log_folder: Path | None = None,
-    input_roots: Sequence[str] | None = None,
-) -> Callable[[], Servicer]:
-    """Return a maker of the servicer that runs real models, on MIG devices if that is the backend.
-
-    With a record it records its workers there.
-    """
-    from clover.agents.survivors import RecordingServicer  # noqa: PLC0415 - only real models need it
-    from clover.catalog import load_recipes  # noqa: PLC0415
-    from clover.core.outcome import default_deadline_s  # noqa: PLC0415
-    from clover.serving.process import ProcessServicer  # noqa: PLC0415
-    from clover.serving.worker import WorkerSettings  # noqa: PLC0415
-
-    recipes = load_recipes(app, weights)
-    # What has not answered by the deadline of its request never will.
-    request_s = max(WorkerSettings().request_s, default_deadline_s(fleet.model.table.sla_p95_ms))
-    if log_folder is not None:
-        log_folder.mkdir(parents=True, exist_ok=True)
-
-    def table_j(variant: str) -> float:
-        return fleet.model.dynamic_j(variant, 0.0)
-
-    def make() -> Servicer:
-        servicer = ProcessServicer(
-            recipes=recipes,
-            settings=WorkerSettings(request_s=request_s),
-            log_folder=log_folder,
-            input_roots=input_roots or (),
-            table_j=table_j if fleet.backend == "nvml" else None,
-        )
-        return servicer if record is None else RecordingServicer(servicer, record)
-
-    return make
-
-
-def absolute_app(app: str) -> str:
-    """Return an application as every process understands it: a name, or the absolute path of a file."""
-    return str(Path(app).resolve()) if app.endswith(".toml") else app
-
-
-def tell_weights(weights: str) -> None:
-    """Say aloud that answers of random weights mean nothing."""
-    if weights == "random":
-        tell("random weights: cost and timing are real, answers mean nothing; accuracies are the published ones")
-
-
 def spread_gpus(gpus: int, nodes: int) -> tuple[int, ...]:
     """Spread GPUs over nodes as evenly as possible."""
     if nodes > gpus:
@@ -314,26 +340,12 @@ def spread_gpus(gpus: int, nodes: int) -> tuple[int, ...]:
     return tuple(gpus // nodes + (1 if index < gpus % nodes else 0) for index in range(nodes))
 
 
-#: Resident memory of one worker process with its model, MB (about 330 measured).
-WORKER_MB = 400
+@contextlib.contextmanager
+def metrics(port: int | None, told: Metrics) -> Iterator[None]:
+    """Serve an agent's metrics while the block runs, if a port was given, and say where."""
+    from clover.agents.metrics import metrics_endpoint  # noqa: PLC0415 - only some agents have it
 
-
-def worker_mb(app: str) -> int:
-    """Return the resident memory of one worker of an application, MB: that of any, and its weights in 32 bits."""
-    from clover.catalog import load_recipes  # noqa: PLC0415 - keeps --help fast
-
-    return WORKER_MB + max(recipe.parameters for recipe in load_recipes(app).values()) * 4 // 10**6
-
-
-def check_memory(*, workers: int, each_mb: int = WORKER_MB) -> None:
-    """Refuse more worker processes than free memory holds (Linux; elsewhere it cannot be told)."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return
-    free_mb = next((int(line.split()[1]) // 1024 for line in lines if line.startswith("MemAvailable:")), None)
-    if free_mb is not None and workers * each_mb > free_mb:
-        raise ConfigurationError(
-            f"up to {workers} workers x {each_mb} MB exceed the free memory of {free_mb} MB",
-            hint="give fewer GPUs with --gpus",
-        )
+    with metrics_endpoint(port, told) as bound:
+        if bound is not None:
+            tell(f"metrics at http://127.0.0.1:{bound}/metrics")
+        yield

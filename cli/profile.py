@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli import options
+from cli import options, real_models
 from cli.output import print_json, tell
 from cli.profile_files import energy_source, host, provenance, read, weights_text, write
 from cli.profile_tables import print_difference, print_figures, print_table
@@ -77,7 +77,7 @@ def run(
         async with _bench(fleet, application, gpus, weights, inputs, (requests, warm_up, cell_limit)) as bench:
             return await bench.measure(cell)
 
-    options.tell_weights(weights)
+    real_models.tell_weights(weights)
     measured = asyncio.run(measure())
     if measured.outcome != "ok":
         raise ServingError(f"{measured.cell}: {measured.outcome}: {measured.reason}")
@@ -147,7 +147,7 @@ def sweep_command(
         host=host(),
     )
     file = SweepFile(table_path.with_suffix(".cells.jsonl"), head)
-    options.tell_weights(weights)
+    real_models.tell_weights(weights)
 
     async def measure_all() -> None:
         async with _bench(fleet, application, gpus, weights, inputs, (requests, warm_up, cell_limit)) as bench:
@@ -259,7 +259,7 @@ async def _bench(
             gpus=boards,
             servicer=servicer,
             application=fleet.model.application,
-            inputs=options.inputs_of(fleet, inputs),
+            inputs=real_models.inputs_of(fleet, inputs),
             clock=SystemClock(),
             settings=BenchSettings(requests=requests, warm_up=warm_up, limit_s=limit_s),
         )
@@ -277,7 +277,7 @@ def _servicer(fleet: Fleet, app_name: str, weights: str) -> Any:
         # All instances are always busy in a closed loop.
         return SimulatedServicer(model=fleet.model, rng=Random(0), contention=lambda: 1.0)  # noqa: S311 - simulation
     require_models(fleet.model.application.servicer)
-    return options.process_servicer(None, fleet, app=app_name, weights=weights)()
+    return real_models.process_servicer(None, fleet, app=app_name, weights=weights)()
 
 
 def _fleet(app_name: str, backend: str, board: str, profile: Path | None) -> Fleet:

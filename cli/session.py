@@ -49,7 +49,7 @@ class UpSession:
     def __init__(self, settings: UpSettings) -> None:
         self._settings = settings
         self._clock = SystemClock()
-        self._summary = RunSummary(sla_p95_ms=settings.sla_ms)
+        self._summary = RunSummary(sla_p95_ms=settings.goals.sla_ms)
         self._view = DeploymentView(self._summary)
         self._stop = asyncio.Event()
         self._over = asyncio.Event()
@@ -174,6 +174,7 @@ class UpSession:
         s = self._settings
         common = ["--deployment", s.where.deployment, *s.shared]
         fleet = ["--gpus", str(sum(s.gpus))]
+        park = _given("--park-w", s.park_w)
         nodes = [
             ChildSpec(
                 name=f"node-n{number}",
@@ -181,16 +182,21 @@ class UpSession:
                     *("agent", "node", "--name", f"n{number}", "--gpus", str(gpus)),
                     *common,
                     *s.node_options,
+                    *park,
                     # Nodes must not repeat each other's random numbers.
                     *("--seed", str(s.seed * 100 + number)),
+                    *self._metrics(number),
                 ],
             )
             for number, gpus in enumerate(s.gpus, start=1)
         ]
-        carbon = ["agent", "carbon", "--trace", s.trace, "--hour", f"{s.hour_s}s", "--pue", str(s.pue), *common]
+        carbon = ["agent", "carbon", *s.carbon.arguments(), "--pue", str(s.pue), *common, *self._metrics(0)]
         controller = [
-            *("agent", "controller", "--name", "controller", "--scheme", s.scheme, "--lambda", str(s.lambda_)),
-            *("--sla", str(s.sla_ms), "--rate", str(s.rate_rps), "--expect-nodes", str(len(s.gpus))),
+            *("agent", "controller", "--name", "controller", "--scheme", s.scheme, "--lambda", str(s.goals.lambda_)),
+            *("--sla", str(s.goals.sla_ms), "--rate", str(s.rate_rps), "--expect-nodes", str(len(s.gpus))),
+            *("--parking", s.goals.parking, "--reserve", str(s.goals.reserve), *park),
+            *_given("--accuracy-floor", s.goals.accuracy_floor_pct),
+            *_given("--carbon-budget", s.goals.carbon_budget_g),
             *(["--faithful"] if s.faithful else []),
             *fleet,
             *common,
@@ -201,6 +207,11 @@ class UpSession:
             ChildSpec(name="controller", arguments=lambda: controller),
             ChildSpec(name=GENERATOR, arguments=lambda: self._generator_arguments([*fleet, *common]), once=True),
         ]
+
+    def _metrics(self, number: int) -> Sequence[str]:
+        """Return the option for metrics: the carbon monitor has the given port, nodes those after it."""
+        port = self._settings.metrics_port
+        return [] if port is None else ["--metrics-port", str(port and port + number)]
 
     def _generator_arguments(self, common: list[str]) -> list[str]:
         """Return the generator's arguments; one that is started again gets the time that is left."""
@@ -259,3 +270,8 @@ class UpSession:
 
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, on_signal)
+
+
+def _given(flag: str, value: float | None) -> list[str]:
+    """Return a flag with its value, or nothing if it was not given."""
+    return [] if value is None else [flag, str(value)]

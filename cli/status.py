@@ -10,7 +10,7 @@ import typer
 
 from cli import options
 from cli.connection import connected
-from cli.output import number, print_json
+from cli.output import print_json
 
 if TYPE_CHECKING:
     from clover.bus.messages import NodeTelemetry
@@ -37,6 +37,12 @@ def status(
         ),
     ] = None,
     wait_ready: Annotated[bool, typer.Option("--wait-ready", help="Wait until the plan is in force.")] = False,
+    embodied: Annotated[
+        str | None,
+        typer.Option(
+            "--embodied", help="Embodied kg CO2e per GPU and years: low:high:years, or none.", envvar="CLOVER_EMBODIED"
+        ),
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Print plan, SLA, intensity, agents, nodes and GPUs, each with since when and why.
@@ -46,6 +52,9 @@ def status(
     wait_s = wait if wait is not None else 60.0 if wait_ready else 0.0
     here = options.where(deployment, redis, state_dir, wait_s)
     found = asyncio.run(_collect(here, wait_ready=wait_ready))
+    from cli.status_carbon import sci_of  # noqa: PLC0415 - keeps --help fast
+
+    found["sci"] = sci_of(found, embodied)
     if as_json:
         print_json(found)
     else:
@@ -93,6 +102,7 @@ async def _read(bus: Bus) -> dict[str, Any]:
 
     plan, nodes, carbon = await bus.plan(), await bus.node_states(), await bus.carbon_now()
     queue, alive, now_ms = await bus.queue(), await bus.alive(), _now_ms()
+    checkpoint = await bus.checkpoint()
     return {
         "deployment": bus.deployment,
         "at_ms": now_ms,
@@ -100,6 +110,7 @@ async def _read(bus: Bus) -> dict[str, Any]:
         "nodes": [_node(nodes[name], now_ms) for name in sorted(nodes)],
         "intensity": msgspec.to_builtins(carbon.get("intensity")),
         "ledger": msgspec.to_builtins(carbon.get("ledger")),
+        "ledger_parts": msgspec.to_builtins(checkpoint.parts if checkpoint is not None else None),
         "agents": {name: _agent(silent_s, now_ms) for name, silent_s in sorted(alive.items())},
         "queue": msgspec.to_builtins(queue),
     }
@@ -153,10 +164,12 @@ def _now_ms() -> float:
 
 
 def _print(found: dict[str, Any]) -> None:
+    from cli.status_carbon import print_carbon  # noqa: PLC0415 - keeps --help fast
+
     now_ms = found["at_ms"]
     print(f"deployment {found['deployment']}")
     _print_plan(found["plan"], now_ms)
-    _print_carbon(found["intensity"], found["ledger"], now_ms)
+    print_carbon(found["intensity"], found["ledger"], found["sci"], now_ms)
     queue = found["queue"]
     print(
         f"queue      {queue['waiting']} waiting, {queue['pending']} in work, {queue['admitted']} admitted so far; "
@@ -192,23 +205,6 @@ def _print_plan(plan: dict[str, Any] | None, now_ms: float) -> None:
     )
     kept = "kept" if expected is not None and expected <= plan["sla_p95_ms"] else "missed"
     print(f"SLA        p95 within {plan['sla_p95_ms']:g} ms, {kept} by the plan's own prediction")
-
-
-def _print_carbon(intensity: dict[str, Any] | None, ledger: dict[str, Any] | None, now_ms: float) -> None:
-    if intensity is None:
-        print("intensity  not known yet: no carbon monitor has published")
-    else:
-        print(
-            f"intensity  {intensity['g_per_kwh']:g} g/kWh {_since(intensity['from_ms'], now_ms)}, "
-            f"{intensity['kind']} of {intensity['zone']}, "
-            f"from {intensity['source']} "
-            f"({intensity['status']}), PUE {intensity['pue']:g}"
-        )
-    if ledger is not None:
-        print(
-            f"ledger     {ledger['energy_j'] / 3600.0:.2f} Wh, {number(ledger['footprint_g'], ' g', 2)} in all "
-            f"(energy: {ledger['energy_source']}), up to {_clock(ledger['at_ms'])}"
-        )
 
 
 def _gpu_line(gpu: dict[str, Any], now_ms: float) -> str:

@@ -7,14 +7,17 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli import options
+from cli import carbon_options, options, real_models
 from cli.doctor import RequireDurable
 from cli.output import number, print_json, tell
 from clover.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from clover.agents.decision import Goals
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,12 +28,14 @@ class UpSettings:
         where: Deployment and server.
         gpus: GPUs per node.
         rate_rps: Arrival rate.
-        sla_ms: Promised 95th percentile.
+        goals: What is asked of the planner.
+        park_w: Power of a parked GPU in W, None for the table's.
         shared: Options that every agent gets.
         node_options: Options that node agents get beside.
-        trace, hour_s, pue: Grid.
-        scheme, lambda_, faithful: Planning.
+        carbon, pue: Grid.
+        scheme, faithful: Planning.
         duration_s: How long requests become due, None until stopped.
+        metrics_port: Of the carbon monitor; each node has one of the following ports. None: no metrics.
         seed: Of everything random.
         dashboard: Whether to draw the dashboard where there is a terminal.
         as_json: Whether the summary is JSON.
@@ -41,16 +46,16 @@ class UpSettings:
     where: options.Where
     gpus: tuple[int, ...]
     rate_rps: float
-    sla_ms: float
+    goals: Goals
+    park_w: float | None
     shared: tuple[str, ...]
     node_options: tuple[str, ...]
-    trace: str
-    hour_s: float
+    carbon: carbon_options.CarbonChoice
     pue: float
     scheme: str
-    lambda_: float
     faithful: bool
     duration_s: float | None
+    metrics_port: int | None
     seed: int
     dashboard: bool
     as_json: bool
@@ -74,11 +79,23 @@ def up(
     board: options.Board = "a100-40gb",
     backend: options.Backend = "sim",
     helper: options.Helper = None,
-    scheme: options.Scheme = "clover",
+    scheme: options.Scheme = "exact",
+    carbon: carbon_options.SourceName = "trace",
+    carbon_url: carbon_options.Url = None,
+    carbon_zone: carbon_options.Zone = None,
+    carbon_fallback: carbon_options.Fallback = carbon_options.DEFAULT_FALLBACK,
+    carbon_poll: carbon_options.Poll = None,
+    carbon_max_age: carbon_options.MaxAge = None,
     trace: options.Trace = "ciso-march",
+    replay: carbon_options.Replay = "step,wrap",
     hour: options.Hour = "20s",  # pyright: ignore[reportArgumentType] - parsed like a flag
     rate: options.Rate = None,
     lambda_: options.Lambda = 0.5,
+    accuracy_floor: options.AccuracyFloor = None,
+    carbon_budget: options.CarbonBudget = None,
+    parking: options.Parking = "parked",
+    park_w: options.ParkW = None,
+    reserve: options.Reserve = 0,
     sla: options.Sla = None,
     pue: options.Pue = 1.5,
     profile: options.Profile = None,
@@ -87,6 +104,7 @@ def up(
     input_root: options.InputRoots = None,
     faithful: options.Faithful = False,
     duration: options.Duration = None,
+    metrics_port: options.MetricsPort = None,
     seed: options.Seed = 0,
     require_durable: RequireDurable = False,
     deployment: options.Deployment = "clover",
@@ -110,10 +128,21 @@ def up(
         backend=backend,
         helper=helper,
         scheme=scheme,
-        trace=trace,
-        hour_s=hour,
+        carbon=carbon_options.CarbonChoice(
+            source=carbon,
+            trace=trace,
+            hour_s=hour,
+            replay=replay,
+            url=carbon_url,
+            zone=carbon_zone,
+            fallback=carbon_fallback,
+            poll_s=carbon_poll,
+            max_age_s=carbon_max_age,
+        ),
         rate=rate,
         lambda_=lambda_,
+        asks={"accuracy_floor": accuracy_floor, "carbon_budget": carbon_budget, "parking": parking, "reserve": reserve},
+        park_w=park_w,
         sla=sla,
         pue=pue,
         profile=profile,
@@ -122,6 +151,7 @@ def up(
         input_roots=input_root or [],
         faithful=faithful,
         duration_s=duration,
+        metrics_port=metrics_port,
         seed=seed,
         dashboard=not (no_tui or as_json),
         as_json=as_json,
@@ -151,7 +181,7 @@ def _check(
     backend: str,
     helper: Path | None,
     scheme: str,
-    trace: str,
+    carbon: carbon_options.CarbonChoice,
     rate: float | None,
     sla: str | None,
     profile: Path | None,
@@ -159,19 +189,20 @@ def _check(
     inputs: Path | None,
     input_roots: list[str],
     lambda_: float,
+    asks: dict[str, Any],
+    park_w: float | None,
     pue: float,
     seed: int,
     **rest: Any,
 ) -> UpSettings:
     """Refuse what cannot work before anything is started."""
-    from clover.catalog import load_trace  # noqa: PLC0415 - keeps --help fast
-    from clover.plan.schemes import make_scheme  # noqa: PLC0415
+    from clover.plan.schemes import make_scheme  # noqa: PLC0415 - keeps --help fast
 
     options.check_goals(lambda_, pue)
     make_scheme(scheme, seed=seed)
-    fleet = options.fleet(application, backend, board, profile)
-    load_trace(trace)
-    options.inputs_of(fleet, inputs)
+    fleet = options.fleet(application, backend, board, profile, park_w)
+    carbon.check()
+    real_models.inputs_of(fleet, inputs)
     count = _gpus(gpus, backend, helper, board)
     spread = options.spread_gpus(count, nodes or (min(2, count) if backend == "sim" else 1))
     if backend == "nvml" and len(spread) > 1:
@@ -179,13 +210,14 @@ def _check(
             "--nodes: a host with real GPUs is one node", hint="Start `clover agent node` on others."
         )
     if backend != "sim":
-        options.process_servicer(None, fleet, app=application, weights=weights)
-        options.tell_weights(weights)
+        real_models.process_servicer(None, fleet, app=application, weights=weights)
+        real_models.tell_weights(weights)
+    goals = options.goals(fleet, lambda_=lambda_, sla=sla, gpus=count, **asks)
     if backend == "cpu":
-        options.check_memory(workers=count * fleet.board.compute_slices, each_mb=options.worker_mb(application))
+        real_models.check_memory(workers=count * fleet.board.compute_slices, each_mb=real_models.worker_mb(application))
     shared = [
         "--app",
-        options.absolute_app(application),
+        real_models.absolute_app(application),
         "--backend",
         backend,
         "--gpu-model",
@@ -202,13 +234,13 @@ def _check(
         where=where,
         gpus=spread,
         rate_rps=options.rate_of(rate, count, fleet),
-        sla_ms=options.sla_of(sla, fleet),
+        goals=goals,
+        park_w=park_w,
         shared=tuple(shared),
         node_options=node_options,
-        trace=trace,
+        carbon=carbon,
         pue=pue,
         scheme=scheme,
-        lambda_=lambda_,
         seed=seed,
         environment=_environment(weights, inputs, input_roots),
         **rest,

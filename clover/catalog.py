@@ -22,7 +22,7 @@ from clover.core.application import (
     Variant,
     VariantPerformance,
 )
-from clover.core.carbon import IntensityTrace, constant_trace, parse_trace
+from clover.core.intensity_trace import IntensityTrace, constant_trace, parse_trace
 from clover.data_files import build, data_folder, decode, read_text
 from clover.errors import ConfigurationError, TraceError
 from clover.serving.recipe import RANDOM, Recipe

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -11,14 +12,19 @@ from random import Random
 from clover.agents.carbon_monitor import CarbonMonitor, CarbonSettings
 from clover.agents.controller import Compute, ControllerAgent, ControllerSettings
 from clover.agents.decision import Decision, DecisionMaker, Goals
+from clover.agents.metering import CounterStore, NodeMetering
 from clover.agents.node import NodeAgent, NodeSettings
 from clover.agents.nvml_node import OpenedGpus, node_gpus
 from clover.agents.pool import InstancePool
 from clover.bus.port import Bus
+from clover.carbon.port import IntensityFeed
 from clover.core.application import ServiceModel
 from clover.core.clock import Clock
 from clover.errors import ConfigurationError
 from clover.plan.schemes import make_scheme
+from clover.power.host_estimate import CpuEstimateMeter
+from clover.power.nvml import NvmlMeter
+from clover.power.rapl import RaplMeter
 from clover.serving.port import Servicer
 from clover.serving.simulated import SimulatedServicer
 from mig.device import Gpu
@@ -73,7 +79,7 @@ def make_nvml_node(
     *,
     fleet: Fleet,
     opened: OpenedGpus,
-    metered: bool,
+    metering: NodeMetering,
     bus: Bus,
     clock: Clock,
     seed: int,
@@ -89,7 +95,7 @@ def make_nvml_node(
         servicer=servicer,
         pool=InstancePool(fleet.model, clock),
         rng=Random(f"{seed}/node/{settings.name}"),  # noqa: S311 - ids and jitter
-        metered=metered,
+        metering=metering,
         notices=opened.notices,
     )
 
@@ -106,28 +112,36 @@ async def run_nvml_node(
     servicer: Callable[[], Servicer],
     stop: asyncio.Event,
     patience: Patience | None = None,
+    state_folder: Path | None = None,
+    beside: Callable[[NodeAgent], AbstractContextManager[None]] = lambda _: nullcontext(),
 ) -> None:
     """Open the GPUs of this host, run a node agent on them until `stop`, and let others manage them afterwards.
 
-    `patience` says how long an instance in use is asked again to go.
+    `patience` says how long an instance in use is asked again to go; `state_folder` keeps counters over a restart;
+    `beside` is entered while the agent runs.
 
     Raises:
         NodeError: None of them can be used.
         MigError: There is no driver, or the helper cannot be reached.
     """
     async with node_gpus(helper, board=fleet.board.name, most=gpus, patience=patience) as opened:
-        metered = all([await gpu.energy_mj() is not None for gpu in opened.gpus])
+        # Joules of counters and of tables are not mixed: without a counter on each GPU all are estimates.
+        counted = all([await gpu.energy_mj() is not None for gpu in opened.gpus])
+        metering = make_metering(
+            "nvml", opened.gpus if counted else (), clock, state_folder=state_folder, node=settings.name
+        )
         agent = make_nvml_node(
             settings,
             fleet=fleet,
             opened=opened,
-            metered=metered,
+            metering=metering,
             bus=bus,
             clock=clock,
             seed=seed,
             servicer=servicer(),
         )
-        await agent.run(stop)
+        with beside(agent):
+            await agent.run(stop)
 
 
 def make_node(
@@ -140,8 +154,12 @@ def make_node(
     seed: int,
     servicer: Callable[[], Servicer] | None = None,
     sleep: Sleep = asyncio.sleep,
+    state_folder: Path | None = None,
 ) -> NodeAgent:
-    """Build a node agent with `gpus` GPUs; `servicer` makes the servicer of a backend that runs real models."""
+    """Build a node agent with `gpus` GPUs.
+
+    `servicer` makes the servicer of a backend that runs real models; `state_folder` keeps counters over a restart.
+    """
     rng = Random(f"{seed}/node/{settings.name}")  # noqa: S311 - simulation
     pool = InstancePool(fleet.model, clock)
     change = fleet.model.table.change
@@ -161,7 +179,29 @@ def make_node(
         if servicer is not None
         else SimulatedServicer(model=fleet.model, rng=rng, contention=pool.contention, sleep=sleep)
     )
-    return NodeAgent(settings, model=fleet.model, bus=bus, clock=clock, gpus=boards, servicer=made, pool=pool, rng=rng)
+    return NodeAgent(
+        settings,
+        model=fleet.model,
+        bus=bus,
+        clock=clock,
+        gpus=boards,
+        servicer=made,
+        pool=pool,
+        rng=rng,
+        metering=make_metering(settings.backend, boards, clock, state_folder=state_folder, node=settings.name),
+    )
+
+
+def make_metering(
+    backend: str, gpus: Sequence[Gpu], clock: Clock, *, state_folder: Path | None, node: str
+) -> NodeMetering:
+    """Build the meters of a node: real counters on real GPUs, and of a host that really works for it."""
+    if backend != "nvml":
+        # Simulated GPUs use no power of this host, and slices of its processor would be counted twice.
+        return NodeMetering(clock)
+    host = RaplMeter.find() or CpuEstimateMeter(clock)
+    store = CounterStore(state_folder / f"counters-{node}.json") if state_folder is not None else None
+    return NodeMetering(clock, gpus={gpu.uuid: NvmlMeter(gpu) for gpu in gpus}, host=host, store=store)
 
 
 def make_controller(
@@ -188,6 +228,9 @@ def make_controller(
     return ControllerAgent(settings, bus=bus, clock=clock, maker=maker, compute=compute, rng=rng)
 
 
-def make_carbon_monitor(settings: CarbonSettings, *, bus: Bus, clock: Clock, seed: int) -> CarbonMonitor:
+def make_carbon_monitor(
+    settings: CarbonSettings, *, source: IntensityFeed, bus: Bus, clock: Clock, seed: int
+) -> CarbonMonitor:
     """Build a carbon monitor."""
-    return CarbonMonitor(settings, bus=bus, clock=clock, rng=Random(f"{seed}/carbon"))  # noqa: S311 - jitter
+    rng = Random(f"{seed}/carbon")  # noqa: S311 - jitter
+    return CarbonMonitor(settings, source=source, bus=bus, clock=clock, rng=rng)

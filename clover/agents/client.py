@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from random import Random
 
+from clover.agents.backoff import Backoff
 from clover.bus.messages import IntensityReading, Reply, Request
 from clover.bus.port import Admission, Bus
 from clover.core.clock import Clock
 from clover.core.identifiers import uuid7
 from clover.core.units import footprint_g
-from clover.errors import CloverError, NotReadyError
+from clover.errors import BusUnavailableError, CloverError, NotReadyError
 
 
 class OverloadedError(CloverError):
@@ -78,16 +80,31 @@ class Client:
             content_type=content_type,
             payload=payload,
         )
-        if (await self._bus.admit([request], bound=bound))[0] is Admission.FULL:
+        if await self._admitted(request, bound) is Admission.FULL:
             raise OverloadedError(f"{bound} requests are waiting already", hint="try again in a moment")
         reply = await self._reply_to(request)
         return await self._answer(reply, self._clock.now_ms() - now_ms)
 
+    async def _admitted(self, request: Request, bound: int) -> Admission:
+        """Send until the server has said what became of it; the id makes that safe."""
+        backoff = Backoff(self._rng)
+        while True:
+            try:
+                return (await self._bus.admit([request], bound=bound))[0]
+            except BusUnavailableError:
+                if self._clock.now_ms() >= request.deadline_ms:
+                    raise
+                await asyncio.sleep(backoff.next_s())
+
     async def _reply_to(self, request: Request) -> Reply:
+        backoff = Backoff(self._rng)
         while (left_ms := request.deadline_ms - self._clock.now_ms()) > 0:
-            replies, self._cursor = await self._bus.replies(
-                self._name, self._cursor, block_s=min(1.0, max(left_ms / 1e3, 0.001))
-            )
+            block_s = min(1.0, max(left_ms / 1e3, 0.001))
+            try:
+                replies, self._cursor = await self._bus.replies(self._name, self._cursor, block_s=block_s)
+            except BusUnavailableError:
+                await asyncio.sleep(backoff.next_s())
+                continue
             for reply in replies:
                 if reply.id == request.id:
                     return reply

@@ -19,7 +19,7 @@ from clover.agents.backoff import Backoff
 from clover.agents.care import Sweeper
 from clover.agents.decision import Decision, DecisionMaker
 from clover.agents.lifetime import until_stopped
-from clover.agents.translate import gpu_configuration, serving_configuration
+from clover.agents.translate import dispatch_target, gpu_configuration, serving_configuration
 from clover.bus import messages
 from clover.bus.messages import DecisionData, IntensityReading, NodeTelemetry, PlanData, PlanRecord, Prediction
 from clover.bus.port import Bus, Feed
@@ -91,6 +91,7 @@ class ControllerAgent:
         self._intensity: IntensityReading | None = None
         self._decision: Decision | None = None
         self._record: PlanRecord | None = None
+        self._dispatch: dict[str, messages.DispatchRule] = {}
         self._decisions = 0
         #: Highest epoch that a node has reported.
         self._reached = 0
@@ -159,6 +160,7 @@ class ControllerAgent:
         self._machine = self._new_machine()
         self._events = asyncio.Queue()
         self._decision = None
+        self._dispatch = {}
         self._record = plan = await self._bus.plan()
         if plan is None:
             return
@@ -181,11 +183,13 @@ class ControllerAgent:
         await self._say("controller.took_over", self._settings.name, f"plan of epoch {plan.epoch} stays in force")
 
     async def _assigned(self, plan: PlanRecord) -> dict[GpuId, GpuConfiguration]:
-        """Return what the newest targets of the plan's nodes say of each GPU."""
+        """Return what the newest targets of the plan's nodes say of each GPU, and keep their dispatch."""
         assigned: dict[GpuId, GpuConfiguration] = {}
         for node in plan.configuration:
             target = await self._bus.target(node)
             assigned |= _configurations({node: target.gpus} if target else {})
+            if target is not None:
+                self._dispatch[node] = target.dispatch
         return assigned
 
     def _new_machine(self) -> ControllerMachine:
@@ -209,6 +213,9 @@ class ControllerAgent:
                     self._see_node(entry.message)
 
     def _see_intensity(self, reading: IntensityReading) -> None:
+        if reading.stale and self._intensity is not None:
+            # Old news changes no plan; the ledger goes on with it, marked.
+            return
         self._intensity = reading
         self._events.put_nowait(control.IntensitySeen(effective=reading.g_per_kwh * reading.pue))
 
@@ -273,7 +280,12 @@ class ControllerAgent:
         )
         self._decision = decision
         await self._report_decision(decision)
-        done = control.Decided(configuration=decision.answer.configuration)
+        dispatch = {node: dispatch_target(rule) for node, rule in decision.answer.dispatch.items()}
+        plain = messages.DispatchRule()
+        nodes = dispatch.keys() | self._dispatch.keys()
+        changed = any(dispatch.get(node, plain) != self._dispatch.get(node, plain) for node in nodes)
+        self._dispatch = dispatch
+        done = control.Decided(configuration=decision.answer.configuration, redispatch=changed)
         for command in self._machine.handle(done, self._clock.now_s()):
             await self._carry_out(command)
 
@@ -303,7 +315,8 @@ class ControllerAgent:
         else:
             now_ms = self._clock.now_ms()
             record = self._maker.step_record(self._decision, step.configuration, changed=step.changed, at_ms=now_ms)
-        epoch = await self._publish(record, step.configuration)
+        # On the way kinds come and go; only the last step has those that the plan's dispatch is made for.
+        epoch = await self._publish(record, step.configuration, self._dispatch if step.last else {})
         self._record = msgspec.structs.replace(record, epoch=epoch)
         moved = ", ".join(str(gpu) for gpu in step.changed)
         await self._say(
@@ -315,9 +328,11 @@ class ControllerAgent:
         )
         self._events.put_nowait(control.Sent(epoch=epoch))
 
-    async def _publish(self, record: PlanRecord, configuration: Configuration) -> int:
+    async def _publish(
+        self, record: PlanRecord, configuration: Configuration, dispatch: Mapping[str, messages.DispatchRule]
+    ) -> int:
         """Publish a plan with the targets of a configuration; return its epoch, above all that any node has reached."""
-        targets = self._maker.targets(configuration, reason=record.reason)
+        targets = self._maker.targets(configuration, reason=record.reason, dispatch=dispatch)
         epoch = await self._bus.publish_plan(self._settings.name, record, targets, above=self._reached)
         if epoch is None:
             raise LeaseLostError
@@ -329,7 +344,7 @@ class ControllerAgent:
         record = msgspec.structs.replace(record, epoch=epoch, state="serving", since_ms=self._clock.now_ms())
         if self._record is None and self._decision is not None:
             # Nodes are as decided, but the server knows of no plan (it has lost it): nodes to come need their targets.
-            epoch = await self._publish(record, self._decision.answer.configuration)
+            epoch = await self._publish(record, self._decision.answer.configuration, self._dispatch)
             record = msgspec.structs.replace(record, epoch=epoch)
         elif not await self._bus.update_plan(self._settings.name, record):
             raise LeaseLostError
@@ -342,6 +357,14 @@ class ControllerAgent:
             epoch=epoch,
             data=_plan_data(record, record.prediction),
         )
+        decision = self._decision
+        if decision is not None and record.trigger != "intensity":
+            # While nothing else is to be done: later changes of the grid are then look-ups.
+            await self._compute(lambda: self._look_ahead(decision))
+
+    def _look_ahead(self, decision: Decision) -> Decision:
+        self._maker.look_ahead(decision)
+        return decision
 
     def _require_record(self) -> PlanRecord:
         if self._record is None:

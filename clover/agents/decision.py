@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -14,7 +15,8 @@ from clover.core.controller import Decide
 from clover.core.objective import Objective, rightsized
 from clover.core.outcome import default_deadline_s
 from clover.core.queueing import evaluate
-from clover.plan.problem import Answer, Problem, Scheme
+from clover.plan.exact import ExactScheme
+from clover.plan.problem import Answer, Parking, Problem, Scheme
 
 #: How many of the beaten alternatives a plan record names.
 TOLD_ALTERNATIVES = 8
@@ -27,10 +29,18 @@ class Goals:
     Attributes:
         lambda_: Weight of carbon against accuracy, 0..1.
         sla_ms: Promised 95th percentile.
+        parking: What GPUs that are not needed may become.
+        reserve: Serving GPUs beyond those that the load needs.
+        accuracy_floor_pct: Asked for instead of `lambda_`: least carbon at no less than this accuracy.
+        carbon_budget_g: Asked for instead of `lambda_`: highest accuracy within so many gCO2e per 1000 requests.
     """
 
     lambda_: float
     sla_ms: float
+    parking: Parking = "none"
+    reserve: int = 0
+    accuracy_floor_pct: float | None = None
+    carbon_budget_g: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +96,12 @@ class DecisionMaker:
             intensity_g_per_kwh=intensity_g_per_kwh,
             pue=pue,
             current=ask.current,
+            present=ask.present,
+            parking=self._goals.parking,
+            # A fleet that has lost GPUs serves with what is left of it.
+            reserve=min(self._goals.reserve, len(ask.gpus) - 1),
+            accuracy_floor_pct=self._goals.accuracy_floor_pct,
+            carbon_budget_g=self._goals.carbon_budget_g,
         )
         answer = self._scheme.plan(problem)
         objective = problem.objective()
@@ -126,23 +142,40 @@ class DecisionMaker:
         self, decision: Decision, configuration: Configuration, *, changed: tuple[GpuId, ...], at_ms: float
     ) -> PlanRecord:
         """Return the decision's record with the evaluation of one step of its roll, which moves the GPUs `changed`."""
+        step = decision.record.prediction
+        if configuration != decision.answer.configuration:
+            step = self._evaluate(decision.objective, configuration, decision.problem)
         return msgspec.structs.replace(
             decision.record,
             admission_bound=self._admission_bound(configuration, changed=changed),
-            step_prediction=self._evaluate(decision.objective, configuration, decision.problem),
+            step_prediction=step,
             state="rolling",
             since_ms=at_ms,
         )
 
-    def targets(self, configuration: Configuration, *, reason: str) -> list[Target]:
-        """Return the complete targets of all nodes; their epoch is filled in when they are published."""
+    def look_ahead(self, decision: Decision) -> None:
+        """Let the scheme plan for other intensities at the same load, if it can; slow and pure like `decide`."""
+        if isinstance(self._scheme, ExactScheme):
+            self._scheme.look_ahead(decision.problem)
+
+    def targets(
+        self, configuration: Configuration, *, reason: str, dispatch: Mapping[str, DispatchRule] | None = None
+    ) -> list[Target]:
+        """Return the complete targets of all nodes; their epoch is filled in when they are published.
+
+        Args:
+            configuration: Of the fleet.
+            reason: For people.
+            dispatch: Rule of each node; longest-idle for those not named.
+        """
+        rules = dispatch or {}
         return [
             Target(
                 epoch=0,
                 node=node,
                 application=self._model.application.name,
                 gpus=gpus,
-                dispatch=DispatchRule(),
+                dispatch=rules.get(node, DispatchRule()),
                 reason=reason,
             )
             for node, gpus in by_node(configuration).items()

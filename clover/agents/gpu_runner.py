@@ -9,7 +9,6 @@ are left go on serving, and the change is tried again with growing pauses.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -105,13 +104,6 @@ class GpuRunner:
                 if self._wanted is not None:
                     await self._try(*self._wanted, watchers)
 
-    async def measure(self) -> None:
-        """Read the GPU's energy counter into the account, if there is one; a driver that fails is asked again later."""
-        with contextlib.suppress(MigError):
-            counter_mj = await self._gpu.energy_mj()
-            if counter_mj is not None:
-                self._account.measure(counter_mj, now_s=self._ports.clock.now_s())
-
     def telemetry(self, now_s: float) -> GpuTelemetry:
         """Cut the account and describe the GPU."""
         serving = [_instance_telemetry(instance) for instance in self._ports.pool.on_gpu(self.index)]
@@ -137,6 +129,7 @@ class GpuRunner:
             applied_epoch=self.applied_epoch,
             instances=tuple(sorted(serving + starting, key=lambda i: i.start)),
             energy=self._account.read(now_s),
+            energy_at_ms=self._account.cut_s * 1e3,
         )
 
     # --- convergence

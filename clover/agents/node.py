@@ -11,6 +11,7 @@ from random import Random
 from clover.agents.backoff import Backoff
 from clover.agents.gpu_runner import GpuRunner, RunnerPorts
 from clover.agents.lifetime import happens_within
+from clover.agents.metering import NodeMetering
 from clover.agents.nvml_node import Notice
 from clover.agents.pool import InstancePool
 from clover.agents.requests import RequestPorts, RequestServer, RequestSettings
@@ -23,7 +24,6 @@ from clover.core.configuration import GpuConfiguration
 from clover.core.identifiers import uuid7
 from clover.errors import BusUnavailableError
 from clover.power.account import GpuAccount
-from clover.power.metered import MeteredAccount
 from clover.serving.port import Servicer
 from mig.device import Gpu
 
@@ -62,7 +62,7 @@ class NodeAgent:
         servicer: Starts workers.
         pool: Where instances serve (made outside because a simulated servicer reads its contention).
         rng: Source of ids and jitter.
-        metered: Whether the joules of the GPUs come from their counters, which all of them have.
+        metering: The meters of this node; without, energy is what the table and the servicer say.
         notices: What was found before the start; goes to the event stream.
     """
 
@@ -77,11 +77,10 @@ class NodeAgent:
         servicer: Servicer,
         pool: InstancePool,
         rng: Random,
-        metered: bool = False,
+        metering: NodeMetering | None = None,
         notices: Sequence[Notice] = (),
     ) -> None:
         self._settings = settings
-        self._metered = metered
         self._model = model
         self._bus = bus
         self._clock = clock
@@ -94,6 +93,9 @@ class NodeAgent:
         self._epoch = 0
         self._news = asyncio.Event()
         self._events: list[Event] = []
+        #: What was published last, for the metrics endpoint.
+        self.telemetry: NodeTelemetry | None = None
+        self._metering = metering or NodeMetering(clock)
         for notice in notices:
             self._report(self._event(notice.kind, notice.reason, gpu=notice.gpu))
         accounts = {gpu.index: self._account(gpu) for gpu in gpus}
@@ -131,7 +133,7 @@ class NodeAgent:
                     group.create_task(self._server.run(), name="requests"),
                     group.create_task(self._follow_targets(), name="targets"),
                     group.create_task(self._publish(), name="telemetry"),
-                    *([group.create_task(self._measure(), name="meters")] if self._metered else []),
+                    group.create_task(self._measure(), name="meters"),
                     *(group.create_task(runner.run(), name=f"gpu{runner.index}") for runner in self._runners),
                 ]
                 await stop.wait()
@@ -150,9 +152,7 @@ class NodeAgent:
         except TimeoutError:
             # What is left is handed back as we leave.
             self._report(self._event("node.drain_timeout", f"{self._server.in_flight} requests left to other nodes"))
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._settings.telemetry_s):
-                await self._measure_once()
+        await self._metering.read()
         with contextlib.suppress(BusUnavailableError):
             await self._publish_now()
 
@@ -225,19 +225,15 @@ class NodeAgent:
         except BusUnavailableError:
             self._events = events + self._events
             raise
-        await self._bus.publish_telemetry(self._telemetry())
+        self.telemetry = self._telemetry()
+        await self._bus.publish_telemetry(self.telemetry)
         await self._bus.beat(f"node:{self._settings.name}")
 
     async def _measure(self) -> None:
-        """Read the energy counters once per interval; apart from publishing, which no driver shall hold up."""
+        """Read the meters once per interval; apart from publishing, which no driver shall hold up."""
         while True:
-            await self._measure_once()
+            await self._metering.read()
             await asyncio.sleep(self._settings.telemetry_s)
-
-    async def _measure_once(self) -> None:
-        if self._metered:
-            for runner in self._runners:
-                await runner.measure()
 
     def _telemetry(self) -> NodeTelemetry:
         now_s = self._clock.now_s()
@@ -255,6 +251,8 @@ class NodeAgent:
             gpus=tuple(runner.telemetry(now_s) for runner in self._runners),
             begun={f"{kind.variant}/{kind.profile}": n for kind, n in sorted(self._pool.begun.items())},
             in_flight=self._server.in_flight,
+            host_j=self._metering.host_j,
+            host_source=self._metering.host_source,
             energy_source=self._energy_source(),
             suppressed=self._server.counts.suppressed,
             claimed=self._server.counts.claimed,
@@ -264,20 +262,26 @@ class NodeAgent:
         )
 
     def _energy_source(self) -> str:
-        if not self._metered:
-            return self._servicer.energy_source
         # What workers spend that fell back to the CPU is in no GPU's counter.
         beside = {instance.worker.energy_source for instance in self._pool if instance.worker.fallback}
-        return "+".join(sorted({"nvml", *beside}))
+        return "+".join(sorted({self._metering.energy_source(self._servicer.energy_source), *beside}))
 
     def _account(self, gpu: Gpu) -> GpuAccount:
-        kind = MeteredAccount if self._metered else GpuAccount
-        return kind(
+        account = GpuAccount(
             idle_power_w=self._model.table.idle_power_w,
             parked_power_w=self._model.table.parked_power_w,
             compute_slices=gpu.model.compute_slices,
             now_s=self._clock.now_s(),
+            dynamic_power_w=self._dynamic_power_w,
+            metered=self._metering.metered(gpu.uuid),
+            last_counter_j=self._metering.last_counter_j(gpu.uuid),
         )
+        self._metering.book_into(gpu.uuid, account)
+        return account
+
+    def _dynamic_power_w(self, variant: str, profile: str) -> float:
+        """Return what the table expects a working instance to draw above idle."""
+        return self._model.dynamic_j(variant, 0.0) / (self._model.mean_ms(variant, profile, 0.0) / 1e3)
 
     def _report(self, event: Event) -> None:
         # While the server is away only the newest are kept: events explain, they do not decide.

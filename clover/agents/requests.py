@@ -249,6 +249,8 @@ class RequestServer:
         begun_ms = self._ports.clock.now_ms()
         epoch = self.epoch
         busy_s = 0.0
+        account, kind = self._ports.accounts[instance.gpu], instance.kind
+        account.begin_work(instance.key, kind.variant, kind.profile, begun_ms / 1e3)
         try:
             served = await instance.worker.serve(delivery.request)
             busy_s = served.service_ms / 1e3
@@ -261,6 +263,7 @@ class RequestServer:
         except ServingError as error:
             self._retry(delivery, str(error))
         finally:
+            account.end_work(instance.key, self._ports.clock.now_s())
             self._ports.pool.end(instance, busy_s)
         self._dispatch(group)
 

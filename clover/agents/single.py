@@ -18,7 +18,8 @@ from clover.agents.readiness import wait_until_serving
 from clover.agents.system_clock import SystemClock
 from clover.bus.memory import MemoryBus
 from clover.bus.messages import PlanRecord
-from clover.core.carbon import IntensityTrace
+from clover.carbon.replay import TraceReplay
+from clover.core.intensity_trace import IntensityTrace
 from clover.serving.port import Servicer
 
 #: The grid does not move while one question is answered.
@@ -71,7 +72,8 @@ class SingleInstance:
             servicer=self._servicer,
         )
         carbon = make_carbon_monitor(
-            CarbonSettings(trace=self._trace, hour_s=_HOUR_S, pue=_PUE, idle_power_w=table.idle_power_w),
+            CarbonSettings(pue=_PUE, idle_power_w=table.idle_power_w),
+            source=TraceReplay(self._trace, hour_s=_HOUR_S),
             bus=bus,
             clock=clock,
             seed=0,

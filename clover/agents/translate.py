@@ -7,7 +7,7 @@ from clover.core.carbon import CarbonIntensity
 from clover.core.configuration import Configuration, GpuConfiguration, InstanceKind
 from clover.core.dispatch import DispatchRule
 from clover.core.queueing import Evaluation
-from clover.plan.problem import Candidate
+from clover.plan.problem import Candidate, FleetCandidate
 
 
 def gpu_target(index: int, gpu: GpuConfiguration) -> messages.GpuTarget:
@@ -46,6 +46,15 @@ def dispatch_rule(rule: messages.DispatchRule) -> DispatchRule:
     return DispatchRule(name=rule.name, hold_back=rule.hold_back, shares=shares)
 
 
+def dispatch_target(rule: DispatchRule) -> messages.DispatchRule:
+    """Write a dispatch rule; shares are rounded to a millionth, so that equal plans give equal targets."""
+    shares = tuple(
+        messages.Share(variant=kind.variant, profile=kind.profile, share=round(share, 6))
+        for kind, share in sorted(rule.shares.items())
+    )
+    return messages.DispatchRule(name=rule.name, hold_back=rule.hold_back, shares=shares)
+
+
 def prediction(evaluation: Evaluation, objective: float) -> messages.Prediction:
     """Write an evaluation; an infinite p95 becomes None."""
     return messages.Prediction(
@@ -60,11 +69,11 @@ def prediction(evaluation: Evaluation, objective: float) -> messages.Prediction:
     )
 
 
-def alternative(candidate: Candidate) -> messages.Alternative:
+def alternative(candidate: Candidate | FleetCandidate) -> messages.Alternative:
     """Write a candidate that was considered."""
     evaluation = candidate.evaluation
     return messages.Alternative(
-        configuration=str(candidate.gpu),
+        configuration=candidate.text,
         p95_ms=evaluation.p95_ms if evaluation.stable else None,
         accuracy_pct=evaluation.accuracy_pct,
         energy_j_per_request=evaluation.energy_j_per_request,
@@ -88,4 +97,8 @@ def intensity_reading(intensity: CarbonIntensity, *, pue: float, published_at_ms
         published_at_ms=published_at_ms,
         pue=pue,
         trace_index=intensity.trace_index,
+        observed_to_ms=None if intensity.observed_to_s is None else intensity.observed_to_s * 1e3,
+        fetched_at_ms=None if intensity.fetched_at_s is None else intensity.fetched_at_s * 1e3,
+        stale=intensity.stale,
+        note=intensity.note,
     )

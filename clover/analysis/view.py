@@ -148,6 +148,13 @@ class DeploymentView:
             events=tuple(self._events),
         )
 
+    @staticmethod
+    def _stale_s(reading: IntensityReading, now_ms: float) -> float:
+        """Return for how long a figure has been too old: live as the monitor judges, replayed since its row ended."""
+        if reading.observed_to_ms is None and not reading.stale:
+            return max(0.0, now_ms - reading.to_ms) / 1e3
+        return max(0.0, now_ms - (reading.observed_to_ms or reading.from_ms)) / 1e3 if reading.stale else 0.0
+
     def _intensity_now(self, now_ms: float) -> IntensityNow | None:
         reading = self._intensity
         if reading is None:
@@ -162,8 +169,8 @@ class DeploymentView:
             source=reading.source,
             fallback_level=reading.fallback_level,
             trace_index=reading.trace_index,
-            age_s=max(0.0, now_ms - reading.published_at_ms) / 1e3,
-            stale_s=max(0.0, now_ms - reading.to_ms) / 1e3,
+            age_s=max(0.0, now_ms - (reading.observed_to_ms or reading.published_at_ms)) / 1e3,
+            stale_s=self._stale_s(reading, now_ms),
             history=tuple(g_per_kwh for _, g_per_kwh in self._history),
         )
 

@@ -17,8 +17,8 @@ class IntensityNow:
         g_per_kwh: gCO2e per kWh, without PUE.
         pue: Power usage effectiveness applied on top.
         zone, kind, factor, status, source, fallback_level, trace_index: As the carbon monitor published them.
-        age_s: Since it was published.
-        stale_s: Since the interval ended for which it holds, 0 while it holds.
+        age_s: Since the time that a live figure describes, or since a replayed one was published.
+        stale_s: For how long it has been too old to change a plan; of a replay, since its row ended. 0 while it holds.
         history: Past values and the present one, oldest first, one per published interval.
     """
 

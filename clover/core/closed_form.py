@@ -198,7 +198,7 @@ def erlang_c(servers: Floats, offered: Floats) -> Floats:
         # Beyond the range of floats the chance to be blocked is 0 for every purpose.
         with np.errstate(over="ignore", invalid="ignore"):
             products = np.nan_to_num(np.cumprod(factors, axis=1), nan=np.inf, posinf=np.inf)
-        blocking[part] = 1.0 / (1.0 + products.sum(axis=1))
+            blocking[part] = 1.0 / (1.0 + products.sum(axis=1))
     return blocking / (1.0 - offered / servers * (1.0 - blocking))
 
 

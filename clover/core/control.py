@@ -53,9 +53,10 @@ class Tick:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decided:
-    """The scheme's answer."""
+    """The scheme's answer; `redispatch` if requests are to be handed out in another way."""
 
     configuration: Configuration
+    redispatch: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,13 +74,14 @@ Event: TypeAlias = IntensitySeen | NodeSeen | LoadSeen | Tick | Decided | Sent
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decide:
-    """Ask the scheme."""
+    """Ask the scheme; `current` is what all serving GPUs are if alike, `present` what each GPU is, None at first."""
 
     trigger: Trigger
     reason: str
     gpus: tuple[GpuId, ...]
     rate_rps: float
     current: GpuConfiguration | None
+    present: Configuration | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

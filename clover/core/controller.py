@@ -114,8 +114,8 @@ class ControllerMachine:
                 return self._see_node(event, now_s) + self._go_on(now_s)
             case Tick():
                 return self._lose_silent(now_s) + self._go_on(now_s)
-            case Decided(configuration=configuration):
-                return self._decided(configuration, now_s)
+            case Decided(configuration=configuration, redispatch=redispatch):
+                return self._decided(configuration, now_s, redispatch=redispatch)
             case Sent(epoch=epoch):
                 self._expect("rolling", event)
                 self._step_epoch = epoch
@@ -212,14 +212,24 @@ class ControllerMachine:
     def _decide(self, trigger: Trigger, reason: str) -> list[Command]:
         self._decided_effective = self._effective if self._effective is not None else self._decided_effective
         self._enter("deciding", f"{trigger}: {reason}")
-        configurations = sorted(set(self.assigned.values()), key=str)
+        configurations = [gpu for gpu in set(self.assigned.values()) if gpu.instances]
         current = configurations[0] if len(configurations) == 1 else None
-        return [Decide(trigger=trigger, reason=reason, gpus=self._fleet(), rate_rps=self.rate_rps, current=current)]
+        present = Configuration.of(self.assigned) if self.assigned else None
+        return [
+            Decide(
+                trigger=trigger,
+                reason=reason,
+                gpus=self._fleet(),
+                rate_rps=self.rate_rps,
+                current=current,
+                present=present,
+            )
+        ]
 
-    def _decided(self, configuration: Configuration, now_s: float) -> list[Command]:
+    def _decided(self, configuration: Configuration, now_s: float, *, redispatch: bool) -> list[Command]:
         self._expect("deciding", configuration)
         self.wanted = configuration.as_dict()
-        if not self._differing():
+        if not self._differing() and not redispatch:
             self._enter("serving", "decision kept what was there")
             return [Settle(unchanged=True)]
         self._enter("rolling", str(configuration))
@@ -247,7 +257,9 @@ class ControllerMachine:
         at_once = [gpu for gpu in different if gpu not in serving]
         # By index before node, so that a step takes from all nodes rather than emptying one.
         serving.sort(key=lambda gpu: (gpu.index, gpu.node))
-        step = at_once + serving[: max(1, len(self.wanted) // ROLL_FRACTION)]
+        # What wakes has to serve before something else stops: the others wait for the next step.
+        waking = any(self.wanted[gpu].mode == "serving" and gpu in self.assigned for gpu in at_once)
+        step = at_once if waking else at_once + serving[: max(1, len(self.wanted) // ROLL_FRACTION)]
         for gpu in step:
             self.assigned[gpu] = self.wanted[gpu]
         self._step, self._step_epoch, self._step_since_s = tuple(step), None, now_s

@@ -7,15 +7,22 @@ its carbon is computed anew (SC'23 rescales past measurements in the same way).
 from __future__ import annotations
 
 from clover.core.configuration import FleetCounts, GpuConfiguration
-from clover.core.objective import PLANNED_LATE_LIMIT, Objective
-from clover.core.queueing import Evaluation, evaluate
-from clover.plan.problem import Candidate, Problem
+from clover.core.objective import LATE_LIMIT, PLANNED_LATE_LIMIT, Objective
+from clover.core.queueing import Evaluation, evaluate, idle_power_w
+from clover.plan.problem import Candidate, Explored, Problem
+from clover.plan.simulator import simulate
+from clover.plan.traffic import Traffic, one_agent
 
 _MAX_REMEMBERED = 20_000
+#: Requests by which the original judges a configuration (its runs use 500 to 1000).
+LIVE_REQUESTS = 1000
+_LIVE_STREAM = 0x11FE
 
 
 class UniformEvaluator:
     """Evaluation by the closed form, with memory across questions of the same load, fleet and SLA."""
+
+    _limit = PLANNED_LATE_LIMIT
 
     def __init__(self) -> None:
         self._memory: dict[tuple[object, ...], Evaluation] = {}
@@ -34,10 +41,17 @@ class UniformEvaluator:
             return known
         if len(self._memory) >= _MAX_REMEMBERED:
             self._memory.clear()
-        fleet = FleetCounts.uniform(gpu, len(problem.gpus))
-        evaluation = evaluate(problem.model, fleet, problem.rate_rps, problem.sla_ms)
+        evaluation = self._fresh(problem, gpu)
         self._memory[key] = evaluation
         return evaluation
+
+    def explored(self) -> tuple[Explored, ...]:
+        """Return what was tried on live traffic since the last call: nothing, since this is a model."""
+        return ()
+
+    def _fresh(self, problem: Problem, gpu: GpuConfiguration) -> Evaluation:
+        fleet = FleetCounts.uniform(gpu, len(problem.gpus))
+        return evaluate(problem.model, fleet, problem.rate_rps, problem.sla_ms)
 
     def candidate(self, problem: Problem, objective: Objective, gpu: GpuConfiguration) -> Candidate:
         """Evaluate and judge."""
@@ -46,8 +60,48 @@ class UniformEvaluator:
             gpu=gpu,
             evaluation=evaluation,
             objective=objective.value(evaluation),
-            meets_sla=evaluation.meets(PLANNED_LATE_LIMIT),
+            meets_sla=evaluation.meets(self._limit),
         )
+
+
+class LiveEvaluator(UniformEvaluator):
+    """Evaluation as the original makes it, modelled: some requests of live traffic on the configuration itself.
+
+    The verdict comes from those requests alone, with all their noise; what they cost is for the caller to charge
+    (`explored`). A configuration that was measured before is not measured again.
+
+    Args:
+        seed: Of arrivals and service times.
+        requests: How many are looked at.
+    """
+
+    _limit = LATE_LIMIT
+
+    def __init__(self, *, seed: int, requests: int = LIVE_REQUESTS) -> None:
+        super().__init__()
+        self._seed, self._requests, self._number = seed, requests, 0
+        self._explored: list[Explored] = []
+
+    def explored(self) -> tuple[Explored, ...]:
+        """Return what was tried since the last call, and forget it."""
+        explored = tuple(self._explored)
+        self._explored.clear()
+        return explored
+
+    def _fresh(self, problem: Problem, gpu: GpuConfiguration) -> Evaluation:
+        self._number += 1
+        fleet = FleetCounts.uniform(gpu, len(problem.gpus))
+        seen = simulate(
+            problem.model,
+            one_agent(fleet),
+            Traffic(rate_rps=problem.rate_rps),
+            sla_ms=problem.sla_ms,
+            idle_power_w=idle_power_w(problem.model, fleet),
+            requests=self._requests,
+            seed=(_LIVE_STREAM, self._seed, self._number),
+        ).evaluation
+        self._explored.append(Explored(gpu=gpu, evaluation=seen, requests=self._requests))
+        return seen
 
 
 def best_first(candidates: list[Candidate]) -> tuple[Candidate, ...]:

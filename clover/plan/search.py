@@ -62,11 +62,13 @@ class _Invocation:
 class SearchScheme:
     """`clover` (annealing in the neighbourhood of the centre) or `blover` (draws over the whole space)."""
 
-    def __init__(self, name: str, *, seed: int, faithful: bool = False) -> None:
+    def __init__(
+        self, name: str, *, seed: int, faithful: bool = False, evaluator: UniformEvaluator | None = None
+    ) -> None:
         self._name = name
         self._rng = Random(seed)  # noqa: S311 - a search, not a secret
         self._faithful = faithful
-        self._evaluator = UniformEvaluator()
+        self._evaluator = evaluator or UniformEvaluator()
 
     @property
     def name(self) -> str:
@@ -137,4 +139,5 @@ class SearchScheme:
             candidates=ordered,
             evaluations=len(ordered),
             meets_sla=search.feasible,
+            explored=self._evaluator.explored(),
         )

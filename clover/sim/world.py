@@ -18,7 +18,10 @@ from clover.agents.requests import RequestSettings
 from clover.analysis.summary import RunSummary
 from clover.bus.memory import MemoryBus
 from clover.bus.port import Feed
-from clover.core.carbon import IntensityTrace
+from clover.carbon.port import IntensityFeed
+from clover.carbon.replay import TraceReplay
+from clover.core.clock import Clock
+from clover.core.intensity_trace import IntensityTrace
 from clover.sim.clock import VirtualClock, run_virtual
 
 _T = TypeVar("_T")
@@ -44,6 +47,7 @@ class WorldSettings:
         duration_s: How long requests become due.
         telemetry_s: Telemetry interval.
         seed: Of everything random.
+        source: Makes what is asked for the intensity instead of the trace.
     """
 
     fleet: Fleet
@@ -58,6 +62,7 @@ class WorldSettings:
     faithful: bool = False
     telemetry_s: float = 1.0
     seed: int = 0
+    source: Callable[[Clock], IntensityFeed] | None = None
 
 
 class World:
@@ -146,17 +151,22 @@ class World:
         settings = self.settings
         agent = make_carbon_monitor(
             CarbonSettings(
-                trace=settings.trace,
-                hour_s=settings.hour_s,
                 pue=settings.pue,
                 idle_power_w=settings.fleet.model.table.idle_power_w,
                 publish_s=settings.telemetry_s,
             ),
+            source=self._source(),
             bus=self.bus,
             clock=self.clock,
             seed=settings.seed,
         )
         await agent.run(stop or self.stop)
+
+    def _source(self) -> IntensityFeed:
+        make = self.settings.source
+        if make is not None:
+            return make(self.clock)
+        return TraceReplay(self.settings.trace, hour_s=self.settings.hour_s)
 
     async def _observe(self) -> None:
         cursors = dict.fromkeys(Feed, "0")

@@ -51,6 +51,42 @@ def test_a_run_is_as_predicted(app: str) -> None:
     assert result["replans"] >= 3
 
 
+def test_exact_with_parking_is_as_predicted_and_wakes_before_it_stops() -> None:
+    model = load_service("albert", "a100-40gb")
+    goals = Goals(lambda_=0.5, sla_ms=model.table.sla_p95_ms, parking="parked")
+    result = simulate(_settings(scheme="exact", goals=goals))
+    _nothing_lost(result)
+    predicted = result["predicted"]
+    assert result["late_pct"] <= 5.0
+    assert result["p95_ms"] <= result["sla_p95_ms"]
+    assert result["saved_pct"] == pytest.approx(predicted["saved_pct"], abs=4.0)
+    assert result["saved_pct"] > 45.0
+    assert result["accuracy_pct"] == pytest.approx(predicted["accuracy_pct"], rel=0.02)
+    assert result["replans"] >= 3
+
+
+def test_shares_reach_the_nodes_and_are_kept() -> None:
+    model = load_service("yolov5", "a100-40gb")
+    goals = Goals(lambda_=0.1, sla_ms=model.table.sla_p95_ms)
+    settings = _settings(
+        app="yolov5", scheme="exact", goals=goals, gpus=(10,), rate_rps=25.0, trace=load_trace("constant:250")
+    )
+
+    async def main() -> tuple[dict[str, Any], Any, Any]:
+        world = World(settings)
+        result = await world.run()
+        return result, await world.bus.target("n1"), (await world.bus.node_states())["n1"]
+
+    result, target, state = run_virtual(main())
+    _nothing_lost(result)
+    assert target.dispatch.name == "shares"
+    begun = {name: count for name, count in state.begun.items() if count}
+    total = sum(begun.values())
+    for share in target.dispatch.shares:
+        assert begun.get(f"{share.variant}/{share.profile}", 0) / total == pytest.approx(share.share, abs=0.02)
+    assert result["accuracy_pct"] == pytest.approx(result["predicted"]["accuracy_pct"], rel=0.005)
+
+
 def test_base_saves_nothing_and_a_constant_grid_asks_for_nothing() -> None:
     base = simulate(_settings(scheme="base"))
     assert abs(base["saved_pct"]) <= 2.0

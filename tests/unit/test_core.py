@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clover.catalog import application_names, load_service, load_trace
-from clover.core.carbon import constant_trace, parse_trace
 from clover.core.configuration import ConfigurationGraph, FleetCounts, GpuConfiguration, InstanceKind
 from clover.core.dispatch import DispatchRule, IdleInstance, choose
 from clover.core.histogram import LatencyHistogram
+from clover.core.intensity_trace import constant_trace, parse_trace
 from clover.core.load import LoadEstimator
 from clover.core.objective import Objective, base_gpu, baseline, rightsized
 from clover.core.outcome import Outcome, ProducerOutcome, default_deadline_s, producer_outcome

@@ -9,7 +9,7 @@ reader; a changed meaning is a new envelope version (`clover.bus.codec`).
 from __future__ import annotations
 
 from clover.bus.messages.base import Message
-from clover.bus.messages.carbon import IntensityReading, LedgerCheckpoint, LedgerReading
+from clover.bus.messages.carbon import IntensityReading, LedgerCheckpoint, LedgerParts, LedgerReading, Part
 from clover.bus.messages.control import (
     Alternative,
     DispatchRule,
@@ -52,10 +52,12 @@ __all__ = [
     "InstanceTelemetry",
     "IntensityReading",
     "LedgerCheckpoint",
+    "LedgerParts",
     "LedgerReading",
     "LogLine",
     "Message",
     "NodeTelemetry",
+    "Part",
     "PlanData",
     "PlanRecord",
     "Prediction",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+import msgspec
+
 from clover.bus.messages.base import Message
 
 
@@ -16,12 +18,17 @@ class IntensityReading(Message, frozen=True):
         from_ms, to_ms: Interval for which it holds, in the wall time of the run.
         kind: `average` or `marginal`; never mixed.
         factor: `direct`, `lifecycle` or `unknown`.
-        status: `measured`, `estimated`, `forecast` or `trace`.
+        status: `measured`, `estimated`, `forecast`, `trace` or `assumed` (a constant).
         source: Where it came from, such as `trace:ciso-march`.
-        fallback_level: 0 is the first source of the chain.
+        fallback_level: 0 live, 1 cached, 2 published forecast, 3 same hour yesterday, 4 fixed fallback.
         published_at_ms: When the monitor wrote it.
         pue: Power usage effectiveness applied to all energy, >= 1.
         trace_index: Row of the trace, None for a live source.
+        observed_to_ms: End of the interval that the source gave the figure for, or when a forecast was issued: its age
+            counts from here; None for what does not age.
+        fetched_at_ms: When it came in; None if nothing was fetched.
+        stale: No live figure has come for longer than the limit; plans stay as they are.
+        note: Why it is not a plain live figure; empty if it is.
     """
 
     g_per_kwh: float
@@ -30,12 +37,16 @@ class IntensityReading(Message, frozen=True):
     to_ms: float
     kind: Literal["average", "marginal"]
     factor: Literal["direct", "lifecycle", "unknown"]
-    status: Literal["measured", "estimated", "forecast", "trace"]
+    status: Literal["measured", "estimated", "forecast", "trace", "assumed"]
     source: str
     fallback_level: int
     published_at_ms: float
     pue: float
     trace_index: int | None = None
+    observed_to_ms: float | None = None
+    fetched_at_ms: float | None = None
+    stale: bool = False
+    note: str = ""
 
 
 class LedgerReading(Message, frozen=True):
@@ -50,6 +61,10 @@ class LedgerReading(Message, frozen=True):
         unresolved_j: Energy that must have been used while no telemetry came, estimated at idle power; not in
             `energy_j`.
         energy_source: Sources seen, joined by `+` if they differ.
+        host_source: The same of `host_j`; empty if no host was metered.
+        began_ms: When the energy of the ledger's first reading began to count.
+        gpu_s: Seconds of GPUs that the ledger covers, summed over GPUs, whatever they did.
+        answered: Requests that were answered in that time.
     """
 
     at_ms: float
@@ -60,6 +75,36 @@ class LedgerReading(Message, frozen=True):
     host_g: float = 0.0
     unresolved_j: float = 0.0
     energy_source: str = "simulated"
+    host_source: str = ""
+    began_ms: float | None = None
+    gpu_s: float = 0.0
+    answered: int = 0
+
+
+class Part(Message, frozen=True):
+    """A part of the ledger: joules, gCO2e, and requests that were answered by it."""
+
+    energy_j: float = 0.0
+    footprint_g: float = 0.0
+    answered: int = 0
+
+
+class LedgerParts(Message, frozen=True):
+    """The ledger in parts; each grouping but `by_variant` and `by_hour` sums to the whole.
+
+    Attributes:
+        by_variant: Energy of requests alone, by the variant that served them.
+        by_node: By node.
+        by_gpu: By `node/gpu`.
+        by_hour: By the hour of UTC in which it was used, `2026-01-20T12:00Z`; the newest 48.
+        by_source: By the source of the joules.
+    """
+
+    by_variant: dict[str, Part] = msgspec.field(default_factory=dict[str, Part])
+    by_node: dict[str, Part] = msgspec.field(default_factory=dict[str, Part])
+    by_gpu: dict[str, Part] = msgspec.field(default_factory=dict[str, Part])
+    by_hour: dict[str, Part] = msgspec.field(default_factory=dict[str, Part])
+    by_source: dict[str, Part] = msgspec.field(default_factory=dict[str, Part])
 
 
 class LedgerCheckpoint(Message, frozen=True):
@@ -70,7 +115,9 @@ class LedgerCheckpoint(Message, frozen=True):
         trace_started_ms: When row 0 of the trace began, so that a restart does not rewind the grid.
         telemetry_cursor: Stream id of the newest telemetry entry taken in.
         counters: Last cumulative values per `node/boot/gpu`, by cause.
-        counters_at_ms: When those were cut, per `node/boot`.
+        counters_at_ms: When those were cut, per `node/boot` and per `node/boot/gpu`.
+        parts: The ledger in parts.
+        effective: When which intensity x PUE came into force, [ms, g/kWh], for energy that is still to be counted.
     """
 
     ledger: LedgerReading
@@ -78,3 +125,5 @@ class LedgerCheckpoint(Message, frozen=True):
     telemetry_cursor: str
     counters: dict[str, dict[str, float]]
     counters_at_ms: dict[str, float]
+    parts: LedgerParts = LedgerParts()
+    effective: tuple[tuple[float, float], ...] = ()

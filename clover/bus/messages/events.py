@@ -30,6 +30,9 @@ EVENT_KINDS: dict[str, str] = {
     "worker.out_of_memory": "a request did not fit into its instance's memory and has failed; the worker goes on",
     "generator.started": "requests begin to be due",
     "generator.finished": "the last request of a generator has ended",
+    "carbon.fallback": "the figure for the grid is not the live one any more, or of another level; and why",
+    "carbon.stale": "no live figure has come for longer than the limit: plans stay as they are",
+    "carbon.recovered": "the figure for the grid is live again",
     "process.died": "the supervisor starts a process again",
     "server.restarted": "the supervisor has started the embedded server again",
 }

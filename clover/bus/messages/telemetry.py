@@ -16,13 +16,25 @@ InstancePhase = Literal["starting", "idle", "busy", "draining", "failed"]
 
 
 class EnergyCounters(Message, frozen=True):
-    """Cumulative joules of one GPU since the node agent's boot, by cause; the parts sum to the meter."""
+    """Cumulative joules of one GPU since the node agent's boot, by cause; the parts sum to the meter.
+
+    Attributes:
+        requests_j: By variant.
+        idle_j, unallocated_j, parked_j, transition_j: What runs without requests, by what the slices were doing.
+        unresolved_j: Energy that cannot be given a cause: while no agent ran, or lost with the counter at a restart of
+            the driver (estimated). Not one of the parts.
+        gap_measured: Whether `unresolved_j` holds what was used before this boot, as measured.
+        answered: Requests that were answered, by variant.
+    """
 
     requests_j: dict[str, float] = msgspec.field(default_factory=dict[str, float])
     idle_j: float = 0.0
     unallocated_j: float = 0.0
     parked_j: float = 0.0
     transition_j: float = 0.0
+    unresolved_j: float = 0.0
+    gap_measured: bool = False
+    answered: dict[str, int] = msgspec.field(default_factory=dict[str, int])
 
 
 class InstanceTelemetry(Message, frozen=True):
@@ -43,7 +55,13 @@ class InstanceTelemetry(Message, frozen=True):
 
 
 class GpuTelemetry(Message, frozen=True):
-    """One GPU; `since_ms` is when it entered its phase, `reason` why (a target's epoch, or the fault)."""
+    """One GPU.
+
+    Attributes:
+        since_ms, reason: When it entered its phase and why (a target's epoch, or the fault).
+        energy_at_ms: Until when `energy` counts; earlier than the telemetry's `at_ms` if the meter did not answer, None
+            if it is the same.
+    """
 
     index: int
     uuid: str
@@ -53,6 +71,7 @@ class GpuTelemetry(Message, frozen=True):
     applied_epoch: int
     instances: tuple[InstanceTelemetry, ...]
     energy: EnergyCounters
+    energy_at_ms: float | None = None
 
 
 class NodeTelemetry(Message, frozen=True):
@@ -73,6 +92,7 @@ class NodeTelemetry(Message, frozen=True):
         begun: Requests begun since boot, keyed `variant/profile`.
         in_flight: Requests being worked on.
         host_j: Host energy since boot, excluded from GPU totals; None if not measured.
+        host_source: Where `host_j` is from, such as `rapl`; empty if there is none.
         energy_source: Source of all joules here.
         mig_changes: GPU instances created plus destroyed since boot.
         change_s: Seconds, summed over GPUs, spent changing since boot.
@@ -95,6 +115,7 @@ class NodeTelemetry(Message, frozen=True):
     begun: dict[str, int]
     in_flight: int
     host_j: float | None = None
+    host_source: str = ""
     energy_source: str = "simulated"
     mig_changes: int = 0
     change_s: float = 0.0

@@ -31,6 +31,7 @@ from clover.agents.runtime import run_agent
 from clover.agents.system_clock import SystemClock
 from clover.bus.port import Bus
 from clover.bus.redis import connect
+from clover.carbon.replay import TraceReplay
 from clover.catalog import load_service, load_trace
 from clover.core.application import ChangeTimes, ServiceModel, VariantPerformance
 from clover.core.clock import Clock
@@ -131,8 +132,11 @@ class AgentMaker:
 
     def _carbon(self) -> _Work:
         idle_power_w = self._fleet.model.table.idle_power_w
-        settings = CarbonSettings(trace=load_trace("ciso-march"), hour_s=20.0, pue=1.5, idle_power_w=idle_power_w)
-        return make_carbon_monitor(settings, bus=self._bus, clock=self._clock, seed=self._settings.seed).run
+        settings = CarbonSettings(pue=1.5, idle_power_w=idle_power_w)
+        source = TraceReplay(load_trace("ciso-march"), hour_s=20.0)
+        return make_carbon_monitor(
+            settings, source=source, bus=self._bus, clock=self._clock, seed=self._settings.seed
+        ).run
 
     def _controller(self) -> _Work:
         settings = self._settings

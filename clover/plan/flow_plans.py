@@ -1,0 +1,199 @@
+"""From flows to plans: which of them are certified, the best first.
+
+The flow model leaves waiting out, so its best answer may fail. Then less is asked of it: a lower utilisation or a
+smaller part of slow services, whichever costs less; the candidates wait in a queue ordered by their score.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from clover.core.objective import LATE_LIMIT, PLANNED_LATE_LIMIT
+from clover.core.queueing import evaluate
+from clover.plan.asking import Asked
+from clover.plan.bound import bound
+from clover.plan.flow import FlowModel, FlowSolution
+from clover.plan.points import Fleetwide, PlanPoint, fill, fleet_of
+from clover.plan.prover import Proof
+
+#: Longest-idle dispatch is preferred to shares that score no better than this.
+_SIMPLER = 1e-5
+_UTILISATION_STEP = 0.03
+_LEAST_UTILISATION = 0.3
+_LEAST_LATE_STEP = 0.0015
+_FAR_OFF = 0.01
+_LEAST_LATE = 0.004
+#: What candidates are worth solving for; coarser than the bound.
+_NARROW, _PROGRAMS, _GAP = 1.0 / 80.0, 4, 1e-4
+
+#: Give up after so many simulations (unless told otherwise), or so many different requests for room.
+MOST_PROOFS, _MOST_ROOMS = 10, 12
+
+Prove = Callable[[PlanPoint], Proof]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Room:
+    """What is asked of the flow model: how busy a kind may be, and how many services may be too long."""
+
+    utilisation: float = 1.0
+    late: float = LATE_LIMIT
+
+    def less(self, used: _Room, excess: float) -> Iterator[_Room]:
+        """Return what to try if a solution that used so much was late by `excess` too much.
+
+        What is asked has to be less than what was used, or the same solution would come again.
+        """
+        # Waiting is cured by less utilisation, slow services by fewer of them.
+        slow = used.late > LATE_LIMIT / 2.0
+        step = _UTILISATION_STEP if excess < _FAR_OFF else 2.0 * _UTILISATION_STEP
+        utilisation = round(min(self.utilisation, used.utilisation) - step, 6)
+        if utilisation >= _LEAST_UTILISATION:
+            yield replace(self, utilisation=utilisation)
+        late = round(min(self.late, used.late) - max(_LEAST_LATE_STEP, 1.1 * min(excess, _FAR_OFF)), 6)
+        if slow and late >= _LEAST_LATE:
+            yield replace(self, late=late)
+
+
+@dataclass(order=True, slots=True)
+class _Entry:
+    order: tuple[float, int]
+    room: _Room = field(compare=False)
+    used: _Room = field(compare=False)
+    point: PlanPoint = field(compare=False)
+
+
+class FlowPlanner:
+    """Finds certified plans with the flow model.
+
+    Args:
+        flow: Fleet, load and SLA.
+        prove: Simulates a plan.
+        off: Whether spare GPUs are off rather than parked.
+    """
+
+    def __init__(self, flow: FlowModel, prove: Prove, *, off: bool = False) -> None:
+        self._flow, self._prove, self._off = flow, prove, off
+        self._known: dict[str, Proof] = {}
+        self._room = _Room()
+        self.proofs = self.failed = self._pushed = 0
+
+    def best(
+        self, asked: Asked, *, at_least: float = -np.inf, most_proofs: int = MOST_PROOFS, careful: bool = False
+    ) -> tuple[PlanPoint | None, float]:
+        """Return the best plan that could be certified, and a bound that no plan exceeds.
+
+        Args:
+            asked: What is to be maximised and kept.
+            at_least: Score of a plan that is known; nothing below it is looked for.
+            most_proofs: Give up after so many simulations.
+            careful: Begin with as much room for waiting as the last plan needed.
+        """
+        bounded = bound(self._flow, asked)
+        queue: list[_Entry] = []
+        start = self._room if careful else _Room()
+        tried = {start}
+        unlimited = start == _Room() and not asked.constrained
+        self._push(queue, asked, start, bounded.nearest if unlimited else self._solve(asked, start, at_least))
+        left = most_proofs
+        while queue and left > 0:
+            entry = heapq.heappop(queue)
+            if -entry.order[0] <= at_least:
+                break
+            planned = PLANNED_LATE_LIMIT if entry.point.dispatch.name == "longest_idle" else LATE_LIMIT
+            excess = entry.point.evaluation.late_fraction - planned
+            if excess <= 0.0:
+                proof, new = self._proof(entry.point)
+                left -= new
+                if proof.point is not None and _keeps(asked, proof.point):
+                    self._room = entry.room
+                    return proof.point, bounded.upper_bound
+                excess = proof.late_fraction - LATE_LIMIT
+            for room in entry.room.less(entry.used, max(excess, 0.0)):
+                if room not in tried and len(tried) < _MOST_ROOMS:
+                    tried.add(room)
+                    self._push(queue, asked, room, self._solve(asked, room, at_least))
+        return None, bounded.upper_bound
+
+    def _solve(self, asked: Asked, room: _Room, cutoff: float) -> FlowSolution | None:
+        found = bound(
+            self._flow,
+            asked.tightened(),
+            late_limit=room.late,
+            utilisation=room.utilisation,
+            narrow=_NARROW,
+            most_programs=_PROGRAMS,
+            absolute_gap=_GAP,
+            whole_at=_NARROW,
+            cutoff=cutoff,
+        )
+        return found.nearest
+
+    def _push(self, queue: list[_Entry], asked: Asked, room: _Room, solution: FlowSolution | None) -> None:
+        if solution is None:
+            return
+        tidy, score = self._tidy(solution), asked_score(asked)
+        for point in self._points(tidy):
+            simpler = _SIMPLER if point.dispatch.name == "longest_idle" else 0.0
+            if _keeps(asked, point):
+                self._pushed += 1
+                heapq.heappush(queue, _Entry((-score(point) - simpler, self._pushed), room, self._used(tidy), point))
+
+    def _used(self, solution: FlowSolution) -> _Room:
+        """Return how busy the busiest kind is, and which part of the services is too long."""
+        flow, rho = self._flow, self._flow.contention(solution.counts, solution.flows)
+        busy = solution.flows * flow.arrays.mean_s(np.array([rho]))[0]
+        there = solution.counts > 0
+        late = float(solution.flows @ flow.late_of_kinds(rho)) / flow.rate_rps
+        return _Room(utilisation=float((busy[there] / solution.counts[there]).max()), late=late)
+
+    def _proof(self, point: PlanPoint) -> tuple[Proof, int]:
+        key = f"{point} {point.dispatch.name} {sorted((str(k), round(s, 9)) for k, s in point.dispatch.shares.items())}"
+        if key in self._known:
+            return self._known[key], 0
+        self._known[key] = proof = self._prove(point)
+        self.proofs += 1
+        self.failed += proof.point is None
+        return proof, 1
+
+    def _tidy(self, solution: FlowSolution) -> FlowSolution:
+        """Give instances that serve nothing the variant that serves most on their size."""
+        counts, kinds = solution.counts.copy(), self._flow.arrays.kinds
+        for index in np.flatnonzero((counts > 0) & (solution.flows == 0)):
+            alike = [
+                k for k, kind in enumerate(kinds) if kind.profile == kinds[index].profile and solution.flows[k] > 0
+            ]
+            if alike:
+                counts[max(alike, key=lambda k: solution.flows[k])] += counts[index]
+                counts[index] = 0.0
+        return replace(solution, counts=counts)
+
+    def _points(self, solution: FlowSolution) -> list[PlanPoint]:
+        flow = self._flow
+        fleet = flow.fleet(solution)
+        layout = fill(
+            flow.multisets, solution.gpus.tolist(), dict(fleet.kinds), spare=solution.spare, spare_off=self._off
+        )
+        simple = evaluate(flow.model, fleet_of(layout), flow.rate_rps, flow.sla_ms)
+        points = [PlanPoint(layout=layout, dispatch=Fleetwide(), evaluation=simple)]
+        if len(fleet.kinds) > 1:
+            shares = Fleetwide(name="shares", shares=flow.shares(solution))
+            points.append(PlanPoint(layout=layout, dispatch=shares, evaluation=flow.evaluation(solution)))
+        return points
+
+
+def asked_score(asked: Asked) -> Callable[[PlanPoint], float]:
+    """Return the score of plans."""
+    return lambda point: asked.score(point.evaluation.accuracy_pct, point.evaluation.energy_j_per_request)
+
+
+def _keeps(asked: Asked, point: PlanPoint) -> bool:
+    least, most = asked.least_accuracy_pct, asked.most_energy_j
+    seen = point.evaluation
+    return (least is None or seen.accuracy_pct >= least - 1e-9) and (
+        most is None or seen.energy_j_per_request <= most * (1.0 + 1e-9)
+    )

@@ -1,0 +1,141 @@
+"""Many fleets evaluated by the closed form under longest-idle dispatch, from which plans are chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clover.core.application import ServiceModel
+from clover.core.closed_form import Floats
+from clover.core.configuration import OFF, PARKED, GpuConfiguration, InstanceKind
+from clover.core.objective import PLANNED_LATE_LIMIT
+from clover.core.queueing import FleetSearch
+from clover.plan.points import Layout, layout_of
+from clover.plan.space import FleetSpace, count_matrix, kinds_of, mixed_fleets
+
+#: Bisections for the highest load, to 0.1 %.
+_RATE_STEPS = 12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Pool:
+    """Fleets that keep the promise by the closed form.
+
+    Attributes:
+        accuracy_pct: Per fleet, (C,).
+        energy_j: Per request of the whole fleet, (C,).
+        layout: Returns the layout of a fleet by its row.
+    """
+
+    accuracy_pct: Floats
+    energy_j: Floats
+    layout: Callable[[int], Layout]
+
+    def __len__(self) -> int:
+        return len(self.energy_j)
+
+
+class Enumeration:
+    """The small spaces of one application, board and SLA; built once, evaluated for every load.
+
+    Args:
+        model: Application and table.
+        gpu_configurations: Of one serving GPU.
+        sla_ms: Promised 95th percentile.
+    """
+
+    def __init__(self, model: ServiceModel, gpu_configurations: Sequence[GpuConfiguration], sla_ms: float) -> None:
+        self._model = model
+        self._gpus = tuple(gpu for gpu in gpu_configurations if gpu.mode == "serving")
+        self._kinds: tuple[InstanceKind, ...] = kinds_of(self._gpus)
+        self._single = count_matrix(self._gpus, self._kinds)
+        self._search = FleetSearch(model, self._kinds, sla_ms)
+        self._mixed: dict[int, FleetSpace] = {}
+
+    def mixed(self, active: int, spare: int, rate_rps: float, *, off: bool = False) -> Pool:
+        """Return the fleets of some GPUs that differ from each other, the others spare."""
+        if active not in self._mixed:
+            self._mixed[active] = mixed_fleets(self._gpus, active)
+        space = self._mixed[active]
+        idle = self._idle_power_w(active, spare, off=off)
+        return self._pool(
+            space.counts,
+            np.full(len(space), idle),
+            rate_rps,
+            lambda row: self._layout(space.members_of(row), spare, off),
+        )
+
+    def uniform(
+        self, active: Sequence[int], gpus: int, rate_rps: float, *, off: bool = False, all_rows: bool = False
+    ) -> Pool:
+        """Return the fleets whose serving GPUs are all alike, for several numbers of them.
+
+        With `all_rows` those that do not keep the promise are there too, with nan as accuracy and energy.
+        """
+        numbers = np.repeat(np.array(active), len(self._gpus))
+        counts = np.tile(self._single, (len(active), 1)) * numbers[:, None]
+        idle = np.array([self._idle_power_w(int(n), gpus - int(n), off=off) for n in active])
+
+        def layout(row: int) -> Layout:
+            n = int(numbers[row])
+            return self._layout([self._gpus[row % len(self._gpus)]] * n, gpus - n, off)
+
+        return self._pool(counts, np.repeat(idle, len(self._gpus)), rate_rps, layout, all_rows=all_rows)
+
+    def least_late(self, gpus: int, rate_rps: float) -> tuple[GpuConfiguration, float]:
+        """Return the configuration for all GPUs with the smallest P(late), and that; the most capable if overloaded."""
+        counts = self._single * gpus
+        result = self._search.evaluate(counts, rate_rps)
+        order = np.lexsort((-result.served_rate_rps, result.late_fraction))
+        best = int(order[0])
+        return self._gpus[best], float(result.late_fraction[best])
+
+    def highest_rate(self, gpus: int) -> float:
+        """Return the highest load in requests/s that some configuration for all GPUs carries within the SLA, or 0."""
+        counts = self._single * gpus
+        low, high = 0.0, self._search.operating(counts, 1e9).served_rps.max()
+        for _ in range(_RATE_STEPS):
+            middle = (low + high) / 2.0
+            good = (self._search.evaluate(counts, middle).late_fraction <= PLANNED_LATE_LIMIT).any()
+            low, high = (middle, high) if good else (low, middle)
+        return low if low > 1e-3 * high else 0.0
+
+    def _pool(
+        self,
+        counts: Floats,
+        idle_w: Floats,
+        rate_rps: float,
+        layout: Callable[[int], Layout],
+        *,
+        all_rows: bool = False,
+    ) -> Pool:
+        if all_rows:
+            every = self._search.evaluate(counts, rate_rps)
+            bad = every.late_fraction > PLANNED_LATE_LIMIT
+            return Pool(
+                accuracy_pct=np.where(bad, np.nan, every.accuracy_pct),
+                energy_j=np.where(bad, np.nan, every.energy_j_per_request(idle_w)),
+                layout=layout,
+            )
+        points = self._search.operating(counts, rate_rps)
+        rows = np.flatnonzero(~points.overloaded)
+        if not len(rows):
+            return Pool(accuracy_pct=np.empty(0), energy_j=np.empty(0), layout=layout)
+        result = self._search.evaluate(counts[rows], rate_rps)
+        good = result.late_fraction <= PLANNED_LATE_LIMIT
+        kept: NDArray[np.intp] = rows[good]
+        return Pool(
+            accuracy_pct=result.accuracy_pct[good],
+            energy_j=result.energy_j_per_request(idle_w[rows])[good],
+            layout=lambda row: layout(int(kept[row])),
+        )
+
+    def _idle_power_w(self, active: int, spare: int, *, off: bool) -> float:
+        table = self._model.table
+        return active * table.idle_power_w + spare * (table.off_power_w if off else table.parked_power_w)
+
+    def _layout(self, gpus: Sequence[GpuConfiguration], spare: int, off: bool) -> Layout:
+        return layout_of([*gpus, *([OFF if off else PARKED] * spare)])

@@ -1,0 +1,68 @@
+"""A mixed-integer linear program row by row, in the form that HiGHS takes."""
+
+from __future__ import annotations
+
+import highspy
+import numpy as np
+
+from clover.core.closed_form import Floats
+
+
+class Rows:
+    """Rows over (GPUs per partition, spare GPUs, instances per kind, flow per kind).
+
+    Args:
+        partitions: Number of partitions.
+        kinds: Number of kinds.
+    """
+
+    def __init__(self, *, partitions: int, kinds: int) -> None:
+        self._partitions, self._kinds = partitions, kinds
+        self._rows: list[Floats] = []
+        self._lower: list[float] = []
+        self._upper: list[float] = []
+
+    def add(
+        self,
+        lower: float,
+        upper: float,
+        *,
+        gpus: Floats | None = None,
+        spare: float = 0.0,
+        counts: Floats | None = None,
+        flows: Floats | None = None,
+    ) -> None:
+        """Add lower <= row <= upper; what is not given is 0."""
+        nothing = np.zeros(self._kinds)
+        partitions = np.zeros(self._partitions) if gpus is None else gpus
+        parts = [partitions, [spare], nothing if counts is None else counts, nothing if flows is None else flows]
+        self.add_row(np.concatenate(parts), lower, upper)
+
+    def add_row(self, row: Floats, lower: float, upper: float) -> None:
+        """Add lower <= row <= upper, the row in full length."""
+        self._rows.append(row)
+        self._lower.append(lower)
+        self._upper.append(upper)
+
+    def program(self, costs: Floats, spare_limit: float, *, relaxed: bool) -> highspy.HighsLp:
+        """Return the program that maximises the costs; everything but the flows is whole unless relaxed."""
+        matrix = np.array(self._rows)
+        filled = matrix != 0.0
+        program = highspy.HighsLp()
+        program.num_col_, program.num_row_ = len(costs), len(matrix)
+        program.sense_ = highspy.ObjSense.kMaximize
+        program.col_cost_ = costs
+        program.col_lower_ = np.zeros(len(costs))
+        upper = np.full(len(costs), highspy.kHighsInf)
+        upper[self._partitions] = spare_limit
+        program.col_upper_ = upper
+        program.row_lower_, program.row_upper_ = np.array(self._lower), np.array(self._upper)
+        program.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
+        program.a_matrix_.start_ = np.concatenate([[0], np.cumsum(filled.sum(axis=1))])
+        program.a_matrix_.index_ = np.nonzero(filled)[1]
+        program.a_matrix_.value_ = matrix[filled]
+        if not relaxed:
+            whole = self._partitions + 1 + self._kinds
+            integer, real = highspy.HighsVarType.kInteger, highspy.HighsVarType.kContinuous
+            program.integrality_ = [integer] * whole + [real] * self._kinds
+        return program
