@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli import carbon_options, options
+from cli import carbon_options, options, real_models
 from cli.connection import connected
 from cli.output import print_json, tell
 
@@ -43,6 +43,8 @@ def node(
     board: options.Board = "a100-40gb",
     helper: options.Helper = None,
     profile: options.Profile = None,
+    weights: options.Weights = "",
+    input_root: options.InputRoots = None,
     park_w: options.ParkW = None,
     metrics_port: options.MetricsPort = None,
     seed: options.Seed = 0,
@@ -64,15 +66,23 @@ def node(
     fleet = options.fleet(application, backend, board, profile, park_w)
     node_name = name or options.host_name()
     count = gpus or options.default_gpus(backend)
-    record = WorkerRecord(here.state_folder / here.deployment, node_name)
-
+    folder = here.state_folder / here.deployment
+    record = WorkerRecord(folder, node_name)
+    servicer = (
+        real_models.process_servicer(
+            record, fleet, app=application, weights=weights, log_folder=folder / "logs", input_roots=input_root
+        )
+        if backend != "sim"
+        else None
+    )
+    real_models.tell_weights(weights)
     settings = NodeSettings(name=node_name, backend=backend)
 
     def measured(agent: NodeAgent) -> AbstractContextManager[None]:
         return options.metrics(metrics_port, lambda: node_metrics(agent.telemetry))
 
     def build(bus: Bus, clock: Clock) -> Callable[[asyncio.Event], Awaitable[None]]:
-        if backend == "nvml":
+        if backend == "nvml" and (real := servicer) is not None:
             return lambda stop: run_nvml_node(
                 settings,
                 fleet=fleet,
@@ -81,7 +91,7 @@ def node(
                 bus=bus,
                 clock=clock,
                 seed=seed,
-                servicer=options.process_servicer(record, fleet),
+                servicer=real,
                 stop=stop,
                 state_folder=here.state_folder / here.deployment,
                 beside=measured,
@@ -93,7 +103,7 @@ def node(
             bus=bus,
             clock=clock,
             seed=seed,
-            servicer=options.process_servicer(record, fleet) if backend == "cpu" else None,
+            servicer=servicer,
             state_folder=here.state_folder / here.deployment,
         )
 
@@ -140,7 +150,7 @@ def carbon(
     from clover.agents.metrics import carbon_metrics  # noqa: PLC0415
 
     here = options.where(deployment, redis, state_dir, wait)
-    options.check_goals(0.5, pue, None)
+    options.check_goals(0.5, pue)
     choice = carbon_options.CarbonChoice(
         source=source,
         trace=trace,
@@ -254,6 +264,7 @@ def generator(
     backend: options.Backend = "sim",
     board: options.Board = "a100-40gb",
     profile: options.Profile = None,
+    inputs: options.Inputs = None,
     seed: options.Seed = 0,
     deployment: options.Deployment = "clover",
     redis: options.Redis = None,
@@ -273,16 +284,16 @@ def generator(
     fleet = options.fleet(application, backend, board, profile)
     settings = GeneratorSettings(
         name=f"generator-{options.unique_name()}",
-        application=application,
+        application=fleet.model.application.name,
         rate_rps=options.rate_of(rate, gpus, fleet),
         duration_s=duration,
     )
-    inputs = options.inputs_of(fleet)
+    asked = real_models.inputs_of(fleet, inputs)
     made: list[Generator] = []
 
     def build(bus: Bus, clock: Clock) -> Callable[[asyncio.Event], Awaitable[None]]:
         rng = Random(f"{seed}/generator")  # noqa: S311 - arrivals
-        made.append(Generator(settings, bus=bus, clock=clock, rng=rng, inputs=inputs))
+        made.append(Generator(settings, bus=bus, clock=clock, rng=rng, inputs=asked))
         return made[0].run
 
     _run(here, f"generator:{settings.name}", build)

@@ -20,6 +20,7 @@ from cli import (
     infer,
     mig,
     plan,
+    profile,
     server,
     status,
     up,
@@ -47,6 +48,7 @@ app.command("dashboard", help=watch.dashboard.__doc__)(watch.dashboard)
 app.command("doctor", help=doctor.doctor.__doc__)(doctor.doctor)
 app.add_typer(config.app, name="config", help="Settings that are made, not chosen: access rules.")
 app.command("infer", help=infer.infer.__doc__)(infer.infer)
+app.add_typer(profile.app, name="profile", help="Measure an application, and look at performance tables.")
 app.command("validate", help=validate.validate.__doc__)(validate.validate)
 app.add_typer(carbon.app, name="carbon", help="The grid's carbon intensity by any source; import of other files.")
 app.command("plan", help=plan.plan.__doc__)(plan.plan)

@@ -8,7 +8,7 @@ import math
 import os
 import re
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias, cast
@@ -22,9 +22,7 @@ if TYPE_CHECKING:
     from clover.agents.assembly import Fleet
     from clover.agents.decision import Goals
     from clover.agents.metrics import Metrics
-    from clover.agents.survivors import WorkerRecord
     from clover.plan.problem import Parking as ParkingMode
-    from clover.serving.port import Servicer
 
 _UNITS_S = {"": 1.0, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
@@ -56,7 +54,33 @@ Wait: TypeAlias = Annotated[
     typer.Option("--wait", parser=parse_duration, metavar="DURATION", help="Longest wait for the server."),
 ]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
-App: TypeAlias = Annotated[str, _option("--app", text="Application to serve.", env="CLOVER_APP")]
+App: TypeAlias = Annotated[
+    str, _option("--app", text="Application to serve: a name, or your own .toml file.", env="CLOVER_APP")
+]
+Weights: TypeAlias = Annotated[
+    str,
+    _option(
+        "--weights",
+        text="Weights of real models: a folder, or random (true architecture, no real answers); default: published.",
+        env="CLOVER_WEIGHTS",
+    ),
+]
+Inputs: TypeAlias = Annotated[
+    Path | None,
+    _option(
+        "--inputs",
+        text="What requests ask: a SQuAD 2.0 file, or a folder of pictures; default: samples.",
+        env="CLOVER_INPUTS",
+    ),
+]
+InputRoots: TypeAlias = Annotated[
+    list[str] | None,
+    _option(
+        "--input-root",
+        text="Folder or URL prefix below which requests may name an input instead of carrying it.",
+        env="CLOVER_INPUT_ROOTS",
+    ),
+]
 Backend: TypeAlias = Annotated[
     str,
     _option(
@@ -110,7 +134,10 @@ Reserve: TypeAlias = Annotated[
     int, _option("--reserve", text="Serving GPUs beyond those that the load needs.", env="CLOVER_RESERVE")
 ]
 Sla: TypeAlias = Annotated[
-    float | None, _option("--sla", text="Promised p95 in ms (default: the table's).", env="CLOVER_SLA")
+    str | None,
+    _option(
+        "--sla", text="Promised p95 in ms, or a multiple of the table's such as 1.5x (default: 1x).", env="CLOVER_SLA"
+    ),
 ]
 Faithful: TypeAlias = Annotated[
     bool,
@@ -188,9 +215,11 @@ def fleet(app: str, backend: str, board: str, profile: Path | None, park_w: floa
     from mig.profiles import gpu_model  # noqa: PLC0415
 
     gpu_model(board)
-    load_application(app)
+    application = load_application(app)
+    if backend == "cpu" and profile is None and application.servicer != "table":
+        require_cpu_table(app, application.name)
     table = table_model(backend, board)
-    if backend == "nvml" and profile is None and table not in gpu_models_with_table(app):
+    if backend == "nvml" and profile is None and table not in gpu_models_with_table(application.name):
         # Better a plan from the wrong figures, and to say so, than none: whoever measures gives a table of his own.
         tell(f"no table of {app} on {board}: predictions use the CPU's (--profile FILE names a measured one)")
         table = "cpu"
@@ -206,7 +235,7 @@ def goals(
     fleet: Fleet,
     *,
     lambda_: float,
-    sla: float | None,
+    sla: str | None,
     parking: str,
     reserve: int,
     accuracy_floor: float | None,
@@ -216,7 +245,7 @@ def goals(
     """Check what is asked of the planner; every value that cannot be is a clear error."""
     from clover.agents.decision import Goals  # noqa: PLC0415 - keeps --help fast
 
-    check_goals(lambda_, 1.0, sla)
+    check_goals(lambda_, 1.0)
     if parking not in {"none", "parked", "off"}:
         raise ConfigurationError(f"--parking = {parking}: expected none, parked or off")
     if not 0 <= reserve < gpus:
@@ -233,12 +262,24 @@ def goals(
         check_positive("--carbon-budget", carbon_budget)
     return Goals(
         lambda_=lambda_,
-        sla_ms=sla or fleet.model.table.sla_p95_ms,
+        sla_ms=sla_of(sla, fleet),
         parking=cast("ParkingMode", parking),
         reserve=reserve,
         accuracy_floor_pct=accuracy_floor,
         carbon_budget_g=carbon_budget,
     )
+
+
+def require_cpu_table(app: str, name: str) -> None:
+    """Refuse an application that nobody has measured on a CPU yet, and say how to."""
+    from clover.catalog import gpu_models_with_table  # noqa: PLC0415 - keeps --help fast
+
+    if "cpu" not in gpu_models_with_table(name):
+        raise ConfigurationError(
+            f"application {name} has not been measured on a CPU yet: there is no performance table to plan with",
+            hint=f"measure it: clover profile sweep --backend cpu --app {app} --out {name}.json; "
+            f"then give --profile {name}.json",
+        )
 
 
 def check_positive(name: str, value: float) -> float:
@@ -248,14 +289,26 @@ def check_positive(name: str, value: float) -> float:
     return value
 
 
-def check_goals(lambda_: float, pue: float, sla: float | None) -> None:
+def sla_of(sla: str | None, fleet: Fleet) -> float:
+    """Return the promised p95 in ms: the table's, a multiple of it (`1.5x`), or as given."""
+    table_ms = fleet.model.table.sla_p95_ms
+    if sla is None:
+        return table_ms
+    try:
+        number = float(sla.removesuffix("x"))
+    except ValueError:
+        raise ConfigurationError(
+            f"--sla = {sla!r}: expected milliseconds such as 200, or a multiple such as 1.5x"
+        ) from None
+    return check_positive("--sla", number) * (table_ms if sla.endswith("x") else 1.0)
+
+
+def check_goals(lambda_: float, pue: float) -> None:
     """Raise ConfigurationError if a goal is out of range."""
     if not 0.0 <= lambda_ <= 1.0:
         raise ConfigurationError(f"--lambda = {lambda_}: expected a number from 0 to 1")
     if not (math.isfinite(pue) and pue >= 1.0):
         raise ConfigurationError(f"--pue = {pue}: expected a number of at least 1")
-    if sla is not None:
-        check_positive("--sla", sla)
 
 
 def host_name() -> str:
@@ -280,52 +333,11 @@ def rate_of(rate: float | None, gpus: int, fleet: Fleet) -> float:
     return check_positive("--rate", rate)
 
 
-def inputs_of(fleet: Fleet) -> Sequence[tuple[str, bytes]]:
-    """Return what requests carry: sample pictures for real models, nothing for simulated ones."""
-    if fleet.backend == "sim":
-        return (("application/octet-stream", b""),)
-    from clover.serving.samples import sample_inputs  # noqa: PLC0415 - only real models need it
-
-    return [(sample.content_type, sample.payload) for sample in sample_inputs()]
-
-
-def process_servicer(record: WorkerRecord, fleet: Fleet) -> Callable[[], Servicer]:
-    """Return a maker of the servicer that runs real models, on MIG devices if that is the backend.
-
-    It records its workers.
-    """
-    from clover.agents.survivors import RecordingServicer  # noqa: PLC0415 - only real models need it
-    from clover.serving.process import ProcessServicer  # noqa: PLC0415
-
-    def table_j(variant: str) -> float:
-        return fleet.model.dynamic_j(variant, 0.0)
-
-    return lambda: RecordingServicer(ProcessServicer(table_j=table_j if fleet.backend == "nvml" else None), record)
-
-
 def spread_gpus(gpus: int, nodes: int) -> tuple[int, ...]:
     """Spread GPUs over nodes as evenly as possible."""
     if nodes > gpus:
         raise ConfigurationError(f"--nodes = {nodes}: expected at most --gpus = {gpus}")
     return tuple(gpus // nodes + (1 if index < gpus % nodes else 0) for index in range(nodes))
-
-
-#: Resident memory of one worker process with its model, MB (about 330 measured).
-WORKER_MB = 400
-
-
-def check_memory(*, workers: int) -> None:
-    """Refuse more worker processes than free memory holds (Linux; elsewhere it cannot be told)."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return
-    free_mb = next((int(line.split()[1]) // 1024 for line in lines if line.startswith("MemAvailable:")), None)
-    if free_mb is not None and workers * WORKER_MB > free_mb:
-        raise ConfigurationError(
-            f"up to {workers} workers x {WORKER_MB} MB exceed the free memory of {free_mb} MB",
-            hint="give fewer GPUs with --gpus",
-        )
 
 
 @contextlib.contextmanager

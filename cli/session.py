@@ -99,7 +99,11 @@ class UpSession:
         logs = where.state_folder / where.deployment / "logs"
         logs.mkdir(parents=True, exist_ok=True)
         supervisor = Supervisor(
-            environment={"CLOVER_REDIS": url, "CLOVER_STATE_DIR": str(where.state_folder)},
+            environment={
+                **self._settings.environment,
+                "CLOVER_REDIS": url,
+                "CLOVER_STATE_DIR": str(where.state_folder),
+            },
             log_folder=logs,
             tell=self._notice,
         )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli import carbon_options, options
+from cli import carbon_options, options, real_models
 from cli.doctor import RequireDurable
 from cli.output import number, print_json, tell
 from clover.errors import ConfigurationError
@@ -39,6 +40,7 @@ class UpSettings:
         dashboard: Whether to draw the dashboard where there is a terminal.
         as_json: Whether the summary is JSON.
         require_durable: Whether a server that may lose data is refused.
+        environment: Settings that only some agents know, as environment variables.
     """
 
     where: options.Where
@@ -58,6 +60,7 @@ class UpSettings:
     dashboard: bool
     as_json: bool
     require_durable: bool
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 def up(
@@ -96,6 +99,9 @@ def up(
     sla: options.Sla = None,
     pue: options.Pue = 1.5,
     profile: options.Profile = None,
+    weights: options.Weights = "",
+    inputs: options.Inputs = None,
+    input_root: options.InputRoots = None,
     faithful: options.Faithful = False,
     duration: options.Duration = None,
     metrics_port: options.MetricsPort = None,
@@ -140,6 +146,9 @@ def up(
         sla=sla,
         pue=pue,
         profile=profile,
+        weights=weights,
+        inputs=inputs,
+        input_roots=input_root or [],
         faithful=faithful,
         duration_s=duration,
         metrics_port=metrics_port,
@@ -174,8 +183,11 @@ def _check(
     scheme: str,
     carbon: carbon_options.CarbonChoice,
     rate: float | None,
-    sla: float | None,
+    sla: str | None,
     profile: Path | None,
+    weights: str,
+    inputs: Path | None,
+    input_roots: list[str],
     lambda_: float,
     asks: dict[str, Any],
     park_w: float | None,
@@ -186,21 +198,33 @@ def _check(
     """Refuse what cannot work before anything is started."""
     from clover.plan.schemes import make_scheme  # noqa: PLC0415 - keeps --help fast
 
-    options.check_goals(lambda_, pue, sla)
+    options.check_goals(lambda_, pue)
     make_scheme(scheme, seed=seed)
     fleet = options.fleet(application, backend, board, profile, park_w)
     carbon.check()
-    options.inputs_of(fleet)
+    real_models.inputs_of(fleet, inputs)
     count = _gpus(gpus, backend, helper, board)
     spread = options.spread_gpus(count, nodes or (min(2, count) if backend == "sim" else 1))
     if backend == "nvml" and len(spread) > 1:
         raise ConfigurationError(
             "--nodes: a host with real GPUs is one node", hint="Start `clover agent node` on others."
         )
+    if backend != "sim":
+        real_models.process_servicer(None, fleet, app=application, weights=weights)
+        real_models.tell_weights(weights)
     goals = options.goals(fleet, lambda_=lambda_, sla=sla, gpus=count, **asks)
     if backend == "cpu":
-        options.check_memory(workers=count * fleet.board.compute_slices)
-    shared = ["--app", application, "--backend", backend, "--gpu-model", board, "--seed", str(seed)]
+        real_models.check_memory(workers=count * fleet.board.compute_slices, each_mb=real_models.worker_mb(application))
+    shared = [
+        "--app",
+        real_models.absolute_app(application),
+        "--backend",
+        backend,
+        "--gpu-model",
+        board,
+        "--seed",
+        str(seed),
+    ]
     if profile is not None:
         shared += ["--profile", str(profile.resolve())]
     node_options: tuple[str, ...] = ()
@@ -218,8 +242,21 @@ def _check(
         pue=pue,
         scheme=scheme,
         seed=seed,
+        environment=_environment(weights, inputs, input_roots),
         **rest,
     )
+
+
+def _environment(weights: str, inputs: Path | None, input_roots: list[str]) -> dict[str, str]:
+    """Return what nodes and generator must know of real models, as they read it from the environment."""
+    found = weights if weights in {"", "random"} else str(Path(weights).resolve())
+    values = {
+        "CLOVER_WEIGHTS": found,
+        "CLOVER_INPUTS": str(inputs.resolve()) if inputs else "",
+        # Click splits a list in the environment at white space.
+        "CLOVER_INPUT_ROOTS": " ".join(input_roots),
+    }
+    return {name: value for name, value in values.items() if value}
 
 
 def _gpus(given: int | None, backend: str, helper: Path | None, board: str) -> int:

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import os
 import sysconfig
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from clover.core.application import (
     Application,
     ChangeTimes,
+    InputKind,
     PerformanceTable,
     ServiceModel,
     Variant,
@@ -22,12 +25,22 @@ from clover.core.application import (
 from clover.core.intensity_trace import IntensityTrace, constant_trace, parse_trace
 from clover.data_files import build, data_folder, decode, read_text
 from clover.errors import ConfigurationError, TraceError
+from clover.serving.recipe import RANDOM, Recipe
+
+#: Stand where nothing has been measured.
+_UNMEASURED_MS: dict[str, float] = dict.fromkeys(("7g", "4g", "3g", "2g", "1g"), 1000.0)
+_UNMEASURED_SLA_MS = 10_000.0
 
 
 class _VariantFile(msgspec.Struct, forbid_unknown_fields=True):
     accuracy: float
     source: str
     sha256: str = ""
+    weights: str = ""
+    parameters: int = 0
+    # A table may leave this variant out.
+    optional: bool = False
+    options: dict[str, Any] = {}
 
 
 class _ApplicationFile(msgspec.Struct, forbid_unknown_fields=True):
@@ -38,6 +51,9 @@ class _ApplicationFile(msgspec.Struct, forbid_unknown_fields=True):
     servicer: str
     variants: dict[str, _VariantFile]
     default_rate_rps_per_gpu: float = 0.5
+    input: InputKind = "picture"
+    request_items: int = 1
+    options: dict[str, Any] = {}
 
 
 class _ChangeFile(msgspec.Struct, forbid_unknown_fields=True):
@@ -73,6 +89,8 @@ class _TableFile(msgspec.Struct, forbid_unknown_fields=True):
     parked_power_source: str = ""
     off_power_w: float = 0.0
     host_power_w: float | None = None
+    # How it was measured: read by people, not by the planner.
+    measurement: dict[str, Any] = {}
 
 
 def application_names() -> list[str]:
@@ -91,30 +109,106 @@ def gpu_models_with_table(application: str) -> list[str]:
 
 
 def load_application(name: str) -> Application:
-    """Read an application by name; raises ConfigurationError naming those that exist."""
-    file = data_folder() / "applications" / f"{name}.toml"
+    """Read an application: one that ships, by its name, or the user's own, by the path of a `.toml` file.
+
+    Raises:
+        ConfigurationError: There is none, or its file is wrong; names those that exist.
+    """
+    parsed, where = _application_file(name)
+    return build(where, lambda: _application(parsed, list(parsed.variants)))
+
+
+def load_recipes(name: str, weights: str = "") -> dict[str, Recipe]:
+    """Return how to load each variant of an application, by variant.
+
+    Args:
+        name: As for `load_application`.
+        weights: Empty for the published weights that the application file names; `random` for the true architecture
+            with random weights; else a folder that holds the weights (of each variant in a folder of its name, if
+            there is one).
+
+    Raises:
+        ConfigurationError: The application is unknown, or the folder is not there.
+    """
+    parsed, where = _application_file(name)
+    folder = str(Path(where).parent) if name.endswith(".toml") else ""
+    chosen = weights if weights in {"", RANDOM} else str(_weights_folder(weights))
+    return {
+        variant: Recipe(
+            application=parsed.name,
+            family=parsed.servicer,
+            variant=variant,
+            weights=_weights_of(variant, chosen) or v.weights,
+            folder=folder,
+            sha256=v.sha256,
+            parameters=v.parameters,
+            options=parsed.options | v.options,
+        )
+        for variant, v in parsed.variants.items()
+    }
+
+
+def _weights_folder(weights: str) -> Path:
+    folder = Path(weights).resolve()
+    if not folder.is_dir():
+        raise ConfigurationError(f"--weights = {weights!r}: expected random, or a folder with weights")
+    return folder
+
+
+def _weights_of(variant: str, chosen: str) -> str:
+    own = Path(chosen) / variant
+    return str(own) if chosen not in {"", RANDOM} and own.is_dir() else chosen
+
+
+def _application_file(name: str) -> tuple[_ApplicationFile, str]:
+    """Return the parsed file of an application, and its path (of one that ships: its name)."""
+    if name.endswith(".toml"):
+        parsed = decode(read_text(Path(name), "application"), name, _ApplicationFile, msgspec.toml.decode)
+        return parsed, str(Path(name).resolve())
     if name not in application_names():
-        raise ConfigurationError(f"application {name!r} is unknown, expected one of {', '.join(application_names())}")
-    parsed = decode(file.read_text(), str(file), _ApplicationFile, msgspec.toml.decode)
-    variants = tuple(
-        Variant(name=variant, accuracy_pct=v.accuracy, source=v.source) for variant, v in parsed.variants.items()
-    )
-    return build(
-        str(file),
-        lambda: Application(
-            name=parsed.name,
-            title=parsed.title,
-            accuracy_metric=parsed.accuracy_metric,
-            request=parsed.request,
-            servicer=parsed.servicer,
-            default_rate_rps_per_gpu=parsed.default_rate_rps_per_gpu,
-            variants=variants,
+        raise ConfigurationError(
+            f"application {name!r} is unknown, expected one of {', '.join(application_names())}",
+            hint="an application of your own is named by the path of its file, which ends in .toml",
+        )
+    file = data_folder() / "applications" / f"{name}.toml"
+    return decode(file.read_text(), str(file), _ApplicationFile, msgspec.toml.decode), name
+
+
+def _application(parsed: _ApplicationFile, names: list[str]) -> Application:
+    return Application(
+        name=parsed.name,
+        title=parsed.title,
+        accuracy_metric=parsed.accuracy_metric,
+        request=parsed.request,
+        servicer=parsed.servicer,
+        default_rate_rps_per_gpu=parsed.default_rate_rps_per_gpu,
+        input=parsed.input,
+        request_items=parsed.request_items,
+        variants=tuple(
+            Variant(name=name, accuracy_pct=parsed.variants[name].accuracy, source=parsed.variants[name].source)
+            for name in names
         ),
     )
 
 
 def load_table(application: str, gpu_model: str, *, path: Path | None = None) -> PerformanceTable:
     """Read the performance table of an application on a GPU model, or the file that the user names instead."""
+    parsed, where = _table_file(path, application, gpu_model)
+    if (parsed.application, parsed.gpu_model) != (application, gpu_model):
+        raise ConfigurationError(
+            f"{where}: is for {parsed.application} on {parsed.gpu_model}, expected {application} on {gpu_model}"
+        )
+    return build(where, lambda: _table(parsed))
+
+
+def read_table(path: Path | None, application: str = "", gpu_model: str = "") -> dict[str, Any]:
+    """Return a table as it is written, checked: a file, or the shipped one of an application on a GPU model."""
+    parsed, where = _table_file(path, application, gpu_model)
+    build(where, lambda: _table(parsed))
+    return msgspec.to_builtins(parsed)
+
+
+def _table_file(path: Path | None, application: str, gpu_model: str) -> tuple[_TableFile, str]:
     if path is not None:
         text, where = read_text(path, "performance table"), str(path)
     else:
@@ -129,18 +223,63 @@ def load_table(application: str, gpu_model: str, *, path: Path | None = None) ->
     parsed = decode(text, where, _TableFile, msgspec.json.decode)
     if parsed.schema != 1:
         raise ConfigurationError(f"{where}: schema = {parsed.schema}, expected 1")
-    if (parsed.application, parsed.gpu_model) != (application, gpu_model):
+    return parsed, where
+
+
+def load_service(
+    application: str, gpu_model: str, *, path: Path | None = None, variant: str | None = None
+) -> ServiceModel:
+    """Read an application together with its table; of variants marked `optional` only those in the table.
+
+    Args:
+        application: As for `load_application`.
+        gpu_model: Whose table.
+        path: A table of the user's instead of the one that ships.
+        variant: The only variant to serve; None means all.
+    """
+    parsed, where = _application_file(application)
+    table = load_table(parsed.name, gpu_model, path=path)
+    if variant is not None and variant not in table.variants:
         raise ConfigurationError(
-            f"{where}: is for {parsed.application} on {parsed.gpu_model}, expected {application} on {gpu_model}"
+            f"variant {variant!r} of {parsed.name}: unknown, expected one of {', '.join(table.variants)}"
         )
-    return build(where, lambda: _table(parsed))
+    names = [name for name, v in parsed.variants.items() if name in table.variants or not v.optional]
+    if variant is not None:
+        names = [variant]
+        table = replace(table, variants={variant: table.variants[variant]})
+    return build(
+        f"{application} on {gpu_model}",
+        lambda: ServiceModel(application=build(where, lambda: _application(parsed, names)), table=table),
+    )
 
 
-def load_service(application: str, gpu_model: str, *, path: Path | None = None) -> ServiceModel:
-    """Read an application together with its table."""
-    app = load_application(application)
-    table = load_table(application, gpu_model, path=path)
-    return build(f"{application} on {gpu_model}", lambda: ServiceModel(application=app, table=table))
+def unmeasured_service(application: str, gpu_model: str, *, variant: str | None = None) -> ServiceModel:
+    """Read an application that has no table on a GPU model: with figures that only keep its place.
+
+    Good for starting instances and measuring them; never for planning.
+    """
+    parsed, where = _application_file(application)
+    if variant is not None and variant not in parsed.variants:
+        raise ConfigurationError(
+            f"variant {variant!r} of {parsed.name}: unknown, expected one of {', '.join(parsed.variants)}"
+        )
+    names = list(parsed.variants) if variant is None else [variant]
+    unknown = VariantPerformance(host_ms=0.0, service_ms=_UNMEASURED_MS, dynamic_energy_j=1.0)
+    table = PerformanceTable(
+        gpu_model=gpu_model,
+        application=parsed.name,
+        provenance="not measured",
+        sla_p95_ms=_UNMEASURED_SLA_MS,
+        idle_power_w=1.0,
+        parked_power_w=0.0,
+        host_lognormal_sigma=0.0,
+        gpu_lognormal_sigma=0.0,
+        host_contention=0.0,
+        energy_contention=0.0,
+        change=ChangeTimes(create_s=0.0, destroy_s=0.0, worker_start_s=0.0, provenance="not measured"),
+        variants=dict.fromkeys(names, unknown),
+    )
+    return ServiceModel(application=build(where, lambda: _application(parsed, names)), table=table)
 
 
 def traces_folder() -> Path:

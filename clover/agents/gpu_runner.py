@@ -236,6 +236,7 @@ class GpuRunner:
             total_slices=self._gpu.model.compute_slices,
             device=device.uuid,
             name=self._name(device),
+            gpu=self.index,
             memory_mib=device.profile.memory_mib,
             multiprocessors=device.profile.multiprocessors,
         )
@@ -252,7 +253,8 @@ class GpuRunner:
         self._ports.pool.fail(instance)
         if not in_work:
             self._ports.pool.remove(instance)
-        self._report("worker.died", f"{self._name(instance.device)} {instance.kind}: {reason}", self.applied_epoch)
+        told = f"{self._name(instance.device)} {instance.kind}: {reason}"
+        self._report("worker.died", told, self.applied_epoch, stderr=list(instance.worker.last_lines))
         self._fail(self.applied_epoch, f"worker of {instance.kind} died: {reason}")
 
     # --- phases
@@ -284,7 +286,7 @@ class GpuRunner:
             states.get(self._phase, "serving"), occupied_slices=occupied, now_s=self._ports.clock.now_s()
         )
 
-    def _report(self, kind: str, reason: str, epoch: int) -> None:
+    def _report(self, kind: str, reason: str, epoch: int, **data: object) -> None:
         self._ports.report(
             Event(
                 at_ms=self._ports.clock.now_ms(),
@@ -293,6 +295,7 @@ class GpuRunner:
                 subject=f"{self._ports.node}/gpu{self.index}",
                 reason=reason,
                 epoch=epoch,
+                data=data,
             )
         )
 

@@ -120,6 +120,7 @@ class NodeAgent:
                 accounts=accounts,
                 clock=clock,
                 rng=rng,
+                report=lambda kind, gpu, reason: self._report(self._event(kind, reason, gpu=gpu)),
             ),
             settings.requests,
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
@@ -27,7 +28,7 @@ from clover.core.dispatch import SHARE_PATIENCE_S, Demand
 from clover.core.outcome import Outcome
 from clover.errors import BusUnavailableError
 from clover.power.account import GpuAccount
-from clover.serving.port import InvalidInputError, Served, ServingError
+from clover.serving.port import InvalidInputError, OutOfMemoryError, Served, ServingError
 
 _log = logging.getLogger("clover.requests")
 
@@ -82,6 +83,8 @@ class RequestPorts:
     accounts: dict[int, GpuAccount]
     clock: Clock
     rng: Random
+    #: Takes (kind, GPU, reason) of what is worth an event.
+    report: Callable[[str, int, str], None] = lambda _kind, _gpu, _reason: None
 
 
 class RequestServer:
@@ -254,6 +257,9 @@ class RequestServer:
             self._answer(instance, delivery, served, begun_ms=begun_ms, epoch=epoch)
         except InvalidInputError as error:
             self._finish(delivery, Outcome.FAILED, str(error))
+        except OutOfMemoryError as error:
+            self._finish(delivery, Outcome.FAILED, str(error))
+            self._ports.report("worker.out_of_memory", instance.gpu, str(error))
         except ServingError as error:
             self._retry(delivery, str(error))
         finally:

@@ -6,6 +6,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Literal
+
+InputKind = Literal["picture", "question"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +36,8 @@ class Application:
         accuracy_metric: Name and unit of the accuracy, such as `ImageNet top-1, %`.
         request: What one request is, such as `8 pictures`.
         servicer: `table` if only simulated figures exist, otherwise the model family that runs it.
+        input: What a request asks about: `picture` or `question`.
+        request_items: How many of them one request holds.
         variants: From the least to the most accurate.
         default_rate_rps_per_gpu: Load that one whole GPU with the largest variant carries well.
     """
@@ -44,10 +49,14 @@ class Application:
     servicer: str
     variants: tuple[Variant, ...]
     default_rate_rps_per_gpu: float = 0.5
+    input: InputKind = "picture"
+    request_items: int = 1
 
     def __post_init__(self) -> None:
         if not self.variants:
             raise ValueError(f"application {self.name}: variants is empty, expected at least one")
+        if self.request_items < 1:
+            raise ValueError(f"application {self.name}: request_items = {self.request_items}, expected at least 1")
         accuracies = [variant.accuracy_pct for variant in self.variants]
         if accuracies != sorted(accuracies):
             raise ValueError(f"application {self.name}: variants must be ordered by accuracy, got {accuracies}")

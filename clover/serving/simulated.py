@@ -52,6 +52,7 @@ class SimulatedWorker:
     """One variant on one simulated instance."""
 
     pid: int | None = None
+    last_lines: tuple[str, ...] = ()
     fallback = ""
     energy_source = "simulated"
 
@@ -75,7 +76,8 @@ class SimulatedWorker:
         if self._died.done():
             raise WorkerDiedError(self._died.result())
         rho = self._contention()
-        service_ms = self._draw_ms(rho)
+        host_ms, instance_ms = self._draw_ms(rho)
+        service_ms = host_ms + instance_ms
         await self._sleep(service_ms / 1e3)
         if self._died.done():
             raise WorkerDiedError(self._died.result())
@@ -85,6 +87,7 @@ class SimulatedWorker:
             service_ms=service_ms,
             energy_j=self._model.dynamic_j(self._spec.variant, rho),
             busy_s=service_ms / 1e3,
+            instance_ms=instance_ms,
         )
 
     async def wait_died(self) -> str:
@@ -100,10 +103,11 @@ class SimulatedWorker:
         """End; nothing to release."""
         self.kill("stopped")
 
-    def _draw_ms(self, rho: float) -> float:
+    def _draw_ms(self, rho: float) -> tuple[float, float]:
+        """Draw the host's part and the instance's."""
         table, spec = self._model.table, self._spec
         host = self._model.host_ms(spec.variant, rho) * self._log_normal(table.host_lognormal_sigma)
-        return host + self._model.gpu_ms(spec.variant, spec.profile) * self._log_normal(table.gpu_lognormal_sigma)
+        return host, self._model.gpu_ms(spec.variant, spec.profile) * self._log_normal(table.gpu_lognormal_sigma)
 
     def _log_normal(self, sigma: float) -> float:
         """Draw a log-normal factor with mean 1."""

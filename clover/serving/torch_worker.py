@@ -8,20 +8,20 @@ must not answer.
 
 from __future__ import annotations
 
-import importlib
+import gc
 import os
 import signal
 import sys
 import time
-from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, Protocol
+from typing import TYPE_CHECKING, BinaryIO
 
 from clover.parent import end_with_parent
-from clover.serving.availability import MODELS_HINT
+from clover.serving.availability import MODELS_HINT, library_versions
 from clover.serving.device import Place, choose_place
 from clover.serving.duty import DutyCycle
+from clover.serving.family import load_model
 from clover.serving.framing import (
+    Exhausted,
     Failed,
     FromWorker,
     Job,
@@ -32,34 +32,12 @@ from clover.serving.framing import (
     encode,
     read_to_worker,
 )
-from clover.serving.port import InvalidInputError, ServingError
+from clover.serving.memory import is_out_of_memory, limit_memory, resident_mib
+from clover.serving.port import InvalidInputError, ServingError, first_line
+from clover.serving.references import Fetcher
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-
-#: Module that serves each application.
-_FAMILIES: Final = MappingProxyType({"efficientnet_lite": "clover.serving.families.efficientnet_lite"})
-
-
-class Model(Protocol):
-    """What a family's `load` returns; a prepared input and a raw result are its own business."""
-
-    def prepare(self, content_type: str, payload: bytes) -> Any:
-        """Decode an input (the host's part); `InvalidInputError` if that is impossible."""
-        ...
-
-    def infer(self, prepared: Any) -> Any:
-        """Compute (the instance's part, which is held back to its share)."""
-        ...
-
-    def render(self, raw: Any) -> tuple[str, bytes]:
-        """Return content type and bytes of a result."""
-        ...
-
-    def warm_up(self) -> None:
-        """Make the first request as fast as the others."""
-        ...
+    from clover.serving.family import Model
 
 
 def main() -> int:
@@ -69,64 +47,107 @@ def main() -> int:
     start = read_to_worker(sys.stdin.buffer)
     if not isinstance(start, Start):
         return 0 if start is None else 1
-    began = time.monotonic()
     try:
-        model, place = _load(start)
+        model, place, ready = _get_ready(start)
     except ServingError as exc:
         _send(output, Failed(reason=str(exc), hint=exc.hint))
         return 1
-    loaded = time.monotonic()
-    model.warm_up()
-    warm_up_s = time.monotonic() - loaded
-    _send(output, Ready(load_s=loaded - began, warm_up_s=warm_up_s, fallback=place.fallback))
+    _send(output, ready)
     # A MIG device is a slice already; only a core has to be made look like one.
-    fraction = start.fraction if place.device == "cpu" else 1.0
-    _serve(model, DutyCycle(fraction), sys.stdin.buffer, output)
+    duty = DutyCycle(start.fraction if place.device == "cpu" else 1.0)
+    _Server(model, duty, start, output).run(sys.stdin.buffer)
     return 0
 
 
-def _load(start: Start) -> tuple[Model, Place]:
-    """Import torch and the family, and load the variant; `ServingError` says what is missing."""
-    family = _FAMILIES.get(start.application)
-    if family is None:
-        raise ServingError(f"there is no real model of the application {start.application!r}")
+def _get_ready(start: Start) -> tuple[Model, Place, Ready]:
+    """Load and warm up; `ServingError` says what is missing or too large."""
+    began = time.monotonic()
     try:
-        # Late, so that its absence can be told.
-        import torch  # noqa: PLC0415, TID251 - this is the worker process
-
-        # A second thread would use a core that belongs to others, and is slower on a busy machine anyway.
-        torch.set_num_threads(1)
-        # Subnormal floats are computed some hundred times slower.
-        torch.set_flush_denormal(True)
-        load: Callable[..., Model] = importlib.import_module(family).load
+        place = _prepare_torch(start)
+        model = load_model(start.recipe)
+        loaded = time.monotonic()
+        model.warm_up()
     except ImportError as exc:
         raise ServingError(f"real models cannot be served here: {exc}", hint=MODELS_HINT) from exc
+    except (MemoryError, RuntimeError) as exc:
+        if not is_out_of_memory(exc):
+            raise
+        raise ServingError(
+            f"{start.recipe.variant} does not fit into the {start.memory_mib} MiB of its instance: out of memory"
+        ) from exc
+    ready = Ready(
+        load_s=loaded - began,
+        warm_up_s=time.monotonic() - loaded,
+        device=place.name,
+        memory_mib=resident_mib(),
+        versions=library_versions(),
+        fallback=place.fallback,
+    )
+    return model, place, ready
+
+
+def _prepare_torch(start: Start) -> Place:
+    """Import torch, set it up for one instance, and return where it computes, checked to be the right place."""
+    # Late, so that its absence can be told.
+    import torch  # noqa: PLC0415, TID251 - this is the worker process
+
+    # A second thread would use a core that belongs to others, and is slower on a busy machine anyway.
+    torch.set_num_threads(1)
+    # Subnormal floats are computed some hundred times slower.
+    torch.set_flush_denormal(True)
     place = choose_place(start, torch.cuda, build=str(torch.__version__))
-    weights_dir = Path(start.weights_dir) if start.weights_dir else None
-    return load(start.variant, weights_dir=weights_dir, device=place.device), place
+    if place.device == "cpu":
+        limit_memory(start.memory_mib)
+    return place
 
 
-def _serve(model: Model, duty: DutyCycle, source: BinaryIO, output: BinaryIO) -> None:
-    """Answer jobs until the source ends."""
-    while isinstance(job := read_to_worker(source), Job):
-        _send(output, _answer(model, duty, job))
+class _Server:
+    """Answers jobs, one at a time."""
 
+    def __init__(self, model: Model, duty: DutyCycle, start: Start, output: BinaryIO) -> None:
+        self._model = model
+        self._duty = duty
+        self._fetcher = Fetcher(start.input_roots)
+        self._memory_mib = start.memory_mib
+        self._output = output
 
-def _answer(model: Model, duty: DutyCycle, job: Job) -> Result | Refused:
-    """Do one job. The answer leaves only after the wait, so that a small slice is slow for whoever asks.
+    def run(self, source: BinaryIO) -> None:
+        """Answer until the source ends."""
+        while isinstance(job := read_to_worker(source), Job):
+            _send(self._output, self._outcome(job))
 
-    Decoding is the host's work and as fast on a small slice as on a large one; only inference is held back.
-    """
-    cpu_0 = time.thread_time()
-    try:
-        prepared = model.prepare(job.content_type, job.payload)
-    except InvalidInputError as exc:
-        return Refused(number=job.number, reason=str(exc))
-    cpu_1, wall_1 = time.thread_time(), time.monotonic()
-    content_type, payload = model.render(model.infer(prepared))
-    cpu_2, wall_2 = time.thread_time(), time.monotonic()
-    duty.throttle(cpu_s=cpu_2 - cpu_1, elapsed_s=wall_2 - wall_1)
-    return Result(number=job.number, content_type=content_type, payload=payload, cpu_s=cpu_2 - cpu_0)
+    def _outcome(self, job: Job) -> Result | Refused | Exhausted:
+        try:
+            return self._answer(job)
+        except InvalidInputError as exc:
+            return Refused(number=job.number, reason=str(exc))
+        except (MemoryError, RuntimeError) as exc:
+            if not is_out_of_memory(exc):
+                raise
+            reason = f"out of memory, the instance has {self._memory_mib} MiB: {first_line(exc)}"
+        gc.collect()
+        return Exhausted(number=job.number, reason=reason)
+
+    def _answer(self, job: Job) -> Result:
+        """Do one job. The answer leaves only after the wait, so that a small slice is slow for whoever asks.
+
+        Decoding is the host's work and as fast on a small slice as on a large one; only inference is held back.
+        """
+        cpu_0 = time.thread_time()
+        prepared = self._model.prepare(*self._fetcher.resolve(job.content_type, job.payload))
+        cpu_1, wall_1 = time.thread_time(), time.monotonic()
+        raw = self._model.infer(prepared)
+        cpu_2, wall_2 = time.thread_time(), time.monotonic()
+        content_type, payload = self._model.render(raw)
+        cpu_3, wall_3 = time.thread_time(), time.monotonic()
+        self._duty.throttle(cpu_s=cpu_2 - cpu_1, elapsed_s=wall_2 - wall_1)
+        return Result(
+            number=job.number,
+            content_type=content_type,
+            payload=payload,
+            cpu_s=cpu_3 - cpu_0,
+            instance_s=wall_2 - wall_1 + time.monotonic() - wall_3,
+        )
 
 
 def _send(output: BinaryIO, frame: FromWorker) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from clover.serving.framing import (
     MAX_PAYLOAD_BYTES,
+    Exhausted,
     Failed,
     FrameError,
     FromWorker,
@@ -23,10 +24,11 @@ from clover.serving.framing import (
     read_from_worker,
 )
 from clover.serving.last_words import LastWords, describe_ending
-from clover.serving.port import InvalidInputError, Served, ServingError, WorkerDiedError
+from clover.serving.port import InvalidInputError, OutOfMemoryError, Served, ServingError, WorkerDiedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from clover.serving.port import InstanceSpec, ServableRequest
 
@@ -70,6 +72,8 @@ class ProcessWorker:
         process: asyncio.subprocess.Process,
         settings: WorkerSettings,
         table_j: Callable[[str], float] | None = None,
+        *,
+        log: Path | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.spec = spec
@@ -79,12 +83,12 @@ class ProcessWorker:
         self._stdin, self._stdout, self._stderr = _pipes(process)
         self._turn = asyncio.Lock()
         self._number = 0
-        self._answer: asyncio.Future[Result | Refused] | None = None
+        self._answer: asyncio.Future[Result | Refused | Exhausted] | None = None
         self._ready: asyncio.Future[Ready | Failed] = loop.create_future()
         self._died: asyncio.Future[str] = loop.create_future()
         self._cause = ""
         self._stopping = False
-        self._last_words = LastWords()
+        self._last_words = LastWords(log)
         self._started_at = time.perf_counter()
         self._start_s = 0.0
         self._timings = Ready(load_s=0.0, warm_up_s=0.0)
@@ -126,6 +130,11 @@ class ProcessWorker:
         return self._timings.warm_up_s
 
     @property
+    def ready(self) -> Ready:
+        """What the worker said of itself when it was ready: times, device, memory, versions."""
+        return self._timings
+
+    @property
     def last_lines(self) -> tuple[str, ...]:
         """The last lines that the worker wrote to stderr, at most 20, oldest first."""
         return self._last_words.lines
@@ -161,12 +170,15 @@ class ProcessWorker:
             service_ms = (time.perf_counter() - begun) * 1e3
         if isinstance(answer, Refused):
             raise InvalidInputError(answer.reason)
+        if isinstance(answer, Exhausted):
+            raise OutOfMemoryError(f"{self.spec.name} ({self.spec.variant}): {answer.reason}")
         return Served(
             content_type=answer.content_type,
             payload=answer.payload,
             service_ms=service_ms,
             energy_j=self._energy_j(answer.cpu_s),
             busy_s=answer.cpu_s,
+            instance_ms=min(answer.instance_s * 1e3, service_ms),
             energy_source=self.energy_source,
         )
 
@@ -206,7 +218,7 @@ class ProcessWorker:
         except WorkerDiedError as exc:
             raise ServingError(f"{self.spec.name} ({self.spec.variant}) did not start: {exc}") from exc
 
-    async def _ask(self, request: ServableRequest) -> Result | Refused:
+    async def _ask(self, request: ServableRequest) -> Result | Refused | Exhausted:
         if self._stopping or self._died.done():
             raise WorkerDiedError(self._died.result() if self._died.done() else f"{self.spec.name} is stopping")
         self._number += 1
@@ -277,7 +289,7 @@ class ProcessWorker:
         reason = self._reason()
         if not self._stopping:
             _log.warning("%s", "\n  ".join((reason, *self._last_words.lines)))
-        waiting: tuple[asyncio.Future[Ready | Failed] | asyncio.Future[Result | Refused] | None, ...]
+        waiting: tuple[asyncio.Future[Ready | Failed] | asyncio.Future[Result | Refused | Exhausted] | None, ...]
         waiting = (self._ready, self._answer)
         for future in waiting:
             if future is not None and not future.done():

@@ -20,7 +20,7 @@ from clover.agents.system_clock import SystemClock
 from clover.bus.memory import MemoryBus
 from clover.bus.messages import DispatchRule, Event, GpuTarget, InstanceTarget, NodeTelemetry, Request
 from clover.bus.port import Feed
-from clover.catalog import load_service
+from clover.catalog import load_recipes, load_service
 from clover.core.outcome import Outcome
 from clover.errors import NodeError
 from clover.serving.availability import missing_packages
@@ -178,6 +178,10 @@ class HoldingWorker:
     def energy_source(self) -> str:
         return self._inner.energy_source
 
+    @property
+    def last_lines(self) -> tuple[str, ...]:
+        return self._inner.last_lines
+
     async def serve(self, request: ServableRequest) -> Served:
         return await self._inner.serve(request)
 
@@ -215,7 +219,9 @@ class Node:
         self.fleet: Fleet = make_fleet(
             backend="nvml", board="a100-40gb", model=load_service("efficientnet_lite", "cpu")
         )
-        inner = ProcessServicer(command=command, table_j=lambda _variant: 1.0)
+        inner = ProcessServicer(
+            command=command, recipes=load_recipes("efficientnet_lite"), table_j=lambda _variant: 1.0
+        )
         self.servicer = HoldingServicer(fake, inner)
         self._helper = helper
         self._epoch = 0

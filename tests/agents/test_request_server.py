@@ -34,6 +34,7 @@ class AWorker:
     """Answers after a while, or dies under every request."""
 
     pid = None
+    last_lines = ()
     fallback = ""
     energy_source = "simulated"
 

@@ -55,6 +55,9 @@ def serve(how: str, job: dict[str, Any]) -> None:
         case "refuses" if job["payload"] == b"bad":
             write(type="refused", number=job["number"], reason="not a picture")
             return
+        case "exhausts" if job["payload"] == b"large":
+            write(type="exhausted", number=job["number"], reason="out of memory, the instance has 4864 MiB")
+            return
     write(
         type="result",
         number=job["number"],
@@ -67,7 +70,7 @@ def serve(how: str, job: dict[str, Any]) -> None:
 def main() -> None:
     start = read()
     assert start is not None
-    how = start["variant"]
+    how = start["recipe"]["variant"]
     say(f"loading {how}")
     match how:
         case "exits":

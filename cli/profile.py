@@ -1,0 +1,332 @@
+"""`clover profile`: measures an application in a closed loop and makes performance tables of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli import options, real_models
+from cli.output import print_json, tell
+from cli.profile_files import energy_source, host, provenance, read, weights_text, write
+from cli.profile_tables import print_difference, print_figures, print_table
+
+if TYPE_CHECKING:
+    from clover.agents.assembly import Fleet
+    from clover.agents.bench import Bench
+    from clover.core.configuration import GpuConfiguration
+    from clover.core.profiling import CellMeasurement
+
+app = typer.Typer(no_args_is_help=True)
+
+Gpus = Annotated[int, typer.Option("--gpus", min=1, max=64, help="GPUs that all get the same configuration.")]
+Requests = Annotated[int, typer.Option("--requests", min=1, help="Answers per instance that count.")]
+WarmUp = Annotated[int, typer.Option("--warm-up", min=0, help="Answers per instance before those.")]
+Limit = Annotated[
+    float,
+    typer.Option(
+        "--cell-limit", parser=options.parse_duration, metavar="DURATION", help="Longest time per configuration."
+    ),
+]
+Variants = Annotated[str, typer.Option("--variants", help="Comma-separated variants (default: all).")]
+
+
+@app.command()
+def run(
+    *,
+    partition: Annotated[str, typer.Option("--partition", help="Profiles such as 4g+3g, or a code 0 to 18.")] = "7g",
+    variants: Annotated[
+        str,
+        typer.Option("--variants", help="A variant per instance, comma-separated, or one for all (default: largest)."),
+    ] = "",
+    requests: Requests = 100,
+    warm_up: WarmUp = 5,
+    cell_limit: Limit = "10m",  # pyright: ignore[reportArgumentType] - parsed like a flag
+    gpus: Gpus = 1,
+    application: options.App = "efficientnet_lite",
+    backend: options.Backend = "cpu",
+    board: options.Board = "a100-40gb",
+    weights: options.Weights = "",
+    inputs: options.Inputs = None,
+    profile: options.Profile = None,
+    as_json: options.Json = False,
+) -> None:
+    """Measure one configuration: one client per instance, back to back.
+
+    Example: clover profile run --app efficientnet_lite --partition 4g+3g --variants lite2,lite0
+    """
+    from clover.core.configuration import GpuConfiguration, InstanceKind  # noqa: PLC0415 - keeps --help fast
+    from clover.core.profiling import figures  # noqa: PLC0415
+    from clover.errors import ConfigurationError  # noqa: PLC0415
+    from clover.serving.port import ServingError  # noqa: PLC0415
+
+    fleet = _fleet(application, backend, board, profile)
+    sizes = _partition(fleet, partition)
+    names = variants.split(",") if variants else [fleet.model.application.largest.name]
+    names = names * len(sizes) if len(names) == 1 else names
+    if len(names) != len(sizes):
+        raise ConfigurationError(f"--variants = {variants!r}: expected one, or one for each of {'+'.join(sizes)}")
+    cell = GpuConfiguration(tuple(InstanceKind(s, _variant(fleet, v)) for s, v in zip(sizes, names, strict=True)))
+
+    async def measure() -> CellMeasurement:
+        async with _bench(fleet, application, gpus, weights, inputs, (requests, warm_up, cell_limit)) as bench:
+            return await bench.measure(cell)
+
+    real_models.tell_weights(weights)
+    measured = asyncio.run(measure())
+    if measured.outcome != "ok":
+        raise ServingError(f"{measured.cell}: {measured.outcome}: {measured.reason}")
+    rows = [figures(measured.cell, instance) for instance in measured.instances]
+    if as_json:
+        print_json(
+            {
+                "application": fleet.model.application.name,
+                "cell": measured.cell,
+                "seconds": measured.seconds,
+                "weights": weights_text(weights),
+                "energy_source": energy_source(backend),
+                "instances": rows,
+                "latencies_ms": [instance.service_ms for instance in measured.instances],
+            }
+        )
+    else:
+        print_figures(rows, title=f"{fleet.model.application.title}: {measured.cell}, {weights_text(weights)}")
+
+
+@app.command("sweep")
+def sweep_command(
+    *,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Table to write (default: profile-APP-BACKEND.json).")
+    ] = None,
+    variants: Variants = "",
+    profiles: Annotated[str, typer.Option("--profiles", help="Comma-separated profile sizes (default: all).")] = "",
+    partitions: Annotated[
+        str, typer.Option("--partitions", help="Codes such as 0,1,3,4,7,10,17, each measured as a whole.")
+    ] = "",
+    all_assignments: Annotated[
+        bool, typer.Option("--all-assignments", help="With --partitions: every distinct assignment of variants.")
+    ] = False,
+    requests: Requests = 40,
+    warm_up: WarmUp = 3,
+    cell_limit: Limit = "60s",  # pyright: ignore[reportArgumentType] - parsed like a flag
+    gpus: Gpus = 1,
+    application: options.App = "efficientnet_lite",
+    backend: options.Backend = "cpu",
+    board: options.Board = "a100-40gb",
+    weights: options.Weights = "",
+    inputs: options.Inputs = None,
+    profile: options.Profile = None,
+    as_json: options.Json = False,
+) -> None:
+    """Measure every variant on every profile and write a performance table; goes on where it was broken off.
+
+    Example: clover profile sweep --backend cpu --app efficientnet_lite --gpus 1 --out mine.json
+    """
+    from clover.agents.sweep import SweepFile, SweepHead  # noqa: PLC0415 - keeps --help fast
+    from clover.core.profiling import fit_table  # noqa: PLC0415
+    from clover.errors import ConfigurationError  # noqa: PLC0415
+
+    fleet = _fleet(application, backend, board, profile)
+    name = fleet.model.application.name
+    table_path = out or Path(f"profile-{name}-{backend}.json")
+    cells = _cells(fleet, variants, profiles, partitions, all_assignments=all_assignments)
+    head = SweepHead(
+        application=name,
+        backend=backend,
+        board=board,
+        gpus=gpus,
+        weights=weights_text(weights),
+        requests=requests,
+        warm_up=warm_up,
+        host=host(),
+    )
+    file = SweepFile(table_path.with_suffix(".cells.jsonl"), head)
+    real_models.tell_weights(weights)
+
+    async def measure_all() -> None:
+        async with _bench(fleet, application, gpus, weights, inputs, (requests, warm_up, cell_limit)) as bench:
+            await _sweep(file, cells, bench)
+
+    asyncio.run(measure_all())
+    whole = fleet.board.basic_profiles[0].size
+    try:
+        table = fit_table(fleet.model.application, file.newest(), provenance(fleet, backend, weights), whole)
+    except ValueError as error:
+        raise ConfigurationError(
+            f"there is no table yet: {error}", hint="measurements are kept; run it again without restricting it"
+        ) from error
+    write(table_path, table)
+    if as_json:
+        print_json({"table": str(table_path), **table})
+    else:
+        print_table(table)
+        tell(f"written to {table_path}")
+        tell(f"use it with: clover up --app {application} --backend {backend} --profile {table_path}")
+
+
+@app.command()
+def show(
+    file: Annotated[Path | None, typer.Argument(help="A table; without it the one that ships.")] = None,
+    *,
+    application: options.App = "albert",
+    backend: options.Backend = "sim",
+    board: options.Board = "a100-40gb",
+    as_json: options.Json = False,
+) -> None:
+    """Show a performance table.
+
+    Example: clover profile show mine.json
+    """
+    table = read(file, application, backend, board)
+    if as_json:
+        print_json(table)
+    else:
+        print_table(table)
+
+
+@app.command()
+def diff(
+    first: Annotated[Path, typer.Argument(help="A table.")],
+    second: Annotated[Path, typer.Argument(help="Another.")],
+    *,
+    as_json: options.Json = False,
+) -> None:
+    """Compare two performance tables, figure by figure.
+
+    Example: clover profile diff before.json after.json
+    """
+    from clover.analysis.profiles import differences  # noqa: PLC0415 - keeps --help fast
+
+    tables = [read(path, "", "", "") for path in (first, second)]
+    rows = differences(*tables)
+    if as_json:
+        print_json({"first": str(first), "second": str(second), "rows": rows})
+    else:
+        print_difference(rows, str(first), str(second))
+
+
+# --- measuring
+
+
+async def _sweep(file: Any, cells: list[GpuConfiguration], bench: Bench) -> None:
+    """Measure with a line of progress per configuration and the time that is left."""
+    from clover.agents.sweep import sweep  # noqa: PLC0415 - keeps --help fast
+    from clover.core.profiling import figures  # noqa: PLC0415
+
+    todo = sum(1 for cell in cells if not file.has(cell))
+    if done := len(cells) - todo:
+        tell(f"{done} of {len(cells)} configurations have been measured before")
+    began_s, number = time.monotonic(), 0
+    async for measured in sweep(file, cells, bench.measure):
+        number += 1
+        left_s = (time.monotonic() - began_s) / number * (todo - number)
+        means = ", ".join(f"{figures('', i)['mean_ms']:.1f} ms" for i in measured.instances[:7])
+        what = f"mean {means}" if measured.outcome == "ok" else f"{measured.outcome}: {measured.reason}"
+        tell(f"{number}/{todo}  {measured.cell}: {what}; about {left_s:.0f} s left")
+
+
+@contextlib.asynccontextmanager
+async def _bench(
+    fleet: Fleet,
+    app_name: str,
+    gpus: int,
+    weights: str,
+    inputs: Path | None,
+    amount: tuple[int, int, float],
+) -> AsyncIterator[Bench]:
+    """Give a bench on the fleet's backend; everything that it starts has ended afterwards."""
+    from clover.agents.bench import Bench, BenchSettings  # noqa: PLC0415 - keeps --help fast
+    from clover.agents.system_clock import SystemClock  # noqa: PLC0415
+    from mig.simulated import SimulatedGpu  # noqa: PLC0415
+
+    change = fleet.model.table.change
+    boards = [
+        SimulatedGpu(
+            fleet.board, index, seed=index, sleep=asyncio.sleep, create_s=change.create_s, destroy_s=change.destroy_s
+        )
+        for index in range(gpus)
+    ]
+    servicer = _servicer(fleet, app_name, weights)
+    requests, warm_up, limit_s = amount
+    try:
+        yield Bench(
+            gpus=boards,
+            servicer=servicer,
+            application=fleet.model.application,
+            inputs=real_models.inputs_of(fleet, inputs),
+            clock=SystemClock(),
+            settings=BenchSettings(requests=requests, warm_up=warm_up, limit_s=limit_s),
+        )
+    finally:
+        await servicer.close()
+
+
+def _servicer(fleet: Fleet, app_name: str, weights: str) -> Any:
+    from random import Random  # noqa: PLC0415 - keeps --help fast
+
+    from clover.serving.availability import require_models  # noqa: PLC0415
+    from clover.serving.simulated import SimulatedServicer  # noqa: PLC0415
+
+    if fleet.backend == "sim":
+        # All instances are always busy in a closed loop.
+        return SimulatedServicer(model=fleet.model, rng=Random(0), contention=lambda: 1.0)  # noqa: S311 - simulation
+    require_models(fleet.model.application.servicer)
+    return real_models.process_servicer(None, fleet, app=app_name, weights=weights)()
+
+
+def _fleet(app_name: str, backend: str, board: str, profile: Path | None) -> Fleet:
+    """Return the fleet to measure: simulation needs a table, a real backend none."""
+    from clover.agents.assembly import make_fleet, table_model  # noqa: PLC0415 - keeps --help fast
+    from clover.catalog import unmeasured_service  # noqa: PLC0415
+    from clover.errors import ConfigurationError  # noqa: PLC0415
+
+    if backend == "nvml":
+        raise ConfigurationError(
+            "--backend nvml: measuring on real GPUs is not built yet", hint="expected cpu (real models) or sim (tables)"
+        )
+    if table_model(backend, board) != "cpu":
+        return options.fleet(app_name, backend, board, profile)
+    return make_fleet(backend=backend, board=board, model=unmeasured_service(app_name, "cpu"))
+
+
+def _cells(
+    fleet: Fleet, variants: str, profiles: str, partitions: str, *, all_assignments: bool
+) -> list[GpuConfiguration]:
+    from clover.core.configuration import GpuConfiguration, InstanceKind  # noqa: PLC0415 - keeps --help fast
+    from clover.core.profiling import assignment_cells, single_cells  # noqa: PLC0415
+    from clover.errors import ConfigurationError  # noqa: PLC0415
+
+    names = [_variant(fleet, v) for v in variants.split(",")] if variants else list(fleet.model.table.variants)
+    if not partitions:
+        if all_assignments:
+            raise ConfigurationError("--all-assignments needs --partitions: expected codes such as 0,1,3,4,7,10,17")
+        sizes = profiles.split(",") if profiles else [p.size for p in fleet.board.basic_profiles]
+        return single_cells(names, [fleet.board.profile(size).size for size in sizes])
+    cuts = [_partition(fleet, code) for code in partitions.split(",")]
+    if all_assignments:
+        return assignment_cells(cuts, names)
+    return [GpuConfiguration(tuple(InstanceKind(size, v) for size in cut)) for cut in cuts for v in names]
+
+
+def _partition(fleet: Fleet, text: str) -> tuple[str, ...]:
+    """Return profile sizes from a code (`4`) or a list (`4g+3g`)."""
+    from mig.codes import multiset_of_code  # noqa: PLC0415 - keeps --help fast
+
+    if text.strip().isdigit():
+        return multiset_of_code(fleet.board, int(text))
+    return tuple(fleet.board.profile(size.strip()).size for size in text.split("+"))
+
+
+def _variant(fleet: Fleet, name: str) -> str:
+    from clover.errors import ConfigurationError  # noqa: PLC0415 - keeps --help fast
+
+    try:
+        return fleet.model.application.variant(name.strip()).name
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from error
