@@ -124,7 +124,7 @@ def _tasks(
     nodes: int | None,
     pue: float,
     park_w: float | None,
-    sla: float | None,
+    sla: str | None,
     seeds: int,
     seed: int,
     simulated: int,
@@ -136,10 +136,11 @@ def _tasks(
     known = [name for name in application_names() if board in gpu_models_with_table(name)]
     tasks: list[Task] = []
     for application in _words("--apps", applications, known, unknown=application_names()):
-        model = options.fleet(application, "sim", board, None, park_w).model
+        fleet = options.fleet(application, "sim", board, None, park_w)
+        model, sla_ms = fleet.model, options.sla_of(sla, fleet)
         for load in loads:
             for lambda_ in lambdas:
-                options.check_goals(lambda_, pue, sla)
+                options.check_goals(lambda_, pue)
                 for how in parking:
                     options.spread_gpus(gpus, nodes or 1)
                     case = Case(
@@ -150,7 +151,7 @@ def _tasks(
                         else options.check_positive("--rate", rate),
                         lambda_=lambda_,
                         parking=cast("Parking", how),
-                        sla_ms=sla,
+                        sla_ms=sla_ms,
                         pue=pue,
                         board=board,
                     )

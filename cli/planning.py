@@ -41,7 +41,7 @@ def problem(
     gpus: int,
     nodes: int | None,
     rate: float | None,
-    sla: float | None,
+    sla: str | None,
     lambda_: float,
     intensity: float,
     pue: float,
@@ -55,7 +55,7 @@ def problem(
     from clover.core.carbon import MAX_INTENSITY_G_PER_KWH  # noqa: PLC0415
 
     fleet = options.fleet(application, "sim", board, profile, park_w)
-    options.check_goals(lambda_, pue, sla)
+    options.check_goals(lambda_, pue)
     options.goals(
         fleet,
         lambda_=lambda_,
@@ -77,7 +77,7 @@ def problem(
         rate_rps=options.rate_of(rate, gpus, fleet),
         lambda_=lambda_,
         parking=cast("Parking", parking),
-        sla_ms=sla,
+        sla_ms=options.sla_of(sla, fleet),
         intensity_g_per_kwh=intensity,
         pue=pue,
         reserve=reserve,
