@@ -47,7 +47,7 @@ def bound(
     late_limit: float = LATE_LIMIT,
     utilisation: float = 1.0,
     narrow: float = 1.0 / 160.0,
-    most_programs: int = 60,
+    most_programs: int = 16,
     absolute_gap: float = 1e-5,
     whole_at: float = 1.0 / 80.0,
     cutoff: float = -np.inf,

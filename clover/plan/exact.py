@@ -7,12 +7,16 @@ what fails makes way for the next. Plans are remembered by load: a change of the
 
 from __future__ import annotations
 
-from clover.core.configuration import Configuration, GpuConfiguration
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from clover.core.configuration import Configuration, GpuConfiguration, GpuId
+from clover.core.dispatch import DispatchRule
 from clover.core.objective import Objective
 from clover.core.queueing import evaluate
 from clover.core.units import footprint_g
 from clover.plan.load_plans import LoadPlans, Settings
-from clover.plan.points import PlanPoint, assign, layout_of
+from clover.plan.points import Layout, PlanPoint, assign, layout_of
 from clover.plan.pool import Enumeration
 from clover.plan.problem import Answer, FleetCandidate, Problem
 from clover.plan.space import all_gpu_configurations
@@ -22,6 +26,15 @@ _MOST_LOADS = 64
 #: A layout stays if the best one scores no more than this above it: a change of MIG must be worth something.
 HYSTERESIS = 1e-4
 _TOLD = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Placed:
+    """A plan with the names of the GPUs."""
+
+    point: PlanPoint
+    configuration: Configuration
+    dispatch: Mapping[str, DispatchRule]
 
 
 class ExactScheme:
@@ -44,6 +57,8 @@ class ExactScheme:
         self._hysteresis = hysteresis
         self._loads: dict[tuple[object, ...], LoadPlans] = {}
         self._enumerations: dict[tuple[object, ...], Enumeration] = {}
+        self._fleets: list[tuple[GpuId, ...]] = []
+        self._last: _Placed | None = None
 
     @property
     def name(self) -> str:
@@ -66,12 +81,34 @@ class ExactScheme:
 
     def plans(self, problem: Problem) -> LoadPlans:
         """Return what is remembered of a load, fleet and SLA; found when first asked for."""
-        key = _load_key(problem)
+        key = self._load_key(problem)
         if key not in self._loads:
             if len(self._loads) >= _MOST_LOADS:
                 del self._loads[next(iter(self._loads))]
             self._loads[key] = LoadPlans(problem, self._enumeration(problem), self._settings)
         return self._loads[key]
+
+    def _load_key(self, problem: Problem) -> tuple[object, ...]:
+        # A fleet is numbered: to compare a thousand ids is much faster than to hash them.
+        if problem.gpus not in self._fleets:
+            self._fleets.append(problem.gpus)
+        fleet = self._fleets.index(problem.gpus)
+        where = (id(problem.model), problem.multisets, fleet)
+        return (*where, problem.rate_rps, problem.sla_ms, problem.parking, problem.reserve)
+
+    def _place(self, point: PlanPoint, problem: Problem) -> _Placed:
+        """Give every GPU its part; what is as it was is not worked out again."""
+        last, present = self._last, problem.present
+        if last is None or last.point is not point or present is None or present != last.configuration:
+            configuration = assign(point.layout, problem.gpus, present)
+            last = _Placed(point=point, configuration=configuration, dispatch=point.dispatch.by_node(configuration))
+            self._last = last
+        return last
+
+    def _layout_now(self, present: Configuration) -> Layout:
+        if self._last is not None and present == self._last.configuration:
+            return self._last.point.layout
+        return layout_of(gpu for _, gpu in present.gpus)
 
     def _enumeration(self, problem: Problem) -> Enumeration:
         key = (id(problem.model), problem.multisets, problem.sla_ms)
@@ -84,7 +121,7 @@ class ExactScheme:
         """Return the best plan of the present layout if it is nearly as good as the best of all."""
         if problem.present is None:
             return best
-        now = layout_of(gpu for _, gpu in problem.present.gpus)
+        now = self._layout_now(problem.present)
         asked = problem.asked(plans.base)
 
         def score(point: PlanPoint) -> float:
@@ -102,12 +139,12 @@ class ExactScheme:
         point = plans.with_reserve(chosen)
         asked = problem.asked(plans.base)
         objective = _objective(problem, plans)
-        configuration = assign(point.layout, problem.gpus, problem.present)
+        placed = self._place(point, problem)
         tried = plans.candidates_tried - before
         others = [other for other in plans.frontier.certified() if other is not chosen]
         told = sorted(others, key=lambda other: -objective.value(other.evaluation))[:_TOLD]
         return Answer(
-            configuration=configuration,
+            configuration=placed.configuration,
             evaluation=point.evaluation,
             objective=objective.value(point.evaluation),
             reason=miss or _reason(problem, point, tried),
@@ -123,7 +160,7 @@ class ExactScheme:
             evaluations=tried,
             meets_sla=point.late_upper is not None,
             asked_met=not miss,
-            dispatch=point.dispatch.by_node(configuration),
+            dispatch=placed.dispatch,
             score=None if miss else asked.score(point.evaluation.accuracy_pct, point.evaluation.energy_j_per_request),
             upper_bound=None if miss else upper,
             late_upper=point.late_upper,
@@ -195,15 +232,3 @@ def _reason(problem: Problem, point: PlanPoint, tried: int) -> str:
     found = f"{tried} plans simulated" if tried else "looked up, nothing simulated"
     upper = f", late at most {100.0 * point.late_upper:.2f} %" if point.late_upper is not None else ""
     return f"{how}: {point.active} of {len(problem.gpus)} GPUs serve, dispatch {point.dispatch.name}{upper}; {found}"
-
-
-def _load_key(problem: Problem) -> tuple[object, ...]:
-    return (
-        id(problem.model),
-        problem.multisets,
-        problem.gpus,
-        problem.rate_rps,
-        problem.sla_ms,
-        problem.parking,
-        problem.reserve,
-    )
