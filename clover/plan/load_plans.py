@@ -182,7 +182,7 @@ class LoadPlans:
 
     def _flow_active(self, asked: Asked) -> int:
         """Return with how many serving GPUs the flow model would do, waiting left out."""
-        nearest = bound(self._flow, asked).nearest
+        nearest = bound(self._flow, asked, narrow=1.0 / 40.0, whole_at=1.0 / 40.0, most_programs=2).nearest
         return self.gpus if nearest is None else int(nearest.gpus.sum())
 
     def _point(self, pool: Pool, row: int) -> PlanPoint:

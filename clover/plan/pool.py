@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clover.core.application import ServiceModel
-from clover.core.closed_form import Floats
+from clover.core.closed_form import Floats, mean_accuracy_pct, mean_dynamic_j
 from clover.core.configuration import OFF, PARKED, GpuConfiguration, InstanceKind
 from clover.core.objective import PLANNED_LATE_LIMIT
 from clover.core.queueing import FleetSearch
@@ -121,17 +121,12 @@ class Enumeration:
                 layout=layout,
             )
         points = self._search.operating(counts, rate_rps)
-        rows = np.flatnonzero(~points.overloaded)
-        if not len(rows):
-            return Pool(accuracy_pct=np.empty(0), energy_j=np.empty(0), layout=layout)
-        result = self._search.evaluate(counts[rows], rate_rps)
-        good = result.late_fraction <= PLANNED_LATE_LIMIT
-        kept: NDArray[np.intp] = rows[good]
-        return Pool(
-            accuracy_pct=result.accuracy_pct[good],
-            energy_j=result.energy_j_per_request(idle_w[rows])[good],
-            layout=lambda row: layout(int(kept[row])),
-        )
+        good = self._search.late_fraction(points) <= PLANNED_LATE_LIMIT
+        kept: NDArray[np.intp] = np.flatnonzero(good)
+        accuracy = mean_accuracy_pct(self._search.arrays, points)[kept]
+        # What keeps the promise is not overloaded: it serves what arrives.
+        energy = mean_dynamic_j(self._search.arrays, points)[kept] + idle_w[kept] / rate_rps
+        return Pool(accuracy_pct=accuracy, energy_j=energy, layout=lambda row: layout(int(kept[row])))
 
     def _idle_power_w(self, active: int, spare: int, *, off: bool) -> float:
         table = self._model.table
