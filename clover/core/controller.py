@@ -148,15 +148,18 @@ class ControllerMachine:
         self._nodes[event.node] = _Node(
             boot_id=event.boot_id, interval_s=event.interval_s, seen_s=now_s, gpus=event.gpus
         )
+        self._take_in(event)
         if known is None:
-            self._take_in(event)
             return [Say(kind="node.joined", subject=event.node, reason=f"{len(event.gpus)} GPUs")]
         if known.boot_id not in {event.boot_id, _NOT_HEARD}:
             return [Say(kind="node.restarted", subject=event.node, reason=f"boot {event.boot_id}")]
         return []
 
     def _take_in(self, event: NodeSeen) -> None:
-        """Believe of a node that comes back what it says that it serves with: it went on with its last target."""
+        """Believe of GPUs that no target is known of what they say that they serve with.
+
+        A node that comes back went on with its last target, or has read it again after a restart.
+        """
         for index, report in event.gpus.items():
             if report.phase == "serving" and report.configuration is not None:
                 self.assigned.setdefault(GpuId(event.node, index), report.configuration)
@@ -251,9 +254,12 @@ class ControllerMachine:
         return all(report.applied_epoch >= epoch and report.phase in _SETTLED for report in reports)
 
     def _next_step(self, now_s: float) -> list[Command]:
-        """Move every GPU that serves nobody at once, and at most one in five of those that do."""
-        different = self._differing()
-        serving = [gpu for gpu in different if (r := self._report(gpu)) is not None and r.phase == "serving"]
+        """Move every GPU that serves nobody at once, and at most one in five of those that do.
+
+        What is not heard keeps its last target: it may well be serving.
+        """
+        different = {gpu: report for gpu in self._differing() if (report := self._report(gpu)) is not None}
+        serving = [gpu for gpu, report in different.items() if report.phase == "serving"]
         at_once = [gpu for gpu in different if gpu not in serving]
         # By index before node, so that a step takes from all nodes rather than emptying one.
         serving.sort(key=lambda gpu: (gpu.index, gpu.node))

@@ -173,6 +173,38 @@ def test_a_node_that_went_on_serving_while_it_was_not_heard_gets_complete_target
     assert len(send.configuration.gpus) == 10
 
 
+def test_a_node_that_restarts_and_reads_its_old_target_again_gets_complete_targets() -> None:
+    machine = ControllerMachine(rate_rps=5.0)
+    serving(machine, WHOLE, "n1", "n2")
+    for second in range(2, 10):
+        machine.handle(seen("n1", epoch=1), float(second))
+        machine.handle(Tick(), float(second))
+    machine.handle(seen("n2", phase="empty", boot="b2"), 10.0)
+    machine.handle(Decided(configuration=everywhere(WHOLE, "n1")), 10.0)
+    # Meanwhile it has done what its last target said.
+    machine.handle(seen("n2", epoch=1, boot="b2", serves=WHOLE), 10.5)
+    commands = machine.handle(Decided(configuration=everywhere(HALVES, "n1", "n2")), 11.0)
+    send = only(commands, Send)
+    assert isinstance(send, Send)
+    assert (len(send.changed), len(send.configuration.gpus)) == (2, 10)
+
+
+def test_what_is_not_heard_keeps_its_target_in_a_roll() -> None:
+    machine = ControllerMachine(rate_rps=5.0)
+    serving(machine, WHOLE, "n1", "n2")
+    machine.handle(LoadSeen(rate_rps=50.0), 2.0)
+    machine.handle(Decided(configuration=everywhere(HALVES, "n1", "n2")), 2.0)
+    machine.handle(Sent(epoch=2), 2.0)
+    moved: list[GpuId] = []
+    for second in range(3, 12):
+        for command in machine.handle(Tick(), float(second)) + machine.handle(seen("n1", epoch=99), float(second)):
+            if isinstance(command, Send):
+                moved += command.changed
+                machine.handle(Sent(epoch=2 + second), float(second))
+    assert moved
+    assert {gpu.node for gpu in moved} == {"n1"}
+
+
 def test_what_was_not_asked_for_is_a_bug_told_with_its_story() -> None:
     machine = ControllerMachine(rate_rps=5.0)
     serving(machine)
