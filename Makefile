@@ -13,7 +13,7 @@ TORCH_INDEX := $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL))
 SOAK_S ?= 1800
 SOAK_SEED ?= 1
 
-.PHONY: up test test-all soak check docs figures-planner clean
+.PHONY: up test test-slow test-all soak check docs figures-planner clean
 
 up: $(VENV)/.installed
 	@if echo "$(ARGS)" | grep -q -- "--backend[ =]cpu"; then $(PIP) $(TORCH_INDEX) -e ".[models]"; fi
@@ -21,6 +21,10 @@ up: $(VENV)/.installed
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -m "not slow"
+
+# What `test` leaves out.
+test-slow: $(VENV)/.test
+	$(BIN)/python -m pytest -m slow
 
 test-all: $(VENV)/.test
 	$(BIN)/python -m pytest
