@@ -247,11 +247,11 @@ REGISTRY: tuple[KeySpec, ...] = (
         pattern="{d}:ledger",
         kind="hash",
         writers="carbon monitor",
-        readers="carbon monitor",
+        readers="carbon monitor, dashboard",
         bound="one",
         ttl="",
         what="energy checkpoint (`checkpoint`): `v`, `t`, `d`",
-        commands=_may(monitor="hset hgetall"),
+        commands=_may(dashboard="hgetall", monitor="hset hgetall"),
     ),
     KeySpec(
         pattern="{d}:live",

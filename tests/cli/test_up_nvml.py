@@ -61,6 +61,6 @@ def test_up_refuses_gpus_that_are_not_there(nvml_libraries: Callable[[int], Path
     fake.add_gpu(A100)
     refused = _clover(fake, tmp_path, *arguments, "--gpus", "2")
     assert (refused.returncode, "expected at most the 1 that can be used" in refused.stderr) == (3, True)
-    refused = _clover(fake, tmp_path, "up", "--backend", "nvml", "--app", "albert", "--no-tui")
+    refused = _clover(fake, tmp_path, "up", "--backend", "nvml", "--app", "yolov5", "--no-tui")
     assert (refused.returncode, "has figures but no weights" in refused.stderr) == (3, True)
     assert [each.name for each in tmp_path.iterdir()] == ["nvml-state"]
