@@ -35,6 +35,8 @@ TRIAL = (
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    # Where it is set an experiment replays years as well.
+    monkeypatch.delenv("CLOVER_LONG_TRACES", raising=False)
 
 
 def _invoke(*arguments: str) -> Result:
@@ -140,8 +142,6 @@ def test_a_picture_without_matplotlib_is_refused_with_the_way_to_get_it(monkeypa
     assert "clover-serve[analysis]" in error.hint
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_experiment_rows_have_the_documented_fields_and_repeat_in_any_number_of_processes():
     arguments = (*TRIAL, "--schemes", "base,base_rightsized,clover,static", "--loads", "1,2")
     first, second = (_json(*arguments, "--processes", n) for n in ("1", "2"))

@@ -208,7 +208,7 @@ RAW: list[tuple[Role, tuple[str, ...]]] = [
     ("monitor", ("XADD", KEYS.requests, "*", "a", "b")),
     ("dashboard", ("XDEL", KEYS.feed(Feed.EVENTS), "1-1")),
     ("dashboard", ("XRANGE", KEYS.requests, "-", "+")),
-    ("dashboard", ("HGETALL", KEYS.ledger)),
+    ("dashboard", ("HSET", KEYS.ledger, "d", "{}")),
 ]
 
 
