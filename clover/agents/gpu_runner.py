@@ -247,7 +247,8 @@ class GpuRunner:
 
     async def _watch(self, instance: Instance) -> None:
         reason = await instance.worker.wait_died()
-        if instance.phase in {"draining", "failed"} or instance not in self._ports.pool.on_gpu(self.index):
+        known = instance.phase in {"draining", "failed"} or instance not in self._ports.pool.on_gpu(self.index)
+        if known and not instance.gone:
             return
         in_work = instance.phase == "busy"
         self._ports.pool.fail(instance)

@@ -34,6 +34,7 @@ class Instance:
         idle_since_s: When it became ready or last finished.
         served: Requests since its worker started.
         busy_s: Seconds in work since then.
+        gone: Its worker died under a request; whoever watches the worker has not said so yet.
     """
 
     key: int
@@ -45,6 +46,7 @@ class Instance:
     idle_since_s: float
     served: int = 0
     busy_s: float = 0.0
+    gone: bool = False
     drained: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -180,8 +182,8 @@ class InstancePool:
         self.begun[instance.kind] += 1
         self._begun_under_rule[instance.kind] += 1
 
-    def end(self, instance: Instance, busy_s: float) -> None:
-        """Mark the request as done."""
+    def end(self, instance: Instance, busy_s: float, *, gone: bool = False) -> None:
+        """Mark the request as done, or its worker as `gone` under it: the instance then takes nothing more."""
         self._cut_mean()
         self._busy -= 1
         instance.served += 1
@@ -190,6 +192,10 @@ class InstancePool:
         if instance.phase == "draining":
             instance.drained.set()
         elif instance.phase == "failed":
+            self.remove(instance)
+        elif gone:
+            instance.gone = True
+            self.fail(instance)
             self.remove(instance)
         elif instance.phase == "busy":
             instance.phase = "idle"

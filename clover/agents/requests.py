@@ -28,7 +28,7 @@ from clover.core.dispatch import SHARE_PATIENCE_S, Demand
 from clover.core.outcome import Outcome
 from clover.errors import BusUnavailableError
 from clover.power.account import GpuAccount
-from clover.serving.port import InvalidInputError, OutOfMemoryError, Served, ServingError
+from clover.serving.port import InvalidInputError, OutOfMemoryError, Served, ServingError, WorkerDiedError
 
 _log = logging.getLogger("clover.requests")
 
@@ -248,7 +248,7 @@ class RequestServer:
     async def _serve(self, instance: Instance, delivery: Delivery, group: asyncio.TaskGroup) -> None:
         begun_ms = self._ports.clock.now_ms()
         epoch = self.epoch
-        busy_s = 0.0
+        busy_s, gone = 0.0, False
         account, kind = self._ports.accounts[instance.gpu], instance.kind
         account.begin_work(instance.key, kind.variant, kind.profile, begun_ms / 1e3)
         try:
@@ -261,10 +261,12 @@ class RequestServer:
             self._finish(delivery, Outcome.FAILED, str(error))
             self._ports.report("worker.out_of_memory", instance.gpu, str(error))
         except ServingError as error:
+            # A dead worker must not be given the same request again before its death is noticed elsewhere.
+            gone = isinstance(error, WorkerDiedError)
             self._retry(delivery, str(error))
         finally:
             account.end_work(instance.key, self._ports.clock.now_s())
-            self._ports.pool.end(instance, busy_s)
+            self._ports.pool.end(instance, busy_s, gone=gone)
         self._dispatch(group)
 
     def _answer(self, instance: Instance, delivery: Delivery, served: Served, *, begun_ms: float, epoch: int) -> None:

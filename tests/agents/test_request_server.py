@@ -186,6 +186,21 @@ def test_a_request_that_kills_its_workers_is_given_up() -> None:
     virtually(test)
 
 
+def test_a_dead_worker_is_not_tried_again_with_the_same_request() -> None:
+    async def test(bus: MemoryBus, clock: VirtualClock) -> None:
+        node, dying = Node("n1", bus, clock), AWorker(0.1, dies=True)
+        node.add(dying)
+        await bus.admit(requests(1), bound=10)
+        async with node.running():
+            await asyncio.sleep(0.5)
+            node.add(AWorker(0.1))
+            await asyncio.sleep(2.0)
+        assert dying.served == ["r0"]
+        assert [reply.outcome for reply in await replies(bus)] == [Outcome.OK]
+
+    virtually(test)
+
+
 def test_a_request_that_outlived_three_consumers_is_given_up() -> None:
     async def test(bus: MemoryBus, clock: VirtualClock) -> None:
         await bus.admit(requests(1), bound=10)
