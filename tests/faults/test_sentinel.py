@@ -168,9 +168,7 @@ def test_the_death_of_the_primary_in_mid_load_costs_nobody_an_answer(tmp_path: P
                     await arrivals
                 await load.all_ended()
             assert sum(load.ended.values()) == load.sent == 800
-            # Replication is asynchronous: what the dead primary acknowledged last may be gone, and then is said to be.
-            assert set(load.ended) <= {"ok", "expired", "failed", "lost"}
-            assert load.ended["ok"] >= 760
+            assert load.ended == {"ok": 800}
             assert load.outstanding.duplicates <= load.sender.resent
             assert load.widest_gap_s < 10.0
 
