@@ -26,7 +26,7 @@ from support import (
 from clover.bus.keys import spec_of
 from clover.bus.memory import MemoryBus
 from clover.bus.messages import Event
-from clover.bus.port import Admission, Bus, Feed
+from clover.bus.port import Admission, Bus, Feed, entry_order
 from clover.bus.redis import RedisBus, RedisLink
 from clover.core.outcome import Outcome
 from clover.errors import MessageRejectedError
@@ -486,6 +486,26 @@ def test_feeds_are_read_in_order_from_a_cursor(check: Check) -> None:
         assert [entry.message for entry in entries] == [an_event(3), an_event(4)]
         assert await bus.newest_id(Feed.EVENTS) == entries[-1].id
         assert await bus.follow({Feed.EVENTS: entries[-1].id}, block_s=0) == []
+
+    check(test)
+
+
+def test_the_extent_of_a_feed_tells_what_it_keeps_and_what_is_gone(check: Check) -> None:
+    async def test(bus: Bus) -> None:
+        nothing = await bus.extent(Feed.EVENTS)
+        assert (nothing.first_id, nothing.last_id, nothing.length, nothing.added) == ("0-0", "0-0", 0, 0)
+        await bus.publish(Feed.EVENTS, [an_event(number) for number in range(3)])
+        entries = await bus.follow({Feed.EVENTS: "0"}, block_s=1)
+        extent = await bus.extent(Feed.EVENTS)
+        assert (extent.first_id, extent.last_id) == (entries[0].id, entries[-1].id)
+        assert (extent.length, extent.added) == (3, 3)
+        batch = [an_event(number) for number in range(5000)]
+        for _ in range(23):
+            await bus.publish(Feed.EVENTS, batch)
+        extent = await bus.extent(Feed.EVENTS)
+        assert extent.added == 115_003
+        assert 100_000 <= extent.length < 115_003
+        assert entry_order(extent.first_id) > entry_order(entries[-1].id)
 
     check(test)
 
