@@ -18,9 +18,12 @@ from cli import (
     experiment,
     frontier,
     infer,
+    logs,
     mig,
     plan,
     profile,
+    query,
+    report,
     runs,
     server,
     status,
@@ -56,6 +59,9 @@ app.command("plan", help=plan.plan.__doc__)(plan.plan)
 app.command("frontier", help=frontier.frontier.__doc__)(frontier.frontier)
 app.command("experiment", help=experiment.experiment.__doc__)(experiment.experiment)
 app.add_typer(runs.app, name="runs", help="Run folders: list, show, compare.")
+app.add_typer(logs.app, name="logs", help="What a deployment writes down: followed, archived, exported.")
+app.command("query", help=query.query.__doc__)(query.query)
+app.command("report", help=report.report.__doc__)(report.report)
 app.add_typer(mig.app, name="mig", help="GPUs and their MIG partitions; works without a deployment.")
 
 
