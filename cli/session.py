@@ -200,6 +200,7 @@ class UpSession:
             *(["--faithful"] if s.faithful else []),
             *fleet,
             *common,
+            *self._metrics(len(s.gpus) + 1),
         ]
         return [
             *nodes,
@@ -209,13 +210,14 @@ class UpSession:
         ]
 
     def _metrics(self, number: int) -> Sequence[str]:
-        """Return the option for metrics: the carbon monitor has the given port, nodes those after it."""
+        """Return the option for metrics: the monitor has the given port, nodes, controller and generator the next."""
         port = self._settings.metrics_port
         return [] if port is None else ["--metrics-port", str(port and port + number)]
 
     def _generator_arguments(self, common: list[str]) -> list[str]:
         """Return the generator's arguments; one that is started again gets the time that is left."""
-        arguments = ["agent", "generator", "--rate", str(self._settings.rate_rps), *common]
+        metrics = self._metrics(len(self._settings.gpus) + 2)
+        arguments = ["agent", "generator", "--rate", str(self._settings.rate_rps), *common, *metrics]
         if self._settings.duration_s is None:
             return arguments
         gone_s = self._clock.now_s() - self._generating_since_s if self._generating_since_s is not None else 0.0
