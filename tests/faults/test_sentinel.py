@@ -178,7 +178,7 @@ class Load:
         assert {name: places for name, places in kept.items() if len(places) > 1} == {}
         for name, places in self.read.items():
             for before in places[:-1]:
-                assert kept[name][0] > before, f"{name}: {places}, on the survivor {kept[name]}"
+                assert kept.get(name, [(0, 0)])[0] > before, f"{name}: {places}, on the survivor {kept.get(name)}"
         assert self.outstanding.duplicates == sum(len(places) - 1 for places in self.read.values())
 
 
