@@ -20,6 +20,7 @@ from cli import (
     infer,
     logs,
     mig,
+    node,
     plan,
     profile,
     query,
@@ -46,6 +47,7 @@ app = typer.Typer(
 app.command("up", help=up.up.__doc__)(up.up)
 app.command("server", help=server.server.__doc__)(server.server)
 app.add_typer(agent.app, name="agent", help="Start one agent by hand: node, carbon, controller, generator.")
+app.add_typer(node.app, name="node", help="One node by hand: configure, start, stop, drain, release.")
 app.command("status", help=status.status.__doc__)(status.status)
 app.command("events", help=events.events.__doc__)(events.events)
 app.command("dashboard", help=watch.dashboard.__doc__)(watch.dashboard)

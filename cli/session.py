@@ -44,6 +44,8 @@ LEDGER_WITHIN_S = 15.0
 
 #: While the server is away a notice is tried again this often.
 NOTICE_RETRY_S = 0.5
+#: Notices that are kept while the server is away; the newest win.
+MAX_NOTICES = 1000
 
 GENERATOR = "generator"
 ARCHIVE = "archive"
@@ -71,7 +73,7 @@ class UpSession:
         #: Whether somebody did not let the requests in work finish.
         self.interrupted = False
         self._server: EmbeddedServer | None = None
-        self._notices: asyncio.Queue[Event] = asyncio.Queue()
+        self._notices: asyncio.Queue[Event] = asyncio.Queue(MAX_NOTICES)
         self._generating_since_s: float | None = None
         self._nodes: dict[str, NodeTelemetry] = {}
 
@@ -212,6 +214,8 @@ class UpSession:
                 name=f"node-n{number}",
                 arguments=lambda number=number, gpus=gpus: [
                     *("agent", "node", "--name", f"n{number}", "--gpus", str(gpus)),
+                    # Emulated GPUs of nodes on one host have cores of their own.
+                    *("--first-core", str(1 + sum(s.gpus[: number - 1]))),
                     *common,
                     *s.node_options,
                     *park,
@@ -232,6 +236,7 @@ class UpSession:
             *(["--faithful"] if s.faithful else []),
             *fleet,
             *common,
+            *self._metrics(len(s.gpus) + 1),
         ]
         return [
             *nodes,
@@ -241,13 +246,14 @@ class UpSession:
         ]
 
     def _metrics(self, number: int) -> Sequence[str]:
-        """Return the option for metrics: the carbon monitor has the given port, nodes those after it."""
+        """Return the option for metrics: the monitor has the given port, nodes, controller and generator the next."""
         port = self._settings.metrics_port
         return [] if port is None else ["--metrics-port", str(port and port + number)]
 
     def _generator_arguments(self, common: list[str]) -> list[str]:
         """Return the generator's arguments; one that is started again gets the time that is left."""
-        arguments = ["agent", "generator", "--rate", str(self._settings.rate_rps), *common]
+        metrics = self._metrics(len(self._settings.gpus) + 2)
+        arguments = ["agent", "generator", "--rate", str(self._settings.rate_rps), *common, *metrics]
         if self._settings.duration_s is None:
             return arguments
         gone_s = self._clock.now_s() - self._generating_since_s if self._generating_since_s is not None else 0.0
@@ -266,6 +272,9 @@ class UpSession:
         """Tell of a child's death, on the terminal where there is no dashboard and in the event stream."""
         if not self._settings.dashboard:
             tell(f"{child}: {reason}")
+        if self._notices.full():
+            # The server has been away for long: the newest explain more than the oldest.
+            self._notices.get_nowait()
         self._notices.put_nowait(
             Event(at_ms=self._clock.now_ms(), kind=kind, source="supervisor", subject=child, reason=reason)
         )

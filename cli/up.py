@@ -36,7 +36,7 @@ class UpSettings:
         carbon, pue: Grid.
         scheme, faithful: Planning.
         duration_s: How long requests become due, None until stopped.
-        metrics_port: Of the carbon monitor; each node has one of the following ports. None: no metrics.
+        metrics_port: Of the carbon monitor; nodes, controller and generator have the ports after it. None: no metrics.
         seed: Of everything random.
         dashboard: Whether to draw the dashboard where there is a terminal.
         as_json: Whether the summary is JSON.

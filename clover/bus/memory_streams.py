@@ -150,9 +150,11 @@ class RequestQueue:
     def __init__(self, high: str, normal: str) -> None:
         self._streams = (high, normal)
         self._ids = IdSource()
+        # Bounded: by the admission bound and what expired since the last look at the queue.
         self._order: tuple[deque[EntryKey], ...] = (deque(), deque())
         self._unread: dict[EntryKey, Request] = {}
         self._deadlines: list[tuple[float, EntryKey]] = []
+        # Bounded: by the consumers, one each.
         self._readers: deque[_Reader] = deque()
         #: When each consumer was last heard of.
         self.consumers: dict[str, float] = {}
