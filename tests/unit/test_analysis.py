@@ -90,7 +90,7 @@ def test_an_export_holds_the_same_rows_in_every_format(simulated: Path, tmp_path
         with (tmp_path / "out" / "decisions.csv").open() as lines:
             assert isinstance(json.loads(next(csv.DictReader(lines))["alternatives"]), list)
     elif form == "jsonl":
-        assert sum(1 for line in requests.open() if json.loads(line)["id"]) == rows["requests"]
+        assert sum(1 for line in requests.read_text().splitlines() if json.loads(line)["id"]) == rows["requests"]
     else:
         assert pl.read_parquet(requests).height == rows["requests"]
 

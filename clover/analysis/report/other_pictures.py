@@ -148,13 +148,17 @@ def energy_map(drawer: Drawer, run: Run, source: str) -> Picture | None:
     columns = sorted({p for _, p in cells}, key=lambda p: (len(p), p))
     values = np.array([[cells.get((v, p), (np.nan, 0))[0] for p in columns] for v in rows])
     figure, axes = drawer.axes(height=1.3 + 0.45 * len(rows), width=2.6 + 1.05 * len(columns))
-    shown = axes.imshow(values, cmap="Greys", vmin=0.0, vmax=1.25 * float(np.nanmax(values)), aspect="auto")
+    # Cells as shapes, not as an image: sharp in any size, and no data of a picture within the picture.
+    bounds = [np.arange(count + 1) - 0.5 for count in (len(columns), len(rows))]
+    most = 1.25 * float(np.nanmax(values))
+    axes.pcolormesh(*bounds, np.ma.masked_invalid(values), cmap="Greys", vmin=0.0, vmax=most, edgecolors="#cccccc")
+    axes.invert_yaxis()
     axes.grid(visible=False)
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(range(len(rows)), rows)
     axes.set(xlabel="size of instance", ylabel="variant")
     for (row, column), value in np.ndenumerate(values):
-        dark = value > 0.65 * shown.get_clim()[1]
+        dark = value > 0.65 * most
         told = "-" if np.isnan(value) else f"{value:.2f} J\nn={cells[rows[row], columns[column]][1]}"
         axes.text(column, row, told, ha="center", va="center", fontsize=7.5, color="white" if dark else "black")
     text = (

@@ -27,7 +27,7 @@ def intensity(drawer: Drawer, series: Series, other_g: Numbers | None, name: str
         top.legend(loc="upper right")
     top.set_ylabel("grid, gCO2e/kWh")
     top.set_ylim(bottom=0.0)
-    hours = series.axis.width_s / 3600.0
+    hours = np.maximum(np.diff(series.axis.known_ms), 1.0) / 3.6e6
     ours = np.diff(carbon.used_g) / hours
     axes.plot(x, ours, color=OURS, lw=1.6, label="this run (ledger)")
     saved = ""
