@@ -53,7 +53,7 @@ def test_the_figures_are_those_of_the_summary(runs: dict[str, Path], written: Pa
     assert figures["accuracy_pct"] == pytest.approx(summary["accuracy_pct"])
     # The summary keeps few readings of the ledger; between two of them it takes a straight line.
     assert figures["energy_j"] == pytest.approx(summary["energy_j"], rel=1e-3)
-    assert figures["footprint_g"] == pytest.approx(summary["footprint_g"], rel=1e-3)
+    assert figures["footprint_g"] == pytest.approx(summary["footprint_g"], rel=5e-3)
     assert figures["p95_ms"] == pytest.approx(summary["p95_ms"], rel=0.002)
     # Modelled over bins here, over seconds there.
     assert figures["saved_pct"] == pytest.approx(summary["saved_pct"], abs=0.2)

@@ -41,7 +41,7 @@ def experiment_report(folder: Path, summary: dict[str, Any], *, png: bool = True
         raise ConfigurationError(f"experiment {folder}: its rows lack {', '.join(lacking)}")
     schemes = list(dict.fromkeys(row["scheme"] for row in rows))
     drawer = Drawer((), png=png)
-    cases = [(key, list(group)) for key, group in groupby(rows, key=lambda row: tuple(row[name] for name in _CASE))]
+    cases = [(key, list(group)) for key, group in groupby(rows, key=_case_of)]
     notes = ["Modelled hour by hour, with simulated lateness; nothing was served."]
     if any(row.get("baseline_feasible") is False for row in rows):
         notes.append("BASE itself misses the SLA in some cases: what is saved against it there is no fair comparison.")
@@ -60,6 +60,10 @@ def experiment_report(folder: Path, summary: dict[str, Any], *, png: bool = True
         },
         data={"schema": 1, "kind": "clover report", "rows": rows, "spreads": summary.get("spreads", [])},
     )
+
+
+def _case_of(row: Row) -> tuple[Any, ...]:
+    return tuple(row[name] for name in _CASE)
 
 
 def _table(key: tuple[Any, ...], rows: Sequence[Row]) -> Table:
@@ -96,12 +100,18 @@ def _scatter(drawer: Drawer, rows: Sequence[Row], schemes: Sequence[str]) -> Pic
                 axes.scatter([r["accuracy_loss_pct"] for r in own], [r["saved_pct"] for r in own], marker=mark, s=42,
                              facecolors=look.colour if feasible else "none", edgecolors=INK, linewidths=0.8,
                              label=label, zorder=3)  # fmt: skip
-    best = frontier_of([(r["accuracy_loss_pct"], r["saved_pct"]) for r in rows if r["feasible"]])
-    axes.plot([p[0] for p in best], [p[1] for p in best], color=GREY, ls="--", lw=1.0, label="frontier", zorder=1)
+    label = "frontier of a case"
+    for _, case in groupby(rows, key=_case_of):
+        best = frontier_of([(r["accuracy_loss_pct"], r["saved_pct"]) for r in case if r["feasible"]])
+        axes.plot([p[0] for p in best], [p[1] for p in best], color=GREY, ls="--", lw=0.9, label=label, zorder=1)
+        label = "_"
     axes.set(xlabel="accuracy lost against BASE, %", ylabel="carbon saved against BASE, % (modelled)")
     axes.margins(0.07)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-    text = "One mark per row; hollow ones break the SLA. The frontier joins feasible rows that no other beats in both."
+    text = (
+        "One mark per row; hollow ones break the SLA. The frontiers join feasible rows that no other of their case "
+        "beats in both."
+    )
     return drawer.finish(figure, "frontier", "Accuracy against carbon, all cases", text)
 
 
@@ -124,6 +134,6 @@ def _bars(drawer: Drawer, rows: Sequence[Row], schemes: Sequence[str]) -> Pictur
     axes.invert_yaxis()
     axes.axvline(0.0, color=INK, lw=0.8)
     axes.set_xlabel("carbon saved, % (modelled)")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.42 / (0.35 + 0.11 * len(schemes))), ncols=2)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     text = "Mean over the cases; whiskers reach from the least to the greatest."
     return drawer.finish(figure, "schemes", "Saved by scheme", text)
