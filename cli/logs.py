@@ -31,7 +31,9 @@ app = typer.Typer(no_args_is_help=True)
 #: How often `export --follow` looks for new rows.
 _LOOK_S = 0.5
 #: What `tail` shows where no table is named: what happens, not what is measured every second.
-_TAILED = ("requests", "decisions", "events")
+_TAILED = ("requests", "events")
+#: What people need not see; `--json` has it all.
+_HIDDEN = frozenset({"stream_id", "part", "producer_sent", "producer_duplicates"})
 
 
 @app.command()
@@ -129,7 +131,7 @@ async def _tail_once(
         cursors[entry.feed] = entry.id
         for table, row in rows_of(entry.id, entry.message):
             if table in tables and all(_told(row.get(name)) == value for name, value in filters.items()):
-                _print_row(table, row, as_json=as_json)
+                print_row(table, row, as_json=as_json)
     return bool(entries)
 
 
@@ -137,17 +139,20 @@ def _told(value: Any) -> str:
     return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _print_row(table: str, row: dict[str, Any], *, as_json: bool) -> None:
+def print_row(table: str, row: dict[str, Any], *, as_json: bool) -> None:
+    """Print one row for people, or whole as JSON."""
     from clover.analysis.logs.tables import TABLES  # noqa: PLC0415 - keeps --help fast
 
     if as_json:
         print_json({"table": table, **row})
         return
-    hidden = {"stream_id", "part", "producer_sent", "producer_duplicates", TABLES[table].time}
-    at = datetime.fromtimestamp(row[TABLES[table].time] / 1e3, UTC).strftime("%H:%M:%S.%f")[:-3]
-    shown = [f"{name}={_short(value)}" for name, value in row.items() if name not in hidden and value not in {None, ""}
-             ] if not isinstance(row.get("alternatives"), list) else [f"{k}={_short(row[k])}" for k in
-             ("decision", "trigger", "scheme", "reason")]  # fmt: skip
+    time_column = TABLES[table].time
+    at = datetime.fromtimestamp(row[time_column] / 1e3, UTC).strftime("%H:%M:%S.%f")[:-3]
+    shown = [
+        f"{name}={_short(value)}"
+        for name, value in row.items()
+        if name not in {*_HIDDEN, time_column} and value is not None and value != "" and not isinstance(value, list)
+    ]
     print(f"{at} {table:9} {' '.join(shown)}", flush=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from pathlib import Path
 
@@ -11,7 +12,9 @@ import pytest
 from archived import START_MS, a_log, full_disk, memory_bus, opened, simulated_run
 from support import an_event, intensity, ledger, run, telemetry
 
+from cli.logs import print_row
 from clover.analysis.load import load
+from clover.analysis.logs import archiver
 from clover.analysis.logs.archiver import Archiver
 from clover.analysis.logs.files import ArchiveWriteError
 from clover.analysis.logs.manifest import FILE, read_manifest
@@ -34,8 +37,8 @@ def ids_in(folder: Path) -> list[str]:
 
 async def read_all(bus: MemoryBus, folder: Path) -> None:
     with opened(folder) as files:
-        archiver = Archiver(bus, files, now_ms)
-        while await archiver.read(block_s=0.0):
+        reader = Archiver(bus, files, now_ms)
+        while await reader.read(block_s=0.0):
             pass
 
 
@@ -181,6 +184,41 @@ def test_a_server_that_lost_its_data_is_a_gap_and_its_new_rows_come_in(tmp_path:
     assert "lost data" in manifest.gaps[0].reason
 
 
+def test_rows_of_every_table_can_be_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    simulated_run(tmp_path)
+    with load(tmp_path) as archived:
+        for table in TABLES:
+            row = archived.frame(table).row(0, named=True)
+            print_row(table, row, as_json=False)
+            print_row(table, row, as_json=True)
+    shown = capsys.readouterr().out.splitlines()
+    assert len(shown) == 2 * len(TABLES)
+    assert "outcome=ok" in shown[0]
+    assert all(set(json.loads(line)) >= {"schema", "table", "stream_id"} for line in shown[1::2])
+
+
+def test_without_polars_files_stay_json_lines_and_are_read_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing() -> None:
+        raise ConfigurationError("this needs polars, which is not installed")
+
+    async def test() -> None:
+        bus = memory_bus()
+        await bus.publish(Feed.LOG, [a_log("r1")])
+        with opened(tmp_path) as files:
+            stop = asyncio.Event()
+            stop.set()
+            await Archiver(bus, files, now_ms).run(stop)
+
+    monkeypatch.setattr(archiver, "polars", missing)
+    run(test())
+    manifest = read_manifest(tmp_path)
+    assert manifest is not None
+    assert (manifest.state, [s.format for s in manifest.tables["requests"]]) == ("closed", ["jsonl"])
+    assert ids_in(tmp_path) == ["r1"]
+
+
 def test_two_processes_never_write_one_archive(tmp_path: Path) -> None:
     with opened(tmp_path), pytest.raises(ConfigurationError, match="another process"), opened(tmp_path):
         pass
@@ -224,15 +262,15 @@ def test_on_a_full_disk_what_was_written_holds_and_it_goes_on_when_there_is_room
         bus = memory_bus()
         await bus.publish(Feed.LOG, [a_log("r1")])
         with opened(tmp_path) as files:
-            archiver = Archiver(bus, files, now_ms)
-            await archiver.read(block_s=0.0)
+            reader = Archiver(bus, files, now_ms)
+            await reader.read(block_s=0.0)
             await bus.publish(Feed.LOG, [a_log(*(f"s{n}" for n in range(200)))])
             with full_disk(20_000):
                 for _ in range(2):
                     with pytest.raises(ArchiveWriteError, match="File too large"):
-                        await archiver.read(block_s=0.0)
+                        await reader.read(block_s=0.0)
                 assert ids_in(tmp_path) == ["r1"]
-            await archiver.read(block_s=0.0)
+            await reader.read(block_s=0.0)
 
     run(test())
     assert ids_in(tmp_path) == ["r1", *(f"s{n}" for n in range(200))]

@@ -172,6 +172,26 @@ def test_an_open_run_with_requests_alone_is_reported_as_far_as_it_goes(tmp_path:
     assert write(page, tmp_path / "report").is_file()
 
 
+def test_gaps_and_rows_that_do_not_agree_are_told_first(runs: dict[str, Path], tmp_path: Path) -> None:
+    broken = shutil.copytree(runs["base"], tmp_path / "broken")
+    path = broken / "archive" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    gap = {
+        "feed": "log",
+        "after_id": "1-0",
+        "before_id": "2-0",
+        "entries": 7,
+        "reason": "trimmed",
+        "noticed_at_ms": 1.0,
+    }
+    path.write_text(json.dumps(manifest | {"gaps": [gap]}))
+    page = report(broken, png=False)
+    assert any("1 gaps in the streams" in note for note in page.notes)
+    assert any("archive.gaps" in note for note in page.notes)
+    streams = next(table for table in page.tables if table.title == "Streams")
+    assert any("7 after 1-0: trimmed" in row[4] for row in streams.rows)
+
+
 def test_a_report_replaces_only_a_report(runs: dict[str, Path], tmp_path: Path) -> None:
     page = report(runs["base"], png=False)
     mine = tmp_path / "mine"

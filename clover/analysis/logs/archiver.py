@@ -75,13 +75,14 @@ class Archiver:
         Raises:
             ArchiveWriteError: It was stopped while nothing could be written.
         """
-        converting = asyncio.create_task(self._convert_regularly(), name="convert")
-        try:
-            await self._until(stop)
-            caught_up = await self._drain()
-        finally:
-            converting.cancel()
-            await asyncio.wait({converting})
+        over = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._convert_until(over), name="convert")
+            try:
+                await self._until(stop)
+                caught_up = await self._drain()
+            finally:
+                over.set()
         await self._close(caught_up=caught_up)
 
     async def _until(self, stop: asyncio.Event) -> None:
@@ -190,9 +191,10 @@ class Archiver:
 
     # --- closing
 
-    async def _convert_regularly(self) -> None:
-        while True:
-            await asyncio.sleep(_BLOCK_S)
+    async def _convert_until(self, over: asyncio.Event) -> None:
+        """Convert what is closed now and then; a file that was begun is finished first."""
+        while not over.is_set():
+            await _set_within(over, _BLOCK_S)
             await self._convert()
 
     async def _convert(self) -> None:
