@@ -30,7 +30,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bus import cpu_s, machine_busy_s
+from bus import cpu_s, machine_busy_s, server_cpu_s
 
 from clover.analysis.logs.archiver import Archiver
 from clover.analysis.logs.files import ArchiveFiles
@@ -47,7 +47,7 @@ from clover.bus.messages import (
     RequestRecord,
 )
 from clover.bus.port import Bus, Completion, Feed
-from clover.bus.redis import connect
+from clover.bus.redis import RedisLink, connect
 from clover.core.identifiers import uuid7
 from clover.core.outcome import Outcome, ProducerOutcome
 
@@ -110,6 +110,23 @@ async def probe(bus: Bus, seconds: float) -> list[float]:
     return latencies
 
 
+async def probe_aside(url: str, seconds: float) -> list[float]:
+    """Run the probe as a process of its own, so that it feels the service and not the producer beside it."""
+    command = [sys.executable, __file__, "--probe", url, "--seconds", str(seconds)]
+    process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
+    out, _ = await process.communicate()
+    return json.loads(out)
+
+
+async def probe_alone(url: str, seconds: float) -> list[float]:
+    """Be that process."""
+    bus = connect(url, "bench", "probe")
+    try:
+        return await probe(bus, seconds)
+    finally:
+        await bus.close()
+
+
 def p95(values: list[float]) -> float:
     """Return the 95th percentile."""
     return sorted(values)[int(0.95 * len(values))]
@@ -118,7 +135,7 @@ def p95(values: list[float]) -> float:
 async def archive_round(folder: Path, *, rate: float, seconds: float, archived: bool) -> dict[str, Any]:
     """Run producer and probe, with the archive beside them or without it."""
     async with EmbeddedServer(folder / "data") as server:
-        producer, prober = connect(server.url, "bench", "producer"), connect(server.url, "bench", "probe")
+        producer = connect(server.url, "bench", "producer")
         process = None
         if archived:
             command = [sys.executable, "-m", "cli", "logs", "archive", str(folder / "archive"), "--deployment", "bench"]
@@ -128,16 +145,24 @@ async def archive_round(folder: Path, *, rate: float, seconds: float, archived: 
             async with asyncio.timeout(60.0):
                 while read_manifest(folder / "archive") is None:  # noqa: ASYNC110 - the other side is a process
                     await asyncio.sleep(0.05)
-        before, busy, own = time.perf_counter(), machine_busy_s(), cpu_s()
-        sent, latencies = await asyncio.gather(produce(producer, rate, seconds), probe(prober, seconds))
+        link = RedisLink(server.url, "bench-cpu")
+        before, busy, own = time.perf_counter(), machine_busy_s(), await _known_cpu_s(link)
+        sent, latencies = await asyncio.gather(produce(producer, rate, seconds), probe_aside(server.url, seconds))
         took = time.perf_counter() - before
-        told = {"p95_ms": p95(latencies), "requests": sent, "producer_core": (cpu_s() - own) / took,
-                "machine_cores": (machine_busy_s() - busy) / took}  # fmt: skip
+        known = (await _known_cpu_s(link) - own) / took
+        told = {"p95_ms": p95(latencies), "requests": sent, "other_cores": (machine_busy_s() - busy) / took - known}
         if process is not None:
             told |= await _end_archive(process, folder, producer, took, sent)
+            told["other_cores"] -= told["archive_core"]
+        await link.close()
         await producer.close()
-        await prober.close()
     return told
+
+
+async def _known_cpu_s(link: RedisLink) -> float:
+    """Return processor seconds of this process, of its children that have ended (the probe), and of the server."""
+    times = os.times()
+    return cpu_s() + times.children_user + times.children_system + await server_cpu_s(link)
 
 
 async def _end_archive(
@@ -169,7 +194,6 @@ async def archive_rounds(rate: float, seconds: float, rounds: int) -> dict[str, 
             with tempfile.TemporaryDirectory() as folder:
                 found.append(await archive_round(Path(folder), rate=rate, seconds=seconds, archived=archived))
     ratios = [a["p95_ms"] / b["p95_ms"] for a, b in zip(with_it, without, strict=True)]
-    used = [r["producer_core"] + r["archive_core"] for r in with_it]
     return {
         "benchmark": "archive",
         "rate_rps": rate,
@@ -185,7 +209,7 @@ async def archive_rounds(rate: float, seconds: float, rounds: int) -> dict[str, 
         "behind_entries": max(r["behind_entries"] for r in with_it),
         "complete": all(r["complete"] for r in with_it),
         "gaps": sum(r["gaps"] for r in with_it),
-        "other_cores": max(0.0, statistics.median(r["machine_cores"] for r in with_it) - statistics.median(used)),
+        "other_cores": statistics.median(r["other_cores"] for r in [*with_it, *without]),
     }
 
 
@@ -242,8 +266,12 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=2000.0)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--probe", metavar="URL", help=argparse.SUPPRESS)
     parser.add_argument("--only", choices=("archive", "large"))
     chosen = parser.parse_args()
+    if chosen.probe:
+        print(json.dumps(asyncio.run(probe_alone(chosen.probe, chosen.seconds))))
+        return
     if chosen.only != "large":
         print(json.dumps(asyncio.run(archive_rounds(chosen.rate, chosen.seconds, chosen.rounds))), flush=True)
     if chosen.only != "archive":

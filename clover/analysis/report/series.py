@@ -60,7 +60,7 @@ class Axis:
         """Bounds of bins, in s since the start."""
         return (self.edges_ms - self.start_ms) / 1e3
 
-    def bin_of(self, at_ms: Any) -> NDArray[np.int64]:
+    def bin_of(self, at_ms: Any) -> NDArray[np.intp]:
         """Return the bin of each moment; what is outside goes to the first or last."""
         found = np.searchsorted(self.edges_ms, np.asarray(at_ms, dtype=np.float64), side="right") - 1
         return np.clip(found, 0, self.bins - 1)
