@@ -27,13 +27,19 @@ class ControlCalls(Calls):
         """See `clover.bus.port.Bus`."""
         keys = [self._keys.lease, self._keys.epoch, self._keys.plan]
         keys += (self._keys.target(target.node) for target in targets)
-        args = [holder, above, codec.encode(plan)[1], *(codec.encode(target)[1] for target in targets)]
+        args = [
+            holder,
+            above,
+            codec.encode(plan)[1],
+            tiers_text(plan),
+            *(codec.encode(target)[1] for target in targets),
+        ]
         return await self._link.script(scripts.PLAN, keys, args)
 
     async def update_plan(self, holder: str, plan: PlanRecord) -> bool:
         """See `clover.bus.port.Bus`."""
         keys = [self._keys.lease, self._keys.epoch, self._keys.plan]
-        return await self._link.script(scripts.REPLAN, keys, [holder, codec.encode(plan)[1]]) == 1
+        return await self._link.script(scripts.REPLAN, keys, [holder, codec.encode(plan)[1], tiers_text(plan)]) == 1
 
     async def plan(self) -> PlanRecord | None:
         """See `clover.bus.port.Bus`."""
@@ -68,3 +74,8 @@ class ControlCalls(Calls):
             decoded = await self._decoded(stream, entries, lambda raw: codec.decode_as(Target, raw))
             if decoded:
                 return decoded[0][1], decoded[0][0]
+
+
+def tiers_text(plan: PlanRecord) -> str:
+    """Return the tiers of a plan as admission reads them: accuracy and bound of each."""
+    return " ".join(f"{tier.accuracy_pct!r} {tier.bound}" for tier in plan.tiers)

@@ -27,6 +27,7 @@ from clover.bus.messages import (
     NodeTelemetry,
     PlanRecord,
     Target,
+    Tier,
 )
 from clover.bus.port import Entry, Feed
 
@@ -166,6 +167,9 @@ class MemoryBus(MemoryRequests):
     async def plan(self) -> PlanRecord | None:
         """See `clover.bus.port.Bus`."""
         return self._plan
+
+    def _tiers(self) -> Sequence[Tier]:
+        return self._plan.tiers if self._plan else ()
 
     def _targets_of(self, node: str) -> BoundedStream[Target]:
         targets = self._targets.get(node)
