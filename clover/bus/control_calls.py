@@ -42,6 +42,15 @@ class ControlCalls(Calls):
         keys = [self._keys.epoch, self._keys.target(target.node)]
         return await self._link.script(scripts.HAND, keys, [above, codec.encode(target)[1]])
 
+    async def claim_name(self, node: str, holder: str, *, ttl_s: float) -> bool:
+        """See `clover.bus.port.Bus`."""
+        args = [holder, max(1, int(ttl_s * 1e3))]
+        return await self._link.script(scripts.LEASE, [self._keys.name(node)], args) == 1
+
+    async def release_name(self, node: str, holder: str) -> None:
+        """See `clover.bus.port.Bus`."""
+        await self._link.script(scripts.UNLEASE, [self._keys.name(node)], [holder])
+
     async def publish_plan(
         self, holder: str, plan: PlanRecord, targets: Sequence[Target], *, above: int = 0
     ) -> int | None:

@@ -285,6 +285,16 @@ REGISTRY: tuple[KeySpec, ...] = (
         commands=_may(controller="get set del"),
     ),
     KeySpec(
+        pattern="{d}:name:<node>",
+        kind="string",
+        writers="the node",
+        readers="nodes",
+        bound="one per node",
+        ttl="the lease's",
+        what="which agent (its boot id) is the node of this name; a second one is refused",
+        commands=_may(node="get set del"),
+    ),
+    KeySpec(
         pattern="{d}:epoch",
         kind="string",
         writers="controller",
@@ -400,6 +410,10 @@ class Keys:
     def state(self, node: str) -> str:
         """Return the last state of a node."""
         return f"{self._prefix}state:{checked_name('node', node)}"
+
+    def name(self, node: str) -> str:
+        """Return what says which agent is the node of a name."""
+        return f"{self._prefix}name:{checked_name('node', node)}"
 
     def target(self, node: str) -> str:
         """Return the target stream of a node."""

@@ -334,6 +334,14 @@ class Bus(Protocol):
         """Wait at most `block_s` for a target of this node with an epoch above `after_epoch`; return the newest."""
         ...
 
+    async def claim_name(self, node: str, holder: str, *, ttl_s: float) -> bool:
+        """Take or extend the right to be the node of a name; False while somebody else has it."""
+        ...
+
+    async def release_name(self, node: str, holder: str) -> None:
+        """Give the name back if it is still ours."""
+        ...
+
     # --- lifetime
 
     async def ping(self) -> None:
