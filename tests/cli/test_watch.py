@@ -29,6 +29,7 @@ from view_messages import (
 )
 
 from cli.dashboard_live import LiveDashboard
+from cli.dashboard_options import ViewOptions
 from cli.following import follow_into
 from clover.analysis.view import DeploymentView
 from clover.bus.memory import MemoryBus
@@ -114,7 +115,7 @@ def test_without_a_terminal_lines_come_on_standard_error(capfd: pytest.CaptureFi
     async def scenario() -> None:
         stop = asyncio.Event()
         asyncio.get_running_loop().call_later(0.3, stop.set)
-        await LiveDashboard(deployment="demo", line_s=0.1).run(a_running_view, stop)
+        await LiveDashboard(ViewOptions(deployment="demo"), line_s=0.1).run(a_running_view, stop)
 
     asyncio.run(scenario())
 
@@ -126,6 +127,7 @@ def test_without_a_terminal_lines_come_on_standard_error(capfd: pytest.CaptureFi
 _SCRIPT = """
 import asyncio, fcntl, sys, termios
 from cli.dashboard_live import LiveDashboard
+from cli.dashboard_options import ViewOptions
 from cli.output import tell
 from clover.analysis.view import DeploymentView
 
@@ -137,7 +139,7 @@ async def main():
     asyncio.get_running_loop().call_soon(tell, "said meanwhile")
     if "crash" in sys.argv:
         asyncio.get_running_loop().call_later(1.0, lambda: setattr(LiveDashboard, "_frame", None))
-    await LiveDashboard(deployment="demo", line_s=0.2).run(DeploymentView, stop)
+    await LiveDashboard(ViewOptions(deployment="demo"), line_s=0.2).run(DeploymentView, stop)
     print("stopped", stop.is_set())
 
 asyncio.run(main())
