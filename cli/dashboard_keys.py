@@ -34,7 +34,7 @@ _CONTROL = {"c": "pause", "n": "pin", "x": "park"}
 def keys_of(typed: str) -> list[str]:
     """Return the names of keys that a terminal sent: a character, or `up`, `enter` and so on."""
     names = _ESCAPES | _SPECIAL
-    found: list[str] = [names.get(each, each) for each in _KEY.findall(typed)]
+    found = [names.get(each.group(), each.group()) for each in _KEY.finditer(typed)]
     return [key for key in found if len(key) == 1 or not key.startswith("\x1b")]
 
 
