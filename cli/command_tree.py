@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "up": ("cli.up:up", "Start a whole deployment on this host, and show what it does."),
     "server": ("cli.server:server", "Start the server that a deployment's processes talk over."),
     "agent": ("cli.agent:app", "Start one agent by hand: node, carbon, controller, generator."),
+    "node": ("cli.node:app", "One node by hand: configure, start, stop, drain, release."),
     "infer": ("cli.infer:infer", "Send requests of your own and print the answers with joules and grams."),
     "status": ("cli.status:status", "Print what a deployment is doing, since when and why."),
     "dashboard": ("cli.watch:dashboard", "Watch a deployment on the terminal."),
@@ -27,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "frontier": ("cli.frontier:frontier", "Print what a load allows: carbon against accuracy."),
     "experiment": ("cli.experiment:experiment", "Compare schemes over a trace by replay."),
     "validate": ("cli.validate:validate", "Compare the simulator with the published measurements."),
+    "runs": ("cli.runs:app", "Run folders: list, show, compare."),
     "carbon": ("cli.carbon:app", "The grid's carbon intensity by any source; import of other files."),
     "profile": ("cli.profile:app", "Measure an application, and look at performance tables."),
     "mig": ("cli.mig:app", "GPUs and their MIG partitions; works without a deployment."),
@@ -109,11 +111,11 @@ class CommandTree(TyperGroup):
             formatter.write_dl(rows)
 
 
-def examples_first(command: Any) -> None:
-    """Make the help of a command, and of all below it, begin with its examples."""
+def examples_first(command: Any, *, below: bool = True) -> None:
+    """Make the help of a command, and of all below it if asked for, begin with its examples."""
     command.context_settings.setdefault("help_option_names", ["-h", "--help"])
     command.format_help = partial(_format_help, command)
-    for child in getattr(command, "commands", {}).values():
+    for child in getattr(command, "commands", {}).values() if below else ():
         examples_first(child)
 
 
