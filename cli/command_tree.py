@@ -114,6 +114,8 @@ class CommandTree(TyperGroup):
 def examples_first(command: Any, *, below: bool = True) -> None:
     """Make the help of a command, and of all below it if asked for, begin with its examples."""
     command.context_settings.setdefault("help_option_names", ["-h", "--help"])
+    command.context_settings.setdefault("max_content_width", 110)
+    command.short_help = command.short_help or without_examples(command.help).partition("\n\n")[0].replace("\n", " ")
     command.format_help = partial(_format_help, command)
     for child in getattr(command, "commands", {}).values() if below else ():
         examples_first(child)

@@ -10,6 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from cli.command_tree import CommandTree, examples_first, usage_problem
+from clover import __version__
+from clover.errors import CloverError
 
 app = typer.Typer(
     name="clover",
@@ -19,7 +21,7 @@ app = typer.Typer(
     invoke_without_command=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 
 
@@ -59,12 +61,13 @@ def command_tree() -> Any:
 def main() -> None:
     """Run the command line; every error of ours is one line, a hint if there is one, and an exit code."""
     try:
-        code = command_tree().main(standalone_mode=False)
+        code = command_tree().main(prog_name="clover", standalone_mode=False)
     except Exception as error:  # noqa: BLE001 - the last place before the user
         if os.environ.get("CLOVER_DEBUG"):
             traceback.print_exc()
         message, hint, code = _describe(error)
-        print(f"clover: {message}" if not message.startswith("clover ") else message, file=sys.stderr)
+        if message:
+            print(message if message.startswith("clover") else f"clover: {message}", file=sys.stderr)
         if hint:
             print(f"  hint: {hint}", file=sys.stderr)
         sys.exit(code)
@@ -81,6 +84,9 @@ def _describe(error: BaseException) -> tuple[str, str, int]:
         return _describe(error.exceptions[0])
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):
         # The parser's own: typer hides its classes, and only what they say matters.
+        if type(error).__name__.startswith("NoArgsIsHelp"):
+            print(error.ctx.get_help())  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+            return "", "", 2
         return *usage_problem(error), 2
     if isinstance(error, typer.Abort):
         return "stopped, nothing was done", "", 130

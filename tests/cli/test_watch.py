@@ -143,12 +143,13 @@ async def main():
     asyncio.get_running_loop().call_soon(tell, "said meanwhile")
     if "crash" in sys.argv:
         asyncio.get_running_loop().call_later(1.0, lambda: setattr(LiveDashboard, "_frame", None))
-    kept = DeploymentView()
+    kept, clock = DeploymentView(), None
     if "running" in sys.argv:
         sys.path.insert(0, "tests")
-        from view_messages import a_running_view
+        from view_messages import a_running_view, at
+        clock = lambda: at(5.5)
         kept = a_running_view(gpus=60, seconds=5)
-    await LiveDashboard(ViewOptions(deployment="demo"), line_s=0.2).run(lambda: kept, stop)
+    await LiveDashboard(ViewOptions(deployment="demo"), line_s=0.2, now_ms=clock).run(lambda: kept, stop)
     print("stopped", stop.is_set())
 
 asyncio.run(main())
