@@ -9,7 +9,7 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -80,7 +80,7 @@ def dashboard(
         Path | None, typer.Option("--svg", metavar="FILE", help="Draw one picture into this file and exit.")
     ] = None,
     size: Annotated[
-        tuple[int, int] | None,
+        str | None,
         typer.Option(
             "--size",
             parser=parse_size,
@@ -109,7 +109,9 @@ def dashboard(
     from cli.dashboard_options import ViewOptions  # noqa: PLC0415 - keeps --help fast
 
     look = ViewOptions(deployment=deployment, page=page, filter=row_filter, ascii_only=ascii_only, control=control)
-    shown = _Shown(look=look, once=once or svg is not None, as_json=as_json, svg=svg, size=size)
+    shown = _Shown(
+        look=look, once=once or svg is not None, as_json=as_json, svg=svg, size=cast("tuple[int, int] | None", size)
+    )
     if replay is not None:
         asyncio.run(_replay(replay, speed, shown))
         return
