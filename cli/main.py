@@ -19,8 +19,10 @@ from cli import (
     frontier,
     infer,
     mig,
+    node,
     plan,
     profile,
+    runs,
     server,
     status,
     up,
@@ -42,6 +44,7 @@ app = typer.Typer(
 app.command("up", help=up.up.__doc__)(up.up)
 app.command("server", help=server.server.__doc__)(server.server)
 app.add_typer(agent.app, name="agent", help="Start one agent by hand: node, carbon, controller, generator.")
+app.add_typer(node.app, name="node", help="One node by hand: configure, start, stop, drain, release.")
 app.command("status", help=status.status.__doc__)(status.status)
 app.command("events", help=events.events.__doc__)(events.events)
 app.command("dashboard", help=watch.dashboard.__doc__)(watch.dashboard)
@@ -54,6 +57,7 @@ app.add_typer(carbon.app, name="carbon", help="The grid's carbon intensity by an
 app.command("plan", help=plan.plan.__doc__)(plan.plan)
 app.command("frontier", help=frontier.frontier.__doc__)(frontier.frontier)
 app.command("experiment", help=experiment.experiment.__doc__)(experiment.experiment)
+app.add_typer(runs.app, name="runs", help="Run folders: list, show, compare.")
 app.add_typer(mig.app, name="mig", help="GPUs and their MIG partitions; works without a deployment.")
 
 

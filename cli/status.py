@@ -102,11 +102,12 @@ async def _read(bus: Bus) -> dict[str, Any]:
 
     plan, nodes, carbon = await bus.plan(), await bus.node_states(), await bus.carbon_now()
     queue, alive, now_ms = await bus.queue(), await bus.alive(), _now_ms()
-    checkpoint = await bus.checkpoint()
+    checkpoint, override = await bus.checkpoint(), await bus.override()
     return {
         "deployment": bus.deployment,
         "at_ms": now_ms,
         "plan": msgspec.to_builtins(plan),
+        "override": msgspec.to_builtins(override),
         "nodes": [_node(nodes[name], now_ms) for name in sorted(nodes)],
         "intensity": msgspec.to_builtins(carbon.get("intensity")),
         "ledger": msgspec.to_builtins(carbon.get("ledger")),
@@ -169,6 +170,8 @@ def _print(found: dict[str, Any]) -> None:
     now_ms = found["at_ms"]
     print(f"deployment {found['deployment']}")
     _print_plan(found["plan"], now_ms)
+    if found["override"]["nodes"]:
+        print(f"by hand    {', '.join(found['override']['nodes'])}: the controller leaves them alone")
     print_carbon(found["intensity"], found["ledger"], found["sci"], now_ms)
     queue = found["queue"]
     print(

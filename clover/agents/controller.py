@@ -96,6 +96,8 @@ class ControllerAgent:
         self._decisions = 0
         #: Highest epoch that a node has reported.
         self._reached = 0
+        #: Nodes that were taken by hand, as far as the machine knows.
+        self._taken: frozenset[str] = frozenset()
         self._events = Inbox()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -160,8 +162,11 @@ class ControllerAgent:
         """Begin from the plan that is in force, if there is one."""
         self._machine = self._new_machine()
         self._events = Inbox()
+        self._taken = frozenset()
         self._decision = None
         self._dispatch = {}
+        # Before anything else is believed: a node that is somebody else's must not be sent anything.
+        self._see_override(await self._bus.override())
         self._record = plan = await self._bus.plan()
         if plan is None:
             return
@@ -237,11 +242,18 @@ class ControllerAgent:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(self._settings.tick_s)
+            self._see_override(await self._bus.override())
             queue = await self._bus.queue()
             rate = self._load.observe(self._clock.now_s(), queue.admitted, expected_rps=self._machine.rate_rps)
             if rate is not None:
                 self._events.put(control.LoadSeen(rate_rps=rate))
             self._events.put(control.Tick())
+
+    def _see_override(self, override: messages.Override) -> None:
+        taken = frozenset(override.nodes)
+        if taken != self._taken:
+            self._taken = taken
+            self._events.put(control.TakenSeen(nodes=taken))
 
     async def _reap(self) -> None:
         """Forget consumers that are gone: each start of a node agent is a new one."""

@@ -294,9 +294,19 @@ REGISTRY: tuple[KeySpec, ...] = (
         commands=_may(all="hgetall", controller="hset"),
     ),
     KeySpec(
+        pattern="{d}:override",
+        kind="hash",
+        writers="operators",
+        readers="controller, dashboard",
+        bound="one",
+        ttl="",
+        what="what people have decided over the controller's head (`override`): `v`, `t`, `d`",
+        commands=_may(controller="hgetall", dashboard="hgetall"),
+    ),
+    KeySpec(
         pattern="{d}:target:<node>",
         kind="stream",
-        writers="controller",
+        writers="controller, operators",
         readers="the node",
         bound=f"~{TARGET_MAXLEN} entries",
         ttl="",
@@ -320,6 +330,7 @@ class Keys:
         "nodes",
         "now",
         "open",
+        "override",
         "plan",
         "requests",
         "requests_high",
@@ -340,6 +351,7 @@ class Keys:
         self.lease = f"{prefix}lease"
         self.epoch = f"{prefix}epoch"
         self.plan = f"{prefix}plan"
+        self.override = f"{prefix}override"
 
     @property
     def request_streams(self) -> tuple[str, str]:

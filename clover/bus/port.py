@@ -17,6 +17,7 @@ from clover.bus.messages import (
     LedgerCheckpoint,
     Message,
     NodeTelemetry,
+    Override,
     PlanRecord,
     Reply,
     Request,
@@ -254,6 +255,26 @@ class Bus(Protocol):
 
     async def release_lease(self, holder: str) -> None:
         """Give the lease back if it is still ours."""
+        ...
+
+    async def lease_holder(self) -> str:
+        """Return which controller acts, empty if none does."""
+        ...
+
+    async def override(self) -> Override:
+        """Return what people have decided over the controller's head; an empty one if they have not."""
+        ...
+
+    async def set_override(self, override: Override) -> None:
+        """Replace it."""
+        ...
+
+    async def send_by_hand(self, target: Target, *, above: int = 0) -> int:
+        """Raise the epoch (above `above` too) and send one node its target, without lease and plan; return the epoch.
+
+        Whether that is allowed is the caller's to ask (`lease_holder`, `override`): a controller that does not leave
+        the node alone replaces the target with its next plan.
+        """
         ...
 
     async def publish_plan(

@@ -79,13 +79,12 @@ class LoadPlans:
         self._bounds: dict[float, ConvexBound] = {}
         self._constrained: dict[tuple[object, ...], float] = {}
         self._prepared = False
+        self._ahead: set[float] = set()
 
     def best(self, problem: Problem) -> tuple[PlanPoint | None, float]:
         """Return the best certified plan for what is asked, and an upper bound of its score."""
         asked = problem.asked(self.base)
-        if not self._prepared:
-            self._list_small(asked)
-            self._prepared = True
+        self._prepare(asked)
         if problem.goal != "lambda":
             return self._best_constrained(asked)
         bounds = self._bounds.get(problem.lambda_)
@@ -98,18 +97,25 @@ class LoadPlans:
 
     def look_ahead(self, lambda_: float) -> None:
         """Plan for other intensities, so that those are look-ups later: where bound and known plans differ most."""
+        if lambda_ in self._ahead:
+            return
+        self._ahead.add(lambda_)
         bounds = self._bounds.setdefault(lambda_, ConvexBound())
+        self._prepare(by_objective(lambda_, self.base, math.sqrt(LOW_EFFECTIVE * HIGH_EFFECTIVE)))
         for place in (LOW_EFFECTIVE, HIGH_EFFECTIVE):
             if bounds.at(place) is None:
                 self._solve(lambda_, place, bounds, ahead=True)
         for place in _places(_BOUNDED_AT):
             bounds.add(place, relaxed_bound(self._flow, by_objective(lambda_, self.base, place)))
+        left = _places(_LOOKED_AT)
         for _ in range(_PLANNED_AHEAD):
-            gaps = {place: self._gap(lambda_, place, bounds) for place in _places(_LOOKED_AT)}
+            gaps = {place: self._gap(lambda_, place, bounds) for place in left}
             widest = max(gaps, key=lambda place: gaps[place])
             if gaps[widest] <= _TOLERANCE:
                 break
             self._solve(lambda_, widest, bounds, ahead=True)
+            # What was not found there is not found by asking again.
+            left.remove(widest)
 
     def most_accurate(self) -> PlanPoint | None:
         """Return the certified plan with the highest accuracy."""
@@ -128,6 +134,11 @@ class LoadPlans:
 
     # --- inside
 
+    def _prepare(self, asked: Asked) -> None:
+        if not self._prepared:
+            self._list_small(asked)
+            self._prepared = True
+
     def _gap(self, lambda_: float, place: float, bounds: ConvexBound) -> float:
         asked = by_objective(lambda_, self.base, place)
         best, upper = self.frontier.best(asked), bounds.at(place)
@@ -141,9 +152,7 @@ class LoadPlans:
         return upper
 
     def _best_constrained(self, asked: Asked) -> tuple[PlanPoint | None, float]:
-        if not self._prepared:
-            self._list_small(asked)
-            self._prepared = True
+        self._prepare(asked)
         key = (asked.what, asked.least_accuracy_pct, asked.most_energy_j)
         if key not in self._constrained:
             self._constrained[key] = self._add_flow_plan(asked)
@@ -182,7 +191,7 @@ class LoadPlans:
 
     def _flow_active(self, asked: Asked) -> int:
         """Return with how many serving GPUs the flow model would do, waiting left out."""
-        nearest = bound(self._flow, asked, narrow=1.0 / 40.0, whole_at=1.0 / 40.0, most_programs=2).nearest
+        nearest = bound(self._flow, asked, narrow=1.0 / 40.0, whole_at=1.0 / 40.0, most_programs=1).nearest
         return self.gpus if nearest is None else int(nearest.gpus.sum())
 
     def _point(self, pool: Pool, row: int) -> PlanPoint:

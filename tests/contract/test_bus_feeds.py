@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from support import a_checkpoint, a_plan, a_target, an_event, intensity, ledger, telemetry
 
-from clover.bus.messages import Event
+from clover.bus.messages import Event, Override
 from clover.bus.port import Bus, Feed
 from clover.errors import MessageRejectedError
 
@@ -140,6 +140,33 @@ def test_plans_and_targets_are_fenced(check: Check) -> None:
         assert await bus.update_plan("a", a_plan(state="serving"))
         assert await bus.plan() == a_plan(epoch=2, state="serving")
         assert await bus.target("n2") == a_target("n2", epoch=1)
+
+    check(test)
+
+
+def test_a_target_by_hand_raises_the_epoch_and_leaves_the_plan(check: Check) -> None:
+    async def test(bus: Bus) -> None:
+        assert await bus.send_by_hand(a_target("n1", reason="by hand")) == 1
+        assert await bus.lease_holder() == ""
+        await bus.acquire_lease("a", ttl_s=10)
+        assert await bus.lease_holder() == "a"
+        assert await bus.publish_plan("a", a_plan(), [a_target("n1")]) == 2
+        assert await bus.send_by_hand(a_target("n1", reason="by hand"), above=41) == 42
+        assert await bus.target("n1") == a_target("n1", epoch=42, reason="by hand")
+        assert await bus.plan() == a_plan(epoch=2)
+        assert await bus.publish_plan("a", a_plan(), [a_target("n1")]) == 43
+
+    check(test)
+
+
+def test_what_people_have_decided_is_kept(check: Check) -> None:
+    async def test(bus: Bus) -> None:
+        assert await bus.override() == Override()
+        decided = Override(nodes=("n1",), reason="a fan is broken", by="me@here", at_ms=1.0)
+        await bus.set_override(decided)
+        assert await bus.override() == decided
+        await bus.set_override(Override(paused=True))
+        assert await bus.override() == Override(paused=True)
 
     check(test)
 

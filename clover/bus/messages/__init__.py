@@ -15,6 +15,7 @@ from clover.bus.messages.control import (
     DispatchRule,
     GpuTarget,
     InstanceTarget,
+    Override,
     PlanRecord,
     Prediction,
     Share,
@@ -57,6 +58,7 @@ __all__ = [
     "LogLine",
     "Message",
     "NodeTelemetry",
+    "Override",
     "Part",
     "PlanData",
     "PlanRecord",
@@ -82,5 +84,6 @@ MESSAGE_TYPES: dict[str, type[Message]] = {
     "checkpoint": LedgerCheckpoint,
     "target": Target,
     "plan": PlanRecord,
+    "override": Override,
     "event": Event,
 }

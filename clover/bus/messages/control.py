@@ -51,6 +51,24 @@ class Target(Message, frozen=True):
     reason: str
 
 
+class Override(Message, frozen=True):
+    """What people have decided over the controller's head.
+
+    Attributes:
+        paused: The controller makes no new plan.
+        nodes: Nodes that were taken by hand: the controller neither plans for them nor sends them targets.
+        reason: One line for people.
+        by: Who set it last, such as `alice@host`.
+        at_ms: When.
+    """
+
+    paused: bool = False
+    nodes: tuple[str, ...] = ()
+    reason: str = ""
+    by: str = ""
+    at_ms: float = 0.0
+
+
 class Prediction(Message, frozen=True):
     """Evaluation of a configuration by the performance model, at the load it was planned for (modelled, not measured).
 
