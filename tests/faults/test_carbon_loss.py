@@ -113,9 +113,7 @@ def _sla_is_kept(seen: Seen) -> None:
 
 def _triggers(seen: Seen) -> list[tuple[float, str]]:
     decisions = [event for event in seen.events if event.kind == "decision"]
-    return [
-        (event.at_ms / 1e3, data.trigger) for event in decisions if isinstance(data := data_of(event), DecisionData)
-    ]
+    return [(event.at_ms / 1e3, data.trigger) for event in decisions if (data := data_of(event, DecisionData))]
 
 
 FAULTS: dict[str, Callable[[Play], Play]] = {
