@@ -193,6 +193,8 @@ class UpSession:
                 name=f"node-n{number}",
                 arguments=lambda number=number, gpus=gpus: [
                     *("agent", "node", "--name", f"n{number}", "--gpus", str(gpus)),
+                    # Emulated GPUs of nodes on one host have cores of their own.
+                    *("--first-core", str(1 + sum(s.gpus[: number - 1]))),
                     *common,
                     *s.node_options,
                     *park,

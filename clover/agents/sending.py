@@ -84,6 +84,7 @@ class Sender:
             await self._news.wait()
             self._news.clear()
             while batch := self._next_batch():
+                self._outstanding.sent(batch, self._clock.now_ms())
                 try:
                     answers = await self._bus.admit(batch, bound=self._bound())
                 except BusUnavailableError:

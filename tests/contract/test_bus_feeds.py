@@ -10,7 +10,7 @@ import pytest
 from support import a_checkpoint, a_plan, a_target, an_event, intensity, ledger, telemetry
 
 from clover.bus.messages import Event, Override
-from clover.bus.port import Bus, Feed
+from clover.bus.port import Bus, Feed, entry_order
 from clover.errors import MessageRejectedError
 
 Check = Callable[[Callable[[Bus], Coroutine[Any, Any, None]]], None]
@@ -206,5 +206,25 @@ def test_close_may_be_called_twice(check: Check) -> None:
         await bus.ping()
         await bus.close()
         await bus.close()
+
+    check(test)
+
+
+def test_the_extent_of_a_feed_tells_what_it_keeps_and_what_is_gone(check: Check) -> None:
+    async def test(bus: Bus) -> None:
+        nothing = await bus.extent(Feed.EVENTS)
+        assert (nothing.first_id, nothing.last_id, nothing.length, nothing.added) == ("0-0", "0-0", 0, 0)
+        await bus.publish(Feed.EVENTS, [an_event(number) for number in range(3)])
+        entries = await bus.follow({Feed.EVENTS: "0"}, block_s=1)
+        extent = await bus.extent(Feed.EVENTS)
+        assert (extent.first_id, extent.last_id) == (entries[0].id, entries[-1].id)
+        assert (extent.length, extent.added) == (3, 3)
+        batch = [an_event(number) for number in range(5000)]
+        for _ in range(23):
+            await bus.publish(Feed.EVENTS, batch)
+        extent = await bus.extent(Feed.EVENTS)
+        assert extent.added == 115_003
+        assert 100_000 <= extent.length < 115_003
+        assert entry_order(extent.first_id) > entry_order(entries[-1].id)
 
     check(test)

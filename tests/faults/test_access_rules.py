@@ -78,6 +78,7 @@ async def work_of_dashboard(bus: RedisBus) -> None:
     await bus.follow(dict.fromkeys(Feed, "0"), block_s=0.01)
     for feed in Feed:
         await bus.newest_id(feed)
+        assert (await bus.extent(feed)).length > 0
     assert await bus.plan() == a_plan(epoch=1)
     assert await bus.node_states()
     await bus.carbon_now()
