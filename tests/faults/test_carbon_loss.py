@@ -125,7 +125,14 @@ FAULTS: dict[str, Callable[[Play], Play]] = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "errors",
+        "garbage",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("refused", "cut off", "nothing known")),
+    ],
+)
 def test_a_source_that_fails_costs_no_request_its_sla(fault: str) -> None:
     async def main() -> Seen:
         world = World(_settings(_failing(FAULTS[fault])))
