@@ -8,6 +8,8 @@ import shutil
 import signal
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from cli.dashboard_live import LiveDashboard
 from cli.doctor import require_fit
 from cli.following import follow_into
@@ -21,7 +23,7 @@ from clover.analysis.summary import RunSummary
 from clover.analysis.view import DeploymentView
 from clover.bus.address import has_password
 from clover.bus.embedded import EmbeddedServer
-from clover.bus.messages import Event
+from clover.bus.messages import Event, NodeTelemetry
 from clover.bus.port import Bus, Feed
 from clover.bus.redis import connect
 from clover.errors import BusUnavailableError, CloverError, NotReadyError
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cli.up import UpSettings
+    from clover.runs.record import Hardware
 
 #: Everything must serve after this long, start-up of workers and first plan included.
 READY_WITHIN_S = 180.0
@@ -39,6 +42,8 @@ LEDGER_WITHIN_S = 15.0
 
 #: While the server is away a notice is tried again this often.
 NOTICE_RETRY_S = 0.5
+#: Notices that are kept while the server is away; the newest win.
+MAX_NOTICES = 1000
 
 GENERATOR = "generator"
 
@@ -59,8 +64,9 @@ class UpSession:
         #: Whether somebody did not let the requests in work finish.
         self.interrupted = False
         self._server: EmbeddedServer | None = None
-        self._notices: asyncio.Queue[Event] = asyncio.Queue()
+        self._notices: asyncio.Queue[Event] = asyncio.Queue(MAX_NOTICES)
         self._generating_since_s: float | None = None
+        self._nodes: dict[str, NodeTelemetry] = {}
 
     async def run(self) -> dict[str, Any]:
         """Run until the duration is over or somebody stops it; return the summary."""
@@ -84,6 +90,11 @@ class UpSession:
         if self._failure is not None:
             raise self._failure
         return self._summary.result()
+
+    def hardware(self, planned: Hardware) -> Hardware:
+        """Return what served, as far as nodes have told of themselves."""
+        uuids = {name: tuple(gpu.uuid for gpu in node.gpus) for name, node in sorted(self._nodes.items())}
+        return msgspec.structs.replace(planned, gpus={n: len(u) for n, u in uuids.items()} or planned.gpus, uuids=uuids)
 
     async def _start_server(self, stack: contextlib.AsyncExitStack) -> str:
         """Start the embedded server on empty data: a new `up` is a new run."""
@@ -127,6 +138,8 @@ class UpSession:
                 for spec in self._children():
                     group.create_task(self._keep(supervisor, spec))
                 await self._until_over()
+                with contextlib.suppress(BusUnavailableError):
+                    self._nodes = await bus.node_states()
                 await self._wind_down(supervisor)
                 for observer in observers:
                     observer.cancel()
@@ -238,6 +251,9 @@ class UpSession:
         """Tell of a child's death, on the terminal where there is no dashboard and in the event stream."""
         if not self._settings.dashboard:
             tell(f"{child}: {reason}")
+        if self._notices.full():
+            # The server has been away for long: the newest explain more than the oldest.
+            self._notices.get_nowait()
         self._notices.put_nowait(
             Event(at_ms=self._clock.now_ms(), kind=kind, source="supervisor", subject=child, reason=reason)
         )
