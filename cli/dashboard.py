@@ -15,7 +15,7 @@ from cli.dashboard_options import ViewOptions
 from cli.dashboard_overview import overview
 from cli.dashboard_requests import requests_page
 from cli.dashboard_text import Frame, age, clean, cut, grams, percent, plain
-from clover.analysis.colours import variant_order
+from clover.analysis.palette import order_of
 from clover.analysis.view_state import Snapshot
 
 __all__ = ["ViewOptions", "status_line", "view"]
@@ -31,7 +31,7 @@ def view(snapshot: Snapshot, width: int, height: int, options: ViewOptions | Non
         options: How to look at it.
     """
     options = options or ViewOptions()
-    order = variant_order(snapshot.variants, options.variants)
+    order = order_of(options.variants, snapshot.variants)
     top = [header(snapshot, options, width)]
     bottom = [footer(options, source_note(snapshot), width)]
     if snapshot.trouble:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from rich.text import Text
 
 from cli.dashboard_text import age, clean, fit, watts
-from clover.analysis.colours import variant_colours
+from clover.analysis.palette import look_of
 from clover.analysis.view_state import GpuNow, InstanceNow, NodeNow, Snapshot
 
 _PHASE_STYLES = {"changing": "yellow", "failed": "bold red", "parked": "dim", "off": "dim", "empty": "dim"}
@@ -35,8 +35,8 @@ class MapRow:
 
 def variant_style(order: Sequence[str], variant: str) -> str:
     """Return the style of a variant's blocks."""
-    background, text = variant_colours(order, variant)
-    return f"{text} on {background}"
+    look = look_of(order, variant)
+    return f"{look.ink} on {look.colour}"
 
 
 def legend(snapshot: Snapshot, order: Sequence[str], width: int) -> Text:

@@ -82,7 +82,7 @@ class FlowPlanner:
 
     def __init__(self, flow: FlowModel, prove: Prove, *, off: bool = False) -> None:
         self._flow, self._prove, self._off = flow, prove, off
-        self._known: dict[str, Proof] = {}
+        self._known: dict[tuple[object, ...], Proof] = {}
         self._room = _Room()
         self.proofs = self.failed = self._pushed = 0
 
@@ -176,7 +176,7 @@ class FlowPlanner:
         return _Room(utilisation=float((busy[there] / solution.counts[there]).max()), late=late)
 
     def _proof(self, point: PlanPoint) -> tuple[Proof, int]:
-        key = f"{point} {point.dispatch.name} {sorted((str(k), round(s, 9)) for k, s in point.dispatch.shares.items())}"
+        key = (point.layout, point.dispatch.key)
         if key in self._known:
             return self._known[key], 0
         self._known[key] = proof = self._prove(point)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from clover.core.configuration import GpuId
 from clover.core.objective import LATE_LIMIT, Baseline
@@ -16,7 +16,8 @@ from clover.plan.frontier import ConvexBound, Frontier
 from clover.plan.points import Fleetwide, Layout, PlanPoint, fleet_of
 from clover.plan.pool import Enumeration, Pool
 from clover.plan.problem import Problem
-from clover.plan.prover import Prover
+from clover.plan.prover import Proofs, Prover
+from clover.plan.quality import AccurateFleets
 
 #: Up to so many serving GPUs every fleet is listed.
 ENUMERATED_GPUS = 2
@@ -28,6 +29,8 @@ LOW_EFFECTIVE, HIGH_EFFECTIVE = 50.0, 750.0
 #: are bounded and looked at to find those; enough is where bound and best plan agree to the tolerance.
 _PLANNED_AHEAD, _PROOFS_AHEAD, _BOUNDED_AT, _LOOKED_AT, _TOLERANCE = 3, 2, 12, 16, 5e-4
 
+#: So many of the plans that dispatch by accuracy are certified before that is given up.
+_ACCURATE_PROOFS = 3
 #: What a plan with shares must score above one with longest-idle to be looked for.
 _WORTH_MORE = 5e-5
 
@@ -39,10 +42,12 @@ class Settings:
     Attributes:
         seed: Of the certificates.
         any_routing: Also dispatch by shares; otherwise longest-idle only.
+        proofs: Certificates that are known (see `Prover`).
     """
 
     seed: int = 0
     any_routing: bool = True
+    proofs: Proofs = field(default_factory=Proofs)
 
 
 class LoadPlans:
@@ -65,7 +70,10 @@ class LoadPlans:
             rate_rps=problem.rate_rps,
             sla_ms=problem.sla_ms,
             seed=settings.seed,
+            proofs=settings.proofs,
         )
+        self._prove = prover
+        self._accurate: AccurateFleets | None = None
         self.frontier = Frontier(prover, self._point)
         self._flow = FlowModel(
             problem.model,
@@ -160,10 +168,11 @@ class LoadPlans:
 
     def _add_flow_plan(self, asked: Asked, *, ahead: bool = False) -> float:
         """Add the flow model's plan if it beats what is known; return the bound."""
-        known = self.frontier.best(asked)
-        at_least = -math.inf if known is None else asked_score(asked)(known) + _WORTH_MORE
+        at_least = self._known_score(asked)
         if not self._settings.any_routing:
             at_least = math.inf
+        if self._settings.any_routing and self._add_accurate(asked, at_least):
+            at_least = self._known_score(asked)
         point, upper = self.planner.best(
             asked, at_least=at_least, most_proofs=_PROOFS_AHEAD if ahead else MOST_PROOFS, careful=ahead
         )
@@ -174,6 +183,34 @@ class LoadPlans:
         if best is not None and upper < asked_score(asked)(best):
             upper = asked_score(asked)(best)
         return upper
+
+    def _known_score(self, asked: Asked) -> float:
+        """Return what a plan must score to be worth looking for."""
+        known = self.frontier.best(asked)
+        return -math.inf if known is None else asked_score(asked)(known) + _WORTH_MORE
+
+    def _add_accurate(self, asked: Asked, at_least: float) -> bool:
+        """Add the best certified plan that dispatches by accuracy if it beats what is known."""
+        if self.gpus > _UNIFORM_GPUS:
+            return False
+        if self._accurate is None:
+            self._accurate = self._accurate_fleets()
+        for point in self._accurate.best(asked, at_least=at_least)[:_ACCURATE_PROOFS]:
+            proven = self._prove(point)
+            if proven is not None:
+                self.frontier.add_point(proven)
+                return True
+        return False
+
+    def _accurate_fleets(self) -> AccurateFleets:
+        numbers = range(1, self.gpus + 1) if self.problem.parking != "none" else range(self.gpus, self.gpus + 1)
+        few = [n for n in numbers if n <= ENUMERATED_GPUS]
+        fleets = [self._enumeration.mixed_fleets(n, self.gpus - n, off=self._off) for n in few]
+        many = [n for n in numbers if n > ENUMERATED_GPUS]
+        if many:
+            fleets.append(self._enumeration.two_kinds_of_gpus(many, self.gpus, off=self._off))
+        problem, search = self.problem, self._enumeration.search
+        return AccurateFleets(problem.model, search, fleets, rate_rps=problem.rate_rps, sla_ms=problem.sla_ms)
 
     def _list_small(self, asked: Asked) -> None:
         """Add the fleets that can be listed: few serving GPUs that differ, and any number that are alike."""
@@ -222,6 +259,7 @@ class LoadPlans:
             rate_rps=problem.rate_rps,
             sla_ms=problem.sla_ms,
             seed=self._settings.seed,
+            proofs=self._settings.proofs,
         )
         added = replace(point, layout=layout, evaluation=evaluation)
         # More GPUs of the same kinds are hardly later; should the proof fail nevertheless, the plan is not proven.

@@ -13,7 +13,11 @@ local function waiting(stream)
 end
 
 local now = now_ms()
-local free = tonumber(ARGV[1]) - waiting(KEYS[1]) - waiting(KEYS[2])
+-- Not more wait than there are entries: only near the bound does it matter how many of them are in work.
+local free = tonumber(ARGV[1]) - redis.call('XLEN', KEYS[1]) - redis.call('XLEN', KEYS[2])
+if free < #KEYS - 3 then
+  free = tonumber(ARGV[1]) - waiting(KEYS[1]) - waiting(KEYS[2])
+end
 local results, opened = {}, {}
 local at = 2
 for i = 4, #KEYS do
