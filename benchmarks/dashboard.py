@@ -56,12 +56,12 @@ def telemetry(node: int, gpus: int, second: int) -> NodeTelemetry:
         )  # fmt: skip
 
     return NodeTelemetry(
-        node=f"n{node}", boot_id="b", booted_at_ms=START_MS, at_ms=START_MS + 1e3 * second, interval_s=1.0, backend="sim",
-        gpu_model="a100-40gb", application="albert", epoch=1, applied_epoch=1, begun={}, in_flight=20,
+        node=f"n{node}", boot_id="b", booted_at_ms=START_MS, at_ms=START_MS + 1e3 * second, interval_s=1.0,
+        backend="sim", gpu_model="a100-40gb", application="albert", epoch=1, applied_epoch=1, begun={}, in_flight=20,
         gpus=tuple(
             GpuTelemetry(
-                index=gpu, uuid=f"GPU-{node}-{gpu}", phase="serving", reason="epoch 1", since_ms=START_MS, applied_epoch=1,
-                instances=tuple(instance(gpu, start) for start in range(7)),
+                index=gpu, uuid=f"GPU-{node}-{gpu}", phase="serving", reason="epoch 1", since_ms=START_MS,
+                applied_epoch=1, instances=tuple(instance(gpu, start) for start in range(7)),
                 energy=EnergyCounters(idle_j=50.0 * second, requests_j={"base": 100.0 * second}),
             )
             for gpu in range(gpus)
@@ -105,8 +105,9 @@ def a_second(second: int, gpus: int, rate: int) -> list[list[bytes]]:
     if second % 20 == 0:
         told.append(
             IntensityReading(
-                g_per_kwh=250.0 + second, zone="Z", from_ms=START_MS + 1e3 * second, to_ms=START_MS + 1e3 * (second + 20),
-                kind="average", factor="unknown", status="trace", source="trace:x", fallback_level=0,
+                g_per_kwh=250.0 + second, zone="Z", from_ms=START_MS + 1e3 * second,
+                to_ms=START_MS + 1e3 * (second + 20), kind="average", factor="unknown",
+                status="trace", source="trace:x", fallback_level=0,
                 published_at_ms=START_MS + 1e3 * second, pue=1.5,
             )
         )  # fmt: skip
