@@ -149,6 +149,27 @@ Parking: TypeAlias = Annotated[
 ParkW: TypeAlias = Annotated[
     float | None, _option("--park-w", text="Power of a parked GPU in W (default: the table's).", env="CLOVER_PARK_W")
 ]
+PowerOff: TypeAlias = Annotated[
+    str,
+    _option(
+        "--power-off",
+        text="Command that switches a GPU off, which it finds in CLOVER_GPU_INDEX and CLOVER_GPU_UUID.",
+        env="CLOVER_POWER_OFF",
+    ),
+]
+PowerOn: TypeAlias = Annotated[
+    str, _option("--power-on", text="Command that switches a GPU on again.", env="CLOVER_POWER_ON")
+]
+PowerLimit: TypeAlias = Annotated[
+    float,
+    typer.Option(
+        "--power-limit",
+        parser=parse_duration,
+        metavar="DURATION",
+        help="Longest that such a command may take.",
+        envvar="CLOVER_POWER_LIMIT",
+    ),
+]
 Reserve: TypeAlias = Annotated[
     int, _option("--reserve", text="Serving GPUs beyond those that the load needs.", env="CLOVER_RESERVE")
 ]
