@@ -1,4 +1,4 @@
-"""The ladder as parts that a process each can compute: by application and lambda, all traces and parked watts at once."""
+"""The ladder as parts that a process each can compute: by application and lambda, with all traces and watts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ def short(application: str, lambda_: float) -> dict[str, Any]:
 
 def year(application: str, lambda_: float, folder: str) -> dict[str, Any]:
     """Return the ladder on the year-long series of a folder."""
-    return run(application, lambda_, {each.trace.name: each.trace.values_g_per_kwh for each in load_long_traces(Path(folder))})
+    return run(
+        application, lambda_, {each.trace.name: each.trace.values_g_per_kwh for each in load_long_traces(Path(folder))}
+    )
 
 
 def run(

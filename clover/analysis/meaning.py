@@ -53,8 +53,8 @@ def _rightsizing(rows: Sequence[Row]) -> list[str]:
         if own:
             text.append(
                 f"At lambda {lambda_:g}, ten GPUs at 1x, parked at {_WATTS:g} W, `exact` with parking saves "
-                f"{_span(map(_saved('exact'), own))} against BASE for {_span(r['accuracy_loss_pct'] for r in own)} less "
-                f"accuracy. Of that, parking alone gives {_span(map(_saved('base_rightsized'), own))} at no loss, and "
+                f"{_span(map(_saved('exact'), own))} against BASE for "
+                f"{_span(r['accuracy_loss_pct'] for r in own)} less accuracy. Of that, parking alone gives {_span(map(_saved('base_rightsized'), own))} at no loss, and "
                 f"plans that never look at the grid give {_span(map(_saved('static'), own))} at the same accuracy."
             )
     return text
@@ -67,10 +67,12 @@ def _following(what: str, rows: Sequence[Row]) -> list[str]:
     about_none = sum(abs(row["following_g_pct"]) < 0.05 for row in own)
     timing = [row["following_g_pct"] - row["following_kwh_pct"] for row in own]
     return [
-        f"Following the grid is worth {_span((r['following_g_pct'] for r in own), digits=2)} of the carbon that is left, "
-        f"on {what}, parked at {_WATTS:g} W; it is about 0 in {about_none} of {len(own)} cases. The energy it saves is "
-        f"{_span((r['following_kwh_pct'] for r in own), digits=2)} of the kWh: what there is comes from timing "
-        f"({_span(timing, digits=2)}), not from using less."
+        (
+            f"Following the grid is worth {_span((r['following_g_pct'] for r in own), digits=2)} of the carbon "
+            f"that is left, on {what}, parked at {_WATTS:g} W; it is about 0 in {about_none} of {len(own)} "
+            f"cases. The energy it saves is {_span((r['following_kwh_pct'] for r in own), digits=2)} "
+            f"of the kWh: what there is comes from timing ({_span(timing, digits=2)}), not from using less."
+        )
     ]
 
 
@@ -82,9 +84,11 @@ def _year_weeks(rows: Sequence[Row]) -> list[str]:
     low, high = widest["interval_95_pct"]["following"]
     sure = sum(row["interval_95_pct"]["following"][0] > 0.0 for row in own)
     return [
-        f"Over a year the greatest of these gains is {widest['following_g_pct']:.2f} % ({widest['app']}, {widest['trace']}, "
-        f"lambda {widest['lambda']:g}; 95 % by whole weeks {low:.2f} to {high:.2f} %); the interval lies above 0 in "
-        f"{sure} of {len(own)} cases."
+        (
+            f"Over a year the greatest of these gains is {widest['following_g_pct']:.2f} % ({widest['app']}, "
+            f"{widest['trace']}, lambda {widest['lambda']:g}; 95 % by whole weeks {low:.2f} to {high:.2f} %); "
+            f"the interval lies above 0 in {sure} of {len(own)} cases."
+        )
     ]
 
 
@@ -111,20 +115,28 @@ def _host(rows: Sequence[Row]) -> list[str]:
     if not without or not with_host:
         return []
     return [
-        f"With {ladder.HOST_W:g} W of host per node on every rung the same plans save "
-        f"{_span(map(_saved('exact'), with_host))} instead of {_span(map(_saved('exact'), without))}."
+        (
+            f"With {ladder.HOST_W:g} W of host per node on every rung the same plans save "
+            f"{_span(map(_saved('exact'), with_host))} instead of {_span(map(_saved('exact'), without))}."
+        )
     ]
 
 
 def _paper(parts: page.Parts) -> list[str]:
-    rows = [r for part in page.paper_parts(parts) for r in part["rows"] if r["scheme"] == "exact" and part["load"] == 5.0]
-    fair = [r for part in page.paper_parts(parts) for r in part["rows"] if r["scheme"] == "exact" and part["load"] == 1.0]
+    rows = [
+        r for part in page.paper_parts(parts) for r in part["rows"] if r["scheme"] == "exact" and part["load"] == 5.0
+    ]
+    fair = [
+        r for part in page.paper_parts(parts) for r in part["rows"] if r["scheme"] == "exact" and part["load"] == 1.0
+    ]
     if not rows or not fair:
         return []
     return [
-        f"The paper's way flatters: on two GPUs at 5x `exact` saves {_span(r['saved_pct_original_way'] for r in rows)} "
-        f"against BASE at BASE's own load, most of it because idle power is shared by five times the requests. At 1x, where "
-        f"BASE keeps the SLA, it saves {_span(r['saved_pct'] for r in fair)} at the same load."
+        (
+            f"The paper's way flatters: on two GPUs at 5x `exact` saves "
+            f"{_span(r['saved_pct_original_way'] for r in rows)} against BASE at BASE's own load, most of it because idle power is "
+            f"shared by five times the requests. At 1x, where BASE keeps the SLA, it saves {_span(r['saved_pct'] for r in fair)} at the same load."
+        )
     ]
 
 
@@ -133,7 +145,9 @@ def _exact(steady: Sequence[Row]) -> list[str]:
         return []
     found = paper.verdict(list(steady))
     against = found["against"]
-    text = ", ".join(f"{name} {c['gains']} gains / {c['ties']} ties / {c['worse']} worse" for name, c in against.items())
+    text = ", ".join(
+        f"{name} {c['gains']} gains / {c['ties']} ties / {c['worse']} worse" for name, c in against.items()
+    )
     hard = paper.hard_case_gain(list(steady))
     more = "" if hard is None else f" Mean gain over `oracle` for yolov5, lambda 0.1, 5x: {hard:.4f}."
     return [f"`exact` in {found['cases']} cases, one evaluator, steady state: {text}.{more}"]
@@ -145,6 +159,8 @@ def _gaps(parts: page.Parts) -> list[str]:
         return []
     worst = max(own, key=lambda part: part["gap"])
     return [
-        f"The largest gap to the bound at 5x without parking is {worst['gap']:.1e} ({worst['app']}, lambda "
-        f"{worst['lambda']:g}, {worst['gpus']} GPUs)."
+        (
+            f"The largest gap to the bound at 5x without parking is {worst['gap']:.1e} ({worst['app']}, lambda "
+            f"{worst['lambda']:g}, {worst['gpus']} GPUs)."
+        )
     ]

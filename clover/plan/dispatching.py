@@ -170,7 +170,9 @@ def shares_of(
     idle_j = idle_power_w(problem.model, fleet) / problem.rate_rps
     rho, shares = 0.3, None
     for _ in range(_ROUNDS):
-        shares = _program(problem, asked.tightened(), arrays, counts, rho, utilisation=utilisation, late=late, idle_j=idle_j)
+        shares = _program(
+            problem, asked.tightened(), arrays, counts, rho, utilisation=utilisation, late=late, idle_j=idle_j
+        )
         if shares is None:
             return None
         busy = problem.rate_rps * float(shares @ arrays.mean_s(np.array([rho]))[0])

@@ -124,9 +124,7 @@ class FlowPlanner:
                     self._push(queue, asked, room, self._solve(asked, room, at_least, entry.solution))
         return None, bounded.upper_bound
 
-    def _solve(
-        self, asked: Asked, room: _Room, cutoff: float, before: FlowSolution | None
-    ) -> FlowSolution | None:
+    def _solve(self, asked: Asked, room: _Room, cutoff: float, before: FlowSolution | None) -> FlowSolution | None:
         """Return flows that use no more room; looked for near the contention that is known, if any is.
 
         They need not be the best: what is told of them is worked out anew.
@@ -154,9 +152,7 @@ class FlowPlanner:
         ).nearest
 
     def _solve_near(self, asked: Asked, room: _Room, near: Interval) -> FlowSolution | None:
-        found = self._flow.solve(
-            asked, near, late_limit=room.late, utilisation=room.utilisation, absolute_gap=_GAP
-        )
+        found = self._flow.solve(asked, near, late_limit=room.late, utilisation=room.utilisation, absolute_gap=_GAP)
         return found if found is not None and found.found else None
 
     def _push(self, queue: list[_Entry], asked: Asked, room: _Room, solution: FlowSolution | None) -> None:
@@ -167,7 +163,9 @@ class FlowPlanner:
             simpler = _SIMPLER if point.dispatch.name == "longest_idle" else 0.0
             if _keeps(asked, point):
                 self._pushed += 1
-                heapq.heappush(queue, _Entry((-score(point) - simpler, self._pushed), room, self._used(tidy), point, tidy))
+                heapq.heappush(
+                    queue, _Entry((-score(point) - simpler, self._pushed), room, self._used(tidy), point, tidy)
+                )
 
     def _used(self, solution: FlowSolution) -> _Room:
         """Return how busy the busiest kind is, and which part of the services is too long."""
