@@ -54,7 +54,8 @@ def _rightsizing(rows: Sequence[Row]) -> list[str]:
             text.append(
                 f"At lambda {lambda_:g}, ten GPUs at 1x, parked at {_WATTS:g} W, `exact` with parking saves "
                 f"{_span(map(_saved('exact'), own))} against BASE for "
-                f"{_span(r['accuracy_loss_pct'] for r in own)} less accuracy. Of that, parking alone gives {_span(map(_saved('base_rightsized'), own))} at no loss, and "
+                f"{_span(r['accuracy_loss_pct'] for r in own)} less accuracy. Of that, parking alone gives "
+                f"{_span(map(_saved('base_rightsized'), own))} at no loss, and "
                 f"plans that never look at the grid give {_span(map(_saved('static'), own))} at the same accuracy."
             )
     return text
@@ -133,9 +134,10 @@ def _paper(parts: page.Parts) -> list[str]:
         return []
     return [
         (
-            f"The paper's way flatters: on two GPUs at 5x `exact` saves "
-            f"{_span(r['saved_pct_original_way'] for r in rows)} against BASE at BASE's own load, most of it because idle power is "
-            f"shared by five times the requests. At 1x, where BASE keeps the SLA, it saves {_span(r['saved_pct'] for r in fair)} at the same load."
+            "The paper's way flatters: on two GPUs at 5x `exact` saves "
+            f"{_span(r['saved_pct_original_way'] for r in rows)} against BASE at BASE's own load, "
+            "most of it because idle power is shared by five times the requests. At 1x, where BASE keeps the SLA, "
+            f"it saves {_span(r['saved_pct'] for r in fair)} at the same load."
         )
     ]
 
