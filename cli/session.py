@@ -8,7 +8,11 @@ import shutil
 import signal
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
+from cli.dashboard_control import DashboardExtras
 from cli.dashboard_live import LiveDashboard
+from cli.dashboard_options import ViewOptions
 from cli.doctor import require_fit
 from cli.following import follow_into
 from cli.output import tell
@@ -21,7 +25,7 @@ from clover.analysis.summary import RunSummary
 from clover.analysis.view import DeploymentView
 from clover.bus.address import has_password
 from clover.bus.embedded import EmbeddedServer
-from clover.bus.messages import Event
+from clover.bus.messages import Event, NodeTelemetry
 from clover.bus.port import Bus, Feed
 from clover.bus.redis import connect
 from clover.errors import BusUnavailableError, CloverError, NotReadyError
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cli.up import UpSettings
+    from clover.runs.record import Hardware
 
 #: Everything must serve after this long, start-up of workers and first plan included.
 READY_WITHIN_S = 180.0
@@ -39,6 +44,8 @@ LEDGER_WITHIN_S = 15.0
 
 #: While the server is away a notice is tried again this often.
 NOTICE_RETRY_S = 0.5
+#: Notices that are kept while the server is away; the newest win.
+MAX_NOTICES = 1000
 
 GENERATOR = "generator"
 
@@ -51,6 +58,7 @@ class UpSession:
         self._clock = SystemClock()
         self._summary = RunSummary(sla_p95_ms=settings.goals.sla_ms)
         self._view = DeploymentView(self._summary)
+        self._recorder = DashboardExtras(settings.where.deployment)
         self._stop = asyncio.Event()
         self._over = asyncio.Event()
         self._started = asyncio.Event()
@@ -59,8 +67,9 @@ class UpSession:
         #: Whether somebody did not let the requests in work finish.
         self.interrupted = False
         self._server: EmbeddedServer | None = None
-        self._notices: asyncio.Queue[Event] = asyncio.Queue()
+        self._notices: asyncio.Queue[Event] = asyncio.Queue(MAX_NOTICES)
         self._generating_since_s: float | None = None
+        self._nodes: dict[str, NodeTelemetry] = {}
 
     async def run(self) -> dict[str, Any]:
         """Run until the duration is over or somebody stops it; return the summary."""
@@ -84,6 +93,11 @@ class UpSession:
         if self._failure is not None:
             raise self._failure
         return self._summary.result()
+
+    def hardware(self, planned: Hardware) -> Hardware:
+        """Return what served, as far as nodes have told of themselves."""
+        uuids = {name: tuple(gpu.uuid for gpu in node.gpus) for name, node in sorted(self._nodes.items())}
+        return msgspec.structs.replace(planned, gpus={n: len(u) for n, u in uuids.items()} or planned.gpus, uuids=uuids)
 
     async def _start_server(self, stack: contextlib.AsyncExitStack) -> str:
         """Start the embedded server on empty data: a new `up` is a new run."""
@@ -113,13 +127,22 @@ class UpSession:
             async with asyncio.TaskGroup() as group:
                 observers = [
                     group.create_task(
-                        follow_into(bus, self._view, asyncio.Event(), cursors=cursors, seen=self._note_progress)
+                        follow_into(
+                            bus,
+                            self._view,
+                            asyncio.Event(),
+                            cursors=cursors,
+                            seen=self._note_progress,
+                            tap=self._recorder.tap,
+                        )
                     ),
                     group.create_task(self._publish_notices(bus)),
                     group.create_task(
-                        LiveDashboard(deployment=where.deployment, show=self._settings.dashboard).run(
-                            lambda: self._view, self._stop
-                        )
+                        LiveDashboard(
+                            ViewOptions(deployment=where.deployment),
+                            show=self._settings.dashboard,
+                            extras=self._recorder,
+                        ).run(lambda: self._view, self._stop)
                     ),
                 ]
                 if self._server is not None:
@@ -127,6 +150,8 @@ class UpSession:
                 for spec in self._children():
                     group.create_task(self._keep(supervisor, spec))
                 await self._until_over()
+                with contextlib.suppress(BusUnavailableError):
+                    self._nodes = await bus.node_states()
                 await self._wind_down(supervisor)
                 for observer in observers:
                     observer.cancel()
@@ -180,6 +205,8 @@ class UpSession:
                 name=f"node-n{number}",
                 arguments=lambda number=number, gpus=gpus: [
                     *("agent", "node", "--name", f"n{number}", "--gpus", str(gpus)),
+                    # Emulated GPUs of nodes on one host have cores of their own.
+                    *("--first-core", str(1 + sum(s.gpus[: number - 1]))),
                     *common,
                     *s.node_options,
                     *park,
@@ -200,6 +227,7 @@ class UpSession:
             *(["--faithful"] if s.faithful else []),
             *fleet,
             *common,
+            *self._metrics(len(s.gpus) + 1),
         ]
         return [
             *nodes,
@@ -209,13 +237,14 @@ class UpSession:
         ]
 
     def _metrics(self, number: int) -> Sequence[str]:
-        """Return the option for metrics: the carbon monitor has the given port, nodes those after it."""
+        """Return the option for metrics: the monitor has the given port, nodes, controller and generator the next."""
         port = self._settings.metrics_port
         return [] if port is None else ["--metrics-port", str(port and port + number)]
 
     def _generator_arguments(self, common: list[str]) -> list[str]:
         """Return the generator's arguments; one that is started again gets the time that is left."""
-        arguments = ["agent", "generator", "--rate", str(self._settings.rate_rps), *common]
+        metrics = self._metrics(len(self._settings.gpus) + 2)
+        arguments = ["agent", "generator", "--rate", str(self._settings.rate_rps), *common, *metrics]
         if self._settings.duration_s is None:
             return arguments
         gone_s = self._clock.now_s() - self._generating_since_s if self._generating_since_s is not None else 0.0
@@ -234,6 +263,9 @@ class UpSession:
         """Tell of a child's death, on the terminal where there is no dashboard and in the event stream."""
         if not self._settings.dashboard:
             tell(f"{child}: {reason}")
+        if self._notices.full():
+            # The server has been away for long: the newest explain more than the oldest.
+            self._notices.get_nowait()
         self._notices.put_nowait(
             Event(at_ms=self._clock.now_ms(), kind=kind, source="supervisor", subject=child, reason=reason)
         )

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli import carbon_options, options, real_models
+from cli import carbon_options, options, real_models, recording
 from cli.doctor import RequireDurable
 from cli.output import number, print_json, tell
+from cli.recording import RunName, RunsDir
 from clover.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class UpSettings:
         carbon, pue: Grid.
         scheme, faithful: Planning.
         duration_s: How long requests become due, None until stopped.
-        metrics_port: Of the carbon monitor; each node has one of the following ports. None: no metrics.
+        metrics_port: Of the carbon monitor; nodes, controller and generator have the ports after it. None: no metrics.
         seed: Of everything random.
         dashboard: Whether to draw the dashboard where there is a terminal.
         as_json: Whether the summary is JSON.
@@ -64,6 +65,7 @@ class UpSettings:
 
 
 def up(
+    context: typer.Context,
     *,
     application: options.App = "albert",
     gpus: Annotated[
@@ -96,6 +98,9 @@ def up(
     parking: options.Parking = "parked",
     park_w: options.ParkW = None,
     reserve: options.Reserve = 0,
+    power_off: options.PowerOff = "",
+    power_on: options.PowerOn = "",
+    power_limit: options.PowerLimit = "5m",  # pyright: ignore[reportArgumentType] - parsed like a flag
     sla: options.Sla = None,
     pue: options.Pue = 1.5,
     profile: options.Profile = None,
@@ -110,6 +115,8 @@ def up(
     deployment: options.Deployment = "clover",
     redis: options.Redis = None,
     state_dir: options.StateDir = None,
+    runs_dir: RunsDir = None,
+    run_name: RunName = None,
     no_tui: Annotated[bool, typer.Option("--no-tui", help="No dashboard: a status line now and then.")] = False,
     as_json: options.Json = False,
 ) -> None:
@@ -143,6 +150,7 @@ def up(
         lambda_=lambda_,
         asks={"accuracy_floor": accuracy_floor, "carbon_budget": carbon_budget, "parking": parking, "reserve": reserve},
         park_w=park_w,
+        power=(power_off, power_on, power_limit),
         sla=sla,
         pue=pue,
         profile=profile,
@@ -160,11 +168,27 @@ def up(
     from cli.session import UpSession  # noqa: PLC0415 - keeps --help fast
 
     session = UpSession(settings)
-    result = asyncio.run(session.run())
-    if as_json:
-        print_json(result)
-    else:
-        _print_summary(result)
+    files = [("performance table", profile)] if profile is not None else []
+    if carbon == "trace":
+        files += recording.carbon_files(trace)
+    plan = recording.RunPlan(
+        command="up",
+        runs=runs_dir,
+        name=run_name,
+        deployment=deployment,
+        seed=seed,
+        hardware=recording.hardware(backend, board, settings.gpus),
+        inputs=files,
+    )
+    with recording.recorded(context, plan) as run:
+        result: dict[str, Any] = asyncio.run(session.run()) | {"run": str(run.folder.path)}
+        run.interrupted = session.interrupted
+        run.folder.describe(hardware=session.hardware(run.folder.record.hardware))
+        if as_json:
+            print_json(result)
+        else:
+            _print_summary(result)
+        run.summary(result)
     if session.interrupted:
         sys.exit(130)
     if result["requests"]["lost"]:
@@ -191,6 +215,7 @@ def _check(
     lambda_: float,
     asks: dict[str, Any],
     park_w: float | None,
+    power: tuple[str, str, float],
     pue: float,
     seed: int,
     **rest: Any,
@@ -227,9 +252,9 @@ def _check(
     ]
     if profile is not None:
         shared += ["--profile", str(profile.resolve())]
-    node_options: tuple[str, ...] = ()
+    node_options = _power_options(power, backend, goals.parking)
     if helper is not None:
-        node_options = ("--helper", str(helper.resolve()))
+        node_options += ("--helper", str(helper.resolve()))
     return UpSettings(
         where=where,
         gpus=spread,
@@ -245,6 +270,16 @@ def _check(
         environment=_environment(weights, inputs, input_roots),
         **rest,
     )
+
+
+def _power_options(power: tuple[str, str, float], backend: str, parking: str) -> tuple[str, ...]:
+    """Return what nodes must know to switch GPUs off and on; refuse to plan so where they cannot."""
+    from clover.agents.power_switch import power_switch, require_hooks  # noqa: PLC0415 - keeps --help fast
+
+    off, on, limit_s = power
+    require_hooks(backend, parking, off=off)
+    power_switch("", off=off, on=on, limit_s=limit_s)
+    return ("--power-off", off, "--power-on", on, "--power-limit", f"{limit_s}s") if off.strip() else ()
 
 
 def _environment(weights: str, inputs: Path | None, input_roots: list[str]) -> dict[str, str]:
