@@ -17,6 +17,7 @@ from cli import (
     events,
     experiment,
     frontier,
+    generate,
     infer,
     mig,
     plan,
@@ -55,6 +56,7 @@ app.add_typer(carbon.app, name="carbon", help="The grid's carbon intensity by an
 app.command("plan", help=plan.plan.__doc__)(plan.plan)
 app.command("frontier", help=frontier.frontier.__doc__)(frontier.frontier)
 app.command("experiment", help=experiment.experiment.__doc__)(experiment.experiment)
+app.command("generate", help=generate.generate.__doc__)(generate.generate)
 app.add_typer(runs.app, name="runs", help="Run folders: list, show, compare.")
 app.add_typer(mig.app, name="mig", help="GPUs and their MIG partitions; works without a deployment.")
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import shutil
 import signal
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -14,8 +15,10 @@ from cli.dashboard_live import LiveDashboard
 from cli.doctor import require_fit
 from cli.following import follow_into
 from cli.output import tell
+from clover.agents.backoff import Backoff
 from clover.agents.deployment import claim_state, given_url, release_state
 from clover.agents.lifetime import happens_within
+from clover.agents.readiness import wait_until_serving
 from clover.agents.runtime import check_state_folder
 from clover.agents.supervisor import ChildFailedError, ChildSpec, Supervisor
 from clover.agents.system_clock import SystemClock
@@ -131,6 +134,8 @@ class UpSession:
                         )
                     ),
                 ]
+                if not self._settings.own_load:
+                    observers.append(group.create_task(self._serve(bus)))
                 if self._server is not None:
                     observers.append(group.create_task(self._server.keep_running(self._server_notice)))
                 for spec in self._children():
@@ -151,6 +156,19 @@ class UpSession:
             self._failure = self._failure or error
             self._over.set()
         if spec.name == GENERATOR:
+            self._over.set()
+
+    async def _serve(self, bus: Bus) -> None:
+        """Serve what others send until the duration, counted from readiness, is over."""
+        backoff = Backoff(Random())  # noqa: S311 - jitter
+        ready = await wait_until_serving(bus, seen_after_ms=0.0, block_s=1.0, backoff=backoff, stop=self._stop)
+        if ready is None:
+            return
+        self._started.set()
+        deployment = self._settings.where.deployment
+        tell(f"ready: clover generate{'' if deployment == 'clover' else f' --deployment {deployment}'}")
+        if self._settings.duration_s is not None:
+            await happens_within(self._stop, self._settings.duration_s)
             self._over.set()
 
     async def _until_over(self) -> None:
@@ -212,11 +230,12 @@ class UpSession:
             *fleet,
             *common,
         ]
+        generator = ChildSpec(name=GENERATOR, arguments=lambda: self._generator_arguments([*fleet, *common]), once=True)
         return [
             *nodes,
             ChildSpec(name="carbon", arguments=lambda: carbon),
             ChildSpec(name="controller", arguments=lambda: controller),
-            ChildSpec(name=GENERATOR, arguments=lambda: self._generator_arguments([*fleet, *common]), once=True),
+            *([generator] if s.own_load else []),
         ]
 
     def _metrics(self, number: int) -> Sequence[str]:
