@@ -45,7 +45,13 @@ def node(
     profile: options.Profile = None,
     weights: options.Weights = "",
     input_root: options.InputRoots = None,
+    first_core: Annotated[
+        int, typer.Option("--first-core", min=1, help="cpu: core of the first emulated GPU, each has one.")
+    ] = 1,
     park_w: options.ParkW = None,
+    power_off: options.PowerOff = "",
+    power_on: options.PowerOn = "",
+    power_limit: options.PowerLimit = "5m",  # pyright: ignore[reportArgumentType] - parsed like a flag
     metrics_port: options.MetricsPort = None,
     seed: options.Seed = 0,
     deployment: options.Deployment = "clover",
@@ -60,6 +66,7 @@ def node(
     from clover.agents.assembly import make_node, run_nvml_node  # noqa: PLC0415 - keeps --help fast
     from clover.agents.metrics import node_metrics  # noqa: PLC0415
     from clover.agents.node import NodeSettings  # noqa: PLC0415
+    from clover.agents.power_switch import power_switch  # noqa: PLC0415
     from clover.agents.survivors import WorkerRecord  # noqa: PLC0415
 
     here = options.where(deployment, redis, state_dir, wait)
@@ -70,13 +77,21 @@ def node(
     record = WorkerRecord(folder, node_name)
     servicer = (
         real_models.process_servicer(
-            record, fleet, app=application, weights=weights, log_folder=folder / "logs", input_roots=input_root
+            record,
+            fleet,
+            app=application,
+            weights=weights,
+            log_folder=folder / "logs",
+            input_roots=input_root,
+            gpus=count,
+            first_core=first_core,
         )
         if backend != "sim"
         else None
     )
     real_models.tell_weights(weights)
-    settings = NodeSettings(name=node_name, backend=backend)
+    power = power_switch(node_name, off=power_off, on=power_on, limit_s=power_limit)
+    settings = NodeSettings(name=node_name, backend=backend, power=power)
 
     def measured(agent: NodeAgent) -> AbstractContextManager[None]:
         return options.metrics(metrics_port, lambda: node_metrics(agent.telemetry))
@@ -204,6 +219,7 @@ def controller(
     backend: options.Backend = "sim",
     board: options.Board = "a100-40gb",
     profile: options.Profile = None,
+    metrics_port: options.MetricsPort = None,
     seed: options.Seed = 0,
     deployment: options.Deployment = "clover",
     redis: options.Redis = None,
@@ -216,6 +232,7 @@ def controller(
     """
     from clover.agents.assembly import make_controller  # noqa: PLC0415 - keeps --help fast
     from clover.agents.controller import ControllerSettings  # noqa: PLC0415
+    from clover.agents.plan_metrics import PlanWatch  # noqa: PLC0415
     from clover.plan.schemes import make_scheme  # noqa: PLC0415
 
     here = options.where(deployment, redis, state_dir, wait)
@@ -249,7 +266,13 @@ def controller(
             seed=seed,
             compute=asyncio.to_thread,
         )
-        return agent.run
+
+        async def run(stop: asyncio.Event) -> None:
+            watch = PlanWatch(bus, settings.name)
+            with options.metrics(metrics_port, watch.metrics):
+                await (agent.run(stop) if metrics_port is None else watch.beside(agent.run(stop)))
+
+        return run
 
     _run(here, f"controller:{settings.name}", build)
 
@@ -265,6 +288,7 @@ def generator(
     board: options.Board = "a100-40gb",
     profile: options.Profile = None,
     inputs: options.Inputs = None,
+    metrics_port: options.MetricsPort = None,
     seed: options.Seed = 0,
     deployment: options.Deployment = "clover",
     redis: options.Redis = None,
@@ -294,7 +318,12 @@ def generator(
     def build(bus: Bus, clock: Clock) -> Callable[[asyncio.Event], Awaitable[None]]:
         rng = Random(f"{seed}/generator")  # noqa: S311 - arrivals
         made.append(Generator(settings, bus=bus, clock=clock, rng=rng, inputs=asked))
-        return made[0].run
+
+        async def run(stop: asyncio.Event) -> None:
+            with options.metrics(metrics_port, made[0].metrics):
+                await made[0].run(stop)
+
+        return run
 
     _run(here, f"generator:{settings.name}", build)
     if as_json:

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from cli.dashboard_control import DashboardExtras
 from cli.dashboard_live import LiveDashboard
+from cli.dashboard_options import ViewOptions
 from cli.doctor import require_fit
 from cli.following import follow_into
 from cli.output import tell
@@ -45,6 +47,8 @@ LEDGER_WITHIN_S = 15.0
 
 #: While the server is away a notice is tried again this often.
 NOTICE_RETRY_S = 0.5
+#: Notices that are kept while the server is away; the newest win.
+MAX_NOTICES = 1000
 
 GENERATOR = "generator"
 
@@ -57,6 +61,7 @@ class UpSession:
         self._clock = SystemClock()
         self._summary = RunSummary(sla_p95_ms=settings.goals.sla_ms)
         self._view = DeploymentView(self._summary)
+        self._recorder = DashboardExtras(settings.where.deployment)
         self._stop = asyncio.Event()
         self._over = asyncio.Event()
         self._started = asyncio.Event()
@@ -65,7 +70,7 @@ class UpSession:
         #: Whether somebody did not let the requests in work finish.
         self.interrupted = False
         self._server: EmbeddedServer | None = None
-        self._notices: asyncio.Queue[Event] = asyncio.Queue()
+        self._notices: asyncio.Queue[Event] = asyncio.Queue(MAX_NOTICES)
         self._generating_since_s: float | None = None
         self._nodes: dict[str, NodeTelemetry] = {}
 
@@ -125,13 +130,22 @@ class UpSession:
             async with asyncio.TaskGroup() as group:
                 observers = [
                     group.create_task(
-                        follow_into(bus, self._view, asyncio.Event(), cursors=cursors, seen=self._note_progress)
+                        follow_into(
+                            bus,
+                            self._view,
+                            asyncio.Event(),
+                            cursors=cursors,
+                            seen=self._note_progress,
+                            tap=self._recorder.tap,
+                        )
                     ),
                     group.create_task(self._publish_notices(bus)),
                     group.create_task(
-                        LiveDashboard(deployment=where.deployment, show=self._settings.dashboard).run(
-                            lambda: self._view, self._stop
-                        )
+                        LiveDashboard(
+                            ViewOptions(deployment=where.deployment),
+                            show=self._settings.dashboard,
+                            extras=self._recorder,
+                        ).run(lambda: self._view, self._stop)
                     ),
                 ]
                 if not self._settings.own_load:
@@ -209,6 +223,8 @@ class UpSession:
                 name=f"node-n{number}",
                 arguments=lambda number=number, gpus=gpus: [
                     *("agent", "node", "--name", f"n{number}", "--gpus", str(gpus)),
+                    # Emulated GPUs of nodes on one host have cores of their own.
+                    *("--first-core", str(1 + sum(s.gpus[: number - 1]))),
                     *common,
                     *s.node_options,
                     *park,
@@ -229,6 +245,7 @@ class UpSession:
             *(["--faithful"] if s.faithful else []),
             *fleet,
             *common,
+            *self._metrics(len(s.gpus) + 1),
         ]
         generator = ChildSpec(name=GENERATOR, arguments=lambda: self._generator_arguments([*fleet, *common]), once=True)
         return [
@@ -239,13 +256,14 @@ class UpSession:
         ]
 
     def _metrics(self, number: int) -> Sequence[str]:
-        """Return the option for metrics: the carbon monitor has the given port, nodes those after it."""
+        """Return the option for metrics: the monitor has the given port, nodes, controller and generator the next."""
         port = self._settings.metrics_port
         return [] if port is None else ["--metrics-port", str(port and port + number)]
 
     def _generator_arguments(self, common: list[str]) -> list[str]:
         """Return the generator's arguments; one that is started again gets the time that is left."""
-        arguments = ["agent", "generator", "--rate", str(self._settings.rate_rps), *common]
+        metrics = self._metrics(len(self._settings.gpus) + 2)
+        arguments = ["agent", "generator", "--rate", str(self._settings.rate_rps), *common, *metrics]
         if self._settings.duration_s is None:
             return arguments
         gone_s = self._clock.now_s() - self._generating_since_s if self._generating_since_s is not None else 0.0
@@ -264,6 +282,9 @@ class UpSession:
         """Tell of a child's death, on the terminal where there is no dashboard and in the event stream."""
         if not self._settings.dashboard:
             tell(f"{child}: {reason}")
+        if self._notices.full():
+            # The server has been away for long: the newest explain more than the oldest.
+            self._notices.get_nowait()
         self._notices.put_nowait(
             Event(at_ms=self._clock.now_ms(), kind=kind, source="supervisor", subject=child, reason=reason)
         )

@@ -47,6 +47,7 @@ def _load(name: str) -> Script:
 
 
 ADMIT = _load("admit")
+TAKE = _load("take")
 DONE = _load("done")
 BURY = _load("bury")
 OWN = _load("own")
@@ -67,3 +68,4 @@ LEASE = _load("lease")
 UNLEASE = _load("unlease")
 PLAN = _load("plan")
 REPLAN = _load("replan")
+HAND = _load("hand")

@@ -47,6 +47,13 @@ class LoadSeen:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TakenSeen:
+    """Nodes that people have taken by hand; all others are the controller's."""
+
+    nodes: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tick:
     """Time passes."""
 
@@ -66,7 +73,7 @@ class Sent:
     epoch: int
 
 
-Event: TypeAlias = IntensitySeen | NodeSeen | LoadSeen | Tick | Decided | Sent
+Event: TypeAlias = IntensitySeen | NodeSeen | TakenSeen | LoadSeen | Tick | Decided | Sent
 
 
 # --- commands -------------------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from clover.core.control import (
     Send,
     Sent,
     Settle,
+    TakenSeen,
     Tick,
     Trigger,
 )
@@ -92,6 +93,7 @@ class ControllerMachine:
     wanted: dict[GpuId, GpuConfiguration] = field(default_factory=dict[GpuId, GpuConfiguration])
     story: list[str] = field(default_factory=list[str])
     _nodes: dict[str, _Node] = field(default_factory=dict[str, _Node])
+    _taken: frozenset[str] = frozenset()
     _effective: float | None = None
     _decided_effective: float = 0.0
     _measured_rps: float | None = None
@@ -112,6 +114,8 @@ class ControllerMachine:
                 self._measured_rps = rate
             case NodeSeen():
                 return self._see_node(event, now_s) + self._go_on(now_s)
+            case TakenSeen(nodes=nodes):
+                return self._see_taken(nodes) + self._go_on(now_s)
             case Tick():
                 return self._lose_silent(now_s) + self._go_on(now_s)
             case Decided(configuration=configuration, redispatch=redispatch):
@@ -144,6 +148,8 @@ class ControllerMachine:
     # --- fleet
 
     def _see_node(self, event: NodeSeen, now_s: float) -> list[Command]:
+        if event.node in self._taken:
+            return []
         known = self._nodes.get(event.node)
         self._nodes[event.node] = _Node(
             boot_id=event.boot_id, interval_s=event.interval_s, seen_s=now_s, gpus=event.gpus
@@ -154,6 +160,22 @@ class ControllerMachine:
         if known.boot_id not in {event.boot_id, _NOT_HEARD}:
             return [Say(kind="node.restarted", subject=event.node, reason=f"boot {event.boot_id}")]
         return []
+
+    def _see_taken(self, nodes: frozenset[str]) -> list[Command]:
+        """Leave nodes alone that were taken by hand, as if they had gone; one that is given back joins anew."""
+        taken, released = sorted(nodes - self._taken), sorted(self._taken - nodes)
+        self._taken = nodes
+        for name in taken:
+            self._forget(name)
+        return [
+            *(Say(kind="node.taken", subject=name, reason="by hand: it is left alone") for name in taken),
+            *(Say(kind="node.released", subject=name, reason="it is planned for again") for name in released),
+        ]
+
+    def _forget(self, name: str) -> None:
+        self._nodes.pop(name, None)
+        for gpu in [gpu for gpu in self.assigned if gpu.node == name]:
+            del self.assigned[gpu]
 
     def _take_in(self, event: NodeSeen) -> None:
         """Believe of GPUs that no target is known of what they say that they serve with.
@@ -169,9 +191,7 @@ class ControllerMachine:
         for name, node in list(self._nodes.items()):
             silent_s = now_s - node.seen_s
             if silent_s > max(SILENT_LEAST_S, SILENT_INTERVALS * node.interval_s):
-                del self._nodes[name]
-                for gpu in [gpu for gpu in self.assigned if gpu.node == name]:
-                    del self.assigned[gpu]
+                self._forget(name)
                 said.append(Say(kind="node.lost", subject=name, reason=f"silent for {silent_s:.0f} s"))
         return said
 

@@ -15,10 +15,12 @@ from clover.bus.messages.control import (
     DispatchRule,
     GpuTarget,
     InstanceTarget,
+    Override,
     PlanRecord,
     Prediction,
     Share,
     Target,
+    Tier,
 )
 from clover.bus.messages.events import EVENT_KINDS, DecisionData, Event, LogLine, PlanData, data_of
 from clover.bus.messages.requests import (
@@ -57,6 +59,7 @@ __all__ = [
     "LogLine",
     "Message",
     "NodeTelemetry",
+    "Override",
     "Part",
     "PlanData",
     "PlanRecord",
@@ -67,6 +70,7 @@ __all__ = [
     "RequestRecord",
     "Share",
     "Target",
+    "Tier",
     "data_of",
 ]
 
@@ -82,5 +86,6 @@ MESSAGE_TYPES: dict[str, type[Message]] = {
     "checkpoint": LedgerCheckpoint,
     "target": Target,
     "plan": PlanRecord,
+    "override": Override,
     "event": Event,
 }
