@@ -320,7 +320,7 @@ def _gpus(given: int | None, backend: str, helper: Path | None, board: str) -> i
 def _print_summary(result: dict[str, Any]) -> None:
     requests, predicted = result["requests"], result["predicted"]
     outcomes = ", ".join(f"{name} {count}" for name, count in requests.items() if count)
-    tell(f"requests    {outcomes or 'none'}")
+    tell(f"requests    {outcomes or 'none'} ({result['arrivals'] or 'no load'})")
     tell(
         f"latency     p95 {number(result['p95_ms'], ' ms')} (SLA {result['sla_p95_ms']:g} ms), "
         f"late {number(result['late_pct'], ' %', 2)}; predicted p95 {number(predicted['p95_ms'], ' ms')}"

@@ -70,18 +70,19 @@ async def _serving(world: World, work: Callable[[], Any]) -> Any:
     return found
 
 
-async def _trivial_server(world: World, *, stalled_s: float, stall_at_s: float) -> None:
-    """Answer everything at once, but for one stall in which nothing is taken."""
+async def _trivial_server(world: World, *, stalled_s: float, stall_at_s: float, service_s: float) -> None:
+    """Answer everything after the same short time, but for one stall in which nothing is taken."""
     loop = asyncio.get_running_loop()
     while True:
         for delivery in await world.bus.pull("trivial", count=1000, block_s=_BLOCK_S):
             into_s = loop.time() - stall_at_s
             if 0.0 <= into_s < stalled_s:
                 await asyncio.sleep(stalled_s - into_s)
+            await asyncio.sleep(service_s)
             await world.bus.finish([Completion(delivery=delivery, reply=a_reply(delivery.request.id))])
 
 
-async def _with_stall(order: LoadOrder) -> Tally:
+async def _with_stall(order: LoadOrder, *, service_s: float) -> Tally:
     """Run a load test on a deployment whose only server stalls for 2 s, 100 s after the load has begun."""
     world = _world()
 
@@ -105,7 +106,7 @@ async def _with_stall(order: LoadOrder) -> Tally:
 
         world.bus.pull = only_trivial  # type: ignore[method-assign]
         now_s = asyncio.get_running_loop().time()
-        server = group.create_task(_trivial_server(world, stalled_s=2.0, stall_at_s=now_s + 100.0))
+        server = group.create_task(_trivial_server(world, stalled_s=2.0, stall_at_s=now_s + 100.0, service_s=service_s))
         tally = await work()
         for task in (node, controller, carbon, server):
             task.cancel()
@@ -115,7 +116,7 @@ async def _with_stall(order: LoadOrder) -> Tally:
 def test_a_server_that_stalls_for_two_seconds_shows_in_the_tail_of_an_open_loop():
     # 2 s of 200 s: 1 % of the requests are due in the stall, evenly spread over waits of 0 to 2 s.
     order = _order(rate_rps=50.0, process="constant", duration_s=190.0)
-    open_loop = run_virtual(_with_stall(order))
+    open_loop = run_virtual(_with_stall(order, service_s=0.0))
     figures = load_figures(open_loop, sla_p95_ms=100.0, closed=False)
     waited = open_loop.latencies.above(20.0)
     assert waited == pytest.approx(100, abs=4)
@@ -127,8 +128,11 @@ def test_a_server_that_stalls_for_two_seconds_shows_in_the_tail_of_an_open_loop(
 
 
 def test_a_closed_loop_hides_the_stall_and_is_called_closed():
-    closed = run_virtual(_with_stall(_order(concurrency=1, count=5000)))
-    assert closed.latencies.above(20.0) <= 1
+    closed = run_virtual(_with_stall(_order(concurrency=1, duration_s=190.0), service_s=0.02))
+    # About 9400 requests in 190 s, of which one alone met the stall; the others were never sent.
+    assert closed.sent == pytest.approx(9400, abs=50)
+    assert 1 <= closed.latencies.above(100.0) <= 2
+    assert closed.latencies.quantile_ms(0.999) == pytest.approx(20.0, rel=0.01)
     figures = load_figures(closed, sla_p95_ms=100.0, closed=True)
     assert figures["loop"] == "closed"
 
@@ -157,8 +161,8 @@ def test_users_of_a_closed_loop_have_one_request_each_and_it_is_said():
 
         def watch(_tally: Tally) -> bool:
             nonlocal most
-            state = world.bus
-            most = max(most, len(state.requests.pending) if hasattr(state, "requests") else 0)
+            queue = world.bus._queue
+            most = max(most, queue.waiting + len(queue.pending))
             return False
 
         tally = await _serving(world, lambda: _load(world, _order(concurrency=3, duration_s=30.0), watch))
@@ -169,13 +173,13 @@ def test_users_of_a_closed_loop_have_one_request_each_and_it_is_said():
     tally, most, told = run_virtual(main())
     # Three users on one instance: each waits for about three services, so that the rate is the service's own.
     assert tally.sent > 100
-    assert most <= 3
+    assert 1 <= most <= 3
     assert all("closed loop, 3 users" in each and "open" not in each for each in told)
 
 
 def test_find_max_ends_between_a_rate_that_one_gpu_carries_and_one_that_it_does_not():
     async def main() -> dict[str, Any]:
-        world = _world()
+        world = _world(gpus=2)
         promise = promise_of(parse_condition("late<5%", option="--find-max"), option="--find-max")
         sla_ms = world.settings.goals.sla_ms
 
@@ -185,17 +189,17 @@ def test_find_max_ends_between_a_rate_that_one_gpu_carries_and_one_that_it_does_
         return await _serving(
             world,
             lambda: find_max(
-                _order(warmup_s=10.0), RateSearch(first_rps=1.0, tolerance=0.3), promise, samples=1500, sla_ms=sla_ms,
+                _order(warmup_s=10.0), RateSearch(first_rps=1.0, tolerance=0.3), promise, samples=800, sla_ms=sla_ms,
                 run=trial, tell=lambda _trial: None, stopped=lambda: False,
             ),
         )  # fmt: skip
 
     found = run_virtual(main())
-    # One whole A100 serves xxlarge in about 0.14 s: at the SLA of BASE at its own load (1.25/s a GPU) 5 % are late.
-    assert 0.4 <= found["max_rate_rps"] <= 2.5
+    # The SLA is the p95 of two such GPUs at 2.5 requests/s; with so few samples a rate must be well within to pass.
+    assert 0.8 <= found["max_rate_rps"] <= 3.5
     assert found["max_rate_rps"] < found["lowest_missed_rps"] <= found["max_rate_rps"] * 1.3
     assert found["outcome"].startswith("provisional")
     assert found["samples_by_mlperf_rules"] == 50_425
     hopeless = [trial for trial in found["trials"] if trial["verdict"] == "failed"]
     # A trial that could not pass any more was cut short.
-    assert any(trial["sent"] < 1500 for trial in hopeless)
+    assert any(trial["sent"] < 800 for trial in hopeless)

@@ -32,7 +32,7 @@ def test_a_deployment_without_requests_of_its_own_is_loaded_from_outside(tmp_pat
         )  # fmt: skip
         closed = _told(tmp_path, "--concurrency", "2", "--duration", "1s", "--run-name", "closed")
         process.send_signal(signal.SIGINT)
-        total = result_of(process)["requests"]
+        whole = result_of(process)
     assert two["requests"]["sent"] == 60
     assert two["loop"] == "open"
     assert two["warmup_requests"] > 0
@@ -54,7 +54,8 @@ def test_a_deployment_without_requests_of_its_own_is_loaded_from_outside(tmp_pat
     assert len({line["id"] for line in lines}) == len(lines) == 60 + two["warmup_requests"]
     assert {line["priority"] for line in lines} == {"normal", "high"}
     closed_lines = (runs / "closed" / "requests.jsonl").read_text().splitlines()
-    assert total["sent"] == len(lines) + len(closed_lines)
+    assert whole["arrivals"] == "poisson, open loop; closed loop, 2 users"
+    assert whole["requests"]["sent"] == len(lines) + len(closed_lines)
     assert (runs / "closed" / "latency.hgrm").read_text().startswith("#[loop = closed")
     shown = json.loads(clover(tmp_path, "runs", "show", "two", "--json").stdout)
     assert shown["summary"] == two
