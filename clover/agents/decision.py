@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import msgspec
 
 from clover.agents.translate import alternative, by_node, prediction
-from clover.bus.messages import DispatchRule, PlanRecord, Prediction, Target
+from clover.bus.messages import DispatchRule, PlanRecord, Prediction, Target, Tier
 from clover.core.application import ServiceModel
 from clover.core.configuration import Configuration, GpuId
 from clover.core.controller import Decide
 from clover.core.objective import Objective, rightsized
 from clover.core.outcome import default_deadline_s
 from clover.core.queueing import evaluate
+from clover.core.tiers import accuracy_tiers
 from clover.plan.exact import ExactScheme
 from clover.plan.problem import Answer, Parking, Problem, Scheme
 
@@ -123,6 +125,7 @@ class DecisionMaker:
             pue=pue,
             deadline_s=default_deadline_s(self._goals.sla_ms),
             admission_bound=self._admission_bound(answer.configuration),
+            tiers=self._tiers(answer.configuration),
             configuration=by_node(answer.configuration),
             prediction=wanted,
             step_prediction=wanted,
@@ -148,6 +151,7 @@ class DecisionMaker:
         return msgspec.structs.replace(
             decision.record,
             admission_bound=self._admission_bound(configuration, changed=changed),
+            tiers=self._tiers(configuration, changed=changed),
             step_prediction=step,
             state="rolling",
             since_ms=at_ms,
@@ -185,16 +189,37 @@ class DecisionMaker:
         evaluation = evaluate(self._model, configuration.fleet, problem.rate_rps, problem.sla_ms)
         return prediction(evaluation, objective.value(evaluation))
 
+    def _tiers(self, configuration: Configuration, *, changed: tuple[GpuId, ...] = ()) -> tuple[Tier, ...]:
+        """Return the application's accuracy tiers with what the fleet can finish of each in time."""
+        accuracies = accuracy_tiers(variant.accuracy_pct for variant in self._model.application.variants)
+        return tuple(
+            Tier(
+                accuracy_pct=accuracy,
+                bound=math.ceil(self._finishable(configuration, changed=changed, min_accuracy_pct=accuracy)),
+            )
+            for accuracy in accuracies
+        )
+
     def _admission_bound(self, configuration: Configuration, *, changed: tuple[GpuId, ...] = ()) -> int:
         """Most requests that may wait: what the fleet can finish between now and a request's deadline.
 
         A GPU that is being changed begins that much later, so that overload is said at the door and not by expiry.
         """
+        return max(1, int(self._finishable(configuration, changed=changed)))
+
+    def _finishable(
+        self, configuration: Configuration, *, changed: tuple[GpuId, ...], min_accuracy_pct: float = 0.0
+    ) -> float:
+        """Return how many requests variants of at least some accuracy can finish before the default deadline."""
         change = self._model.table.change
         change_s = change.destroy_s + change.create_s + change.worker_start_s
         window_s = default_deadline_s(self._goals.sla_ms) - self._goals.sla_ms / 1e3
-        bound = 0.0
+        count = 0.0
         for gpu, content in configuration.gpus:
-            rate_rps = sum(1e3 / self._model.mean_ms(kind.variant, kind.profile, 1.0) for kind in content.instances)
-            bound += rate_rps * max(0.0, window_s - (change_s if gpu in changed else 0.0))
-        return max(1, int(bound))
+            rate_rps = sum(
+                1e3 / self._model.mean_ms(kind.variant, kind.profile, 1.0)
+                for kind in content.instances
+                if self._model.application.variant(kind.variant).accuracy_pct >= min_accuracy_pct
+            )
+            count += rate_rps * max(0.0, window_s - (change_s if gpu in changed else 0.0))
+        return count

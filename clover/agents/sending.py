@@ -25,6 +25,7 @@ MAX_QUEUED = 100_000
 
 FULL = "refused at the door: queue full"
 NO_ROOM = f"refused by its own producer: {MAX_QUEUED} requests wait to be sent"
+UNMET = "refused at the door: the present plan holds no variant of that accuracy"
 NEVER_SENT = "could not be sent before its deadline: the server was away"
 
 
@@ -96,6 +97,8 @@ class Sender:
                     self._unsent.discard(request.id)
                     if answer is Admission.FULL:
                         self._end(request.id, ProducerOutcome.OVERLOADED, FULL)
+                    elif answer is Admission.UNMET:
+                        self._end(request.id, ProducerOutcome.FAILED, f"min_accuracy {request.min_accuracy}: {UNMET}")
 
     def _next_batch(self) -> list[Request]:
         """Return what is to be sent next; what is too late is ended here, so that the queue cannot grow for ever."""

@@ -30,6 +30,8 @@ ROLES: tuple[Role, ...] = get_args(Role)
 
 #: What every user needs to be connected at all, and to run scripts; these touch no key by themselves.
 _CONNECTION = "+auth +hello +ping +select +role +time +client|setname +client|id +evalsha +eval +info"
+#: A node wakes its own blocked reader when what it can answer changes.
+_OWN_READER = "+client|unblock"
 #: What an operator may do to the deployment's keys: all but what endangers the server or other deployments.
 _OPERATOR = "+@all -@admin -@dangerous -script +info +role +acl|whoami +client|list"
 
@@ -69,6 +71,7 @@ def _user(deployment: str, role: Role, digest: str | None, *, producer: str = "*
     login = f"on #{digest}" if digest else "off"
     name = user_name(deployment, role, "" if producer == "*" else producer)
     head = f"user {name} {login} resetchannels -@all"
+    connection = f"{_CONNECTION} {_OWN_READER}" if role == "node" else _CONNECTION
     if role == "operator":
         return f"{head} ~{{{deployment}}}:* {_OPERATOR}"
     groups = _groups(deployment, role, producer)
@@ -77,7 +80,7 @@ def _user(deployment: str, role: Role, digest: str | None, *, producer: str = "*
         f"(~{' ~'.join(patterns)} {' '.join(f'+{command}' for command in commands.split())})"
         for commands, patterns in groups.items()
     )
-    return f"{head} {keys} {_CONNECTION} {selectors}"
+    return f"{head} {keys} {connection} {selectors}"
 
 
 def _groups(deployment: str, role: Role, producer: str) -> dict[str, list[str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from random import Random
 from typing import Any
@@ -14,7 +14,7 @@ from clover.agents.pool import Instance, InstancePool
 from clover.agents.requests import RequestPorts, RequestServer, RequestSettings
 from clover.bus.memory import MemoryBus
 from clover.bus.messages import Reply, Request
-from clover.bus.port import Claimed
+from clover.bus.port import ALL_TIERS, Claimed
 from clover.catalog import load_service
 from clover.core.configuration import InstanceKind
 from clover.core.outcome import Outcome
@@ -255,8 +255,10 @@ class CutOffBus(MemoryBus):
 
     cut = True
 
-    async def claim(self, consumer: str, *, min_idle_s: float, count: int) -> Claimed:
-        claimed = await super().claim(consumer, min_idle_s=min_idle_s, count=count)
+    async def claim(
+        self, consumer: str, *, min_idle_s: float, count: int, tiers: Mapping[int, int] = ALL_TIERS
+    ) -> Claimed:
+        claimed = await super().claim(consumer, min_idle_s=min_idle_s, count=count, tiers=tiers)
         if claimed.deliveries and self.cut:
             self.cut = False
             raise BusUnavailableError("the answer was lost")

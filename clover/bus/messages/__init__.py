@@ -20,6 +20,7 @@ from clover.bus.messages.control import (
     Prediction,
     Share,
     Target,
+    Tier,
 )
 from clover.bus.messages.events import EVENT_KINDS, DecisionData, Event, LogLine, PlanData, data_of
 from clover.bus.messages.requests import (
@@ -69,6 +70,7 @@ __all__ = [
     "RequestRecord",
     "Share",
     "Target",
+    "Tier",
     "data_of",
 ]
 

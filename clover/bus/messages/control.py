@@ -33,11 +33,12 @@ class Share(Message, frozen=True):
 
 
 class DispatchRule(Message, frozen=True):
-    """Which idle instance takes the next request, see `clover.core.dispatch`."""
+    """Which idle instance takes the next request, see `clover.core.dispatch`; `weight`: this node's planned part."""
 
     name: RuleName = "longest_idle"
     hold_back: bool = False
     shares: tuple[Share, ...] = ()
+    weight: float = 1.0
 
 
 class Target(Message, frozen=True):
@@ -104,6 +105,18 @@ class Alternative(Message, frozen=True):
     meets_sla: bool
 
 
+class Tier(Message, frozen=True):
+    """Requests that ask for more than the tier below and no more than `accuracy_pct`, in the application's metric.
+
+    Attributes:
+        accuracy_pct: What answers them is at least as accurate.
+        bound: Most of them, and of stricter ones, that may wait; 0 if the plan holds no variant as accurate.
+    """
+
+    accuracy_pct: float
+    bound: int
+
+
 class PlanRecord(Message, frozen=True):
     """The plan in force, as last written under the lease.
 
@@ -126,6 +139,7 @@ class PlanRecord(Message, frozen=True):
         state: `rolling` until every node has applied the last targets, then `serving`.
         decided_at_ms, since_ms: When it was decided; when `state` was entered.
         controller: Which controller wrote it.
+        tiers: Accuracy tiers from the least accurate variant's; admission refuses what the plan does not hold.
     """
 
     epoch: int
@@ -153,3 +167,4 @@ class PlanRecord(Message, frozen=True):
     decided_at_ms: float
     since_ms: float
     controller: str
+    tiers: tuple[Tier, ...] = ()
