@@ -13,7 +13,7 @@ TORCH_INDEX := $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL))
 SOAK_S ?= 1800
 SOAK_SEED ?= 1
 
-.PHONY: up report analysis test test-slow test-all soak check docs figures-planner clean
+.PHONY: up report analysis test test-slow test-all soak check docs figures-planner pictures clean
 
 up: $(VENV)/.installed
 	@if echo "$(ARGS)" | grep -q -- "--backend[ =]cpu"; then $(PIP) $(TORCH_INDEX) -e ".[models]"; fi
@@ -54,6 +54,10 @@ docs: $(VENV)/.test
 # The tables and pictures of docs/results.md; ARGS="--year --long-traces FOLDER" for the ladder over a year.
 figures-planner: $(VENV)/.test
 	$(BIN)/python -m clover.analysis.results $(ARGS)
+
+# The pictures of the dashboard in docs/images, from a run of the real agents in virtual time.
+pictures: $(VENV)/.installed
+	$(BIN)/python tools/pictures.py
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "agent": ("cli.agent:app", "Start one agent by hand: node, carbon, controller, generator."),
     "node": ("cli.node:app", "One node by hand: configure, start, stop, drain, release."),
     "infer": ("cli.infer:infer", "Send requests of your own and print the answers with joules and grams."),
+    "generate": ("cli.generate:generate", "Load a running deployment, and account for every request."),
     "status": ("cli.status:status", "Print what a deployment is doing, since when and why."),
     "dashboard": ("cli.watch:dashboard", "Watch a deployment on the terminal."),
     "events": ("cli.events:events", "Print what happened and what happens next."),

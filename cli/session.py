@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import shutil
 import signal
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -16,8 +17,10 @@ from cli.dashboard_options import ViewOptions
 from cli.doctor import require_fit
 from cli.following import follow_into
 from cli.output import tell
+from clover.agents.backoff import Backoff
 from clover.agents.deployment import claim_state, given_url, release_state
 from clover.agents.lifetime import happens_within
+from clover.agents.readiness import wait_until_serving
 from clover.agents.runtime import check_state_folder
 from clover.agents.supervisor import ChildFailedError, ChildSpec, Supervisor
 from clover.agents.system_clock import SystemClock
@@ -154,6 +157,8 @@ class UpSession:
                         ).run(lambda: self._view, self._stop)
                     ),
                 ]
+                if not self._settings.own_load:
+                    observers.append(group.create_task(self._serve(bus)))
                 if self._server is not None:
                     observers.append(group.create_task(self._server.keep_running(self._server_notice)))
                 if self._archive is not None:
@@ -185,6 +190,19 @@ class UpSession:
         except ChildFailedError as error:
             tell(f"warning: the run is not archived any more: {error}")
             self._notice("archive.failed", spec.name, str(error))
+
+    async def _serve(self, bus: Bus) -> None:
+        """Serve what others send until the duration, counted from readiness, is over."""
+        backoff = Backoff(Random())  # noqa: S311 - jitter
+        ready = await wait_until_serving(bus, seen_after_ms=0.0, block_s=1.0, backoff=backoff, stop=self._stop)
+        if ready is None:
+            return
+        self._started.set()
+        deployment = self._settings.where.deployment
+        tell(f"ready: clover generate{'' if deployment == 'clover' else f' --deployment {deployment}'}")
+        if self._settings.duration_s is not None:
+            await happens_within(self._stop, self._settings.duration_s)
+            self._over.set()
 
     async def _until_over(self) -> None:
         async with asyncio.TaskGroup() as group:
@@ -250,11 +268,12 @@ class UpSession:
             *common,
             *self._metrics(len(s.gpus) + 1),
         ]
+        generator = ChildSpec(name=GENERATOR, arguments=lambda: self._generator_arguments([*fleet, *common]), once=True)
         return [
             *nodes,
             ChildSpec(name="carbon", arguments=lambda: carbon),
             ChildSpec(name="controller", arguments=lambda: controller),
-            ChildSpec(name=GENERATOR, arguments=lambda: self._generator_arguments([*fleet, *common]), once=True),
+            *([generator] if s.own_load else []),
         ]
 
     def _metrics(self, number: int) -> Sequence[str]:

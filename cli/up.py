@@ -40,6 +40,7 @@ class UpSettings:
         seed: Of everything random.
         dashboard: Whether to draw the dashboard where there is a terminal.
         as_json: Whether the summary is JSON.
+        own_load: Whether it sends requests of its own.
         require_durable: Whether a server that may lose data is refused.
         environment: Settings that only some agents know, as environment variables.
     """
@@ -61,6 +62,7 @@ class UpSettings:
     dashboard: bool
     as_json: bool
     require_durable: bool
+    own_load: bool
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -115,6 +117,14 @@ def up(
     deployment: options.Deployment = "clover",
     redis: options.Redis = None,
     state_dir: options.StateDir = None,
+    generator: Annotated[
+        bool,
+        typer.Option(
+            "--generator/--no-generator",
+            help="Send requests of its own at --rate; without, --rate is what is planned for, "
+            "and the load comes from `clover generate`.",
+        ),
+    ] = True,
     runs_dir: RunsDir = None,
     run_name: RunName = None,
     archive: Annotated[
@@ -167,6 +177,7 @@ def up(
         dashboard=not (no_tui or as_json),
         as_json=as_json,
         require_durable=require_durable,
+        own_load=generator,
     )
     from cli.session import UpSession  # noqa: PLC0415 - keeps --help fast
     from clover.analysis.load import ARCHIVE  # noqa: PLC0415
@@ -313,7 +324,7 @@ def _gpus(given: int | None, backend: str, helper: Path | None, board: str) -> i
 def _print_summary(result: dict[str, Any]) -> None:
     requests, predicted = result["requests"], result["predicted"]
     outcomes = ", ".join(f"{name} {count}" for name, count in requests.items() if count)
-    tell(f"requests    {outcomes or 'none'}")
+    tell(f"requests    {outcomes or 'none'} ({result['arrivals'] or 'no load'})")
     tell(
         f"latency     p95 {number(result['p95_ms'], ' ms')} (SLA {result['sla_p95_ms']:g} ms), "
         f"late {number(result['late_pct'], ' %', 2)}; predicted p95 {number(predicted['p95_ms'], ' ms')}"

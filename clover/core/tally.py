@@ -138,7 +138,7 @@ class Tally:
         )
         for other in kept:
             total.outcomes.update(other.outcomes)
-            total._span(other.first_due_ms, other.last_due_ms)  # noqa: SLF001 - of the same class
+            total._span(other.first_due_ms, other.last_due_ms)
         return total
 
     def as_data(self) -> dict[str, Any]:
@@ -149,10 +149,9 @@ class Tally:
     @classmethod
     def from_data(cls, data: dict[str, Any]) -> Tally:
         """Read what `as_data` gave."""
-        plain = {name: data[name] for name in _NUMBERS}
-        return cls(
-            outcomes=Counter(data["outcomes"]), **plain, **{name: _histogram(data[name]) for name in _HISTOGRAMS}
-        )
+        numbers: dict[str, Any] = {name: data[name] for name in _NUMBERS}
+        histograms: dict[str, Any] = {name: _histogram(data[name]) for name in _HISTOGRAMS}
+        return cls(outcomes=Counter(data["outcomes"]), **(numbers | histograms))
 
 
 _NUMBERS = (
