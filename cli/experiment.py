@@ -103,7 +103,7 @@ def experiment(
         deployment=None,
         seed=seed,
         hardware=recording.hardware("model", board, [gpus]),
-        inputs=[*recording.carbon_files(*_trace_names(traces)), *_long_files(long_traces)],
+        inputs=[*recording.carbon_files(*_trace_names(traces)), *_long_files(_folder(long_traces, year=year))],
     )
     with recording.recorded(context, plan) as run:
         results = _run(tasks, min(processes, os.cpu_count() or 1))

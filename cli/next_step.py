@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-
 _NOTHING = """\
 Clover serves inference on MIG GPUs with little carbon. Nothing of it runs here yet.
 

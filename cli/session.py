@@ -34,8 +34,10 @@ from clover.bus.redis import connect
 from clover.errors import BusUnavailableError, CloverError, NotReadyError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
+    from cli.options import Where
     from cli.up import UpSettings
     from clover.runs.record import Hardware
 
@@ -51,13 +53,20 @@ NOTICE_RETRY_S = 0.5
 MAX_NOTICES = 1000
 
 GENERATOR = "generator"
+ARCHIVE = "archive"
 
 
 class UpSession:
-    """Runs a deployment and folds what it does into a summary."""
+    """Runs a deployment and folds what it does into a summary.
 
-    def __init__(self, settings: UpSettings) -> None:
+    Args:
+        settings: What was asked for.
+        archive: Folder for the run's tables; None writes none.
+    """
+
+    def __init__(self, settings: UpSettings, *, archive: Path | None = None) -> None:
         self._settings = settings
+        self._archive = archive
         self._clock = SystemClock()
         self._summary = RunSummary(sla_p95_ms=settings.goals.sla_ms)
         self._view = DeploymentView(self._summary)
@@ -152,6 +161,8 @@ class UpSession:
                     observers.append(group.create_task(self._serve(bus)))
                 if self._server is not None:
                     observers.append(group.create_task(self._server.keep_running(self._server_notice)))
+                if self._archive is not None:
+                    group.create_task(self._keep_archive(supervisor, _archive_spec(where, self._archive, cursors)))
                 for spec in self._children():
                     group.create_task(self._keep(supervisor, spec))
                 await self._until_over()
@@ -171,6 +182,14 @@ class UpSession:
             self._over.set()
         if spec.name == GENERATOR:
             self._over.set()
+
+    async def _keep_archive(self, supervisor: Supervisor, spec: ChildSpec) -> None:
+        """Keep the archive alive; if that cannot be, the service goes on without it."""
+        try:
+            await supervisor.keep(spec)
+        except ChildFailedError as error:
+            tell(f"warning: the run is not archived any more: {error}")
+            self._notice("archive.failed", spec.name, str(error))
 
     async def _serve(self, bus: Bus) -> None:
         """Serve what others send until the duration, counted from readiness, is over."""
@@ -208,7 +227,9 @@ class UpSession:
         if self._failure is None and self._summary.started:
             await happens_within(self._complete, LEDGER_WITHIN_S)
         await supervisor.end([name for name in supervisor.pids if name.startswith("node-")])
-        await supervisor.end(list(supervisor.pids))
+        await supervisor.end([name for name in supervisor.pids if name != ARCHIVE])
+        # Last, so that it has everything that the others said.
+        await supervisor.end([ARCHIVE])
         await supervisor.end([spec.name for spec in self._children()])
 
     # --- children
@@ -321,6 +342,13 @@ class UpSession:
 
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, on_signal)
+
+
+def _archive_spec(where: Where, folder: Path, cursors: Mapping[Feed, str]) -> ChildSpec:
+    """Return the process that archives this run, and nothing that the server holds of earlier ones."""
+    after = [f"--after={feed.value}={cursor}" for feed, cursor in cursors.items()]
+    arguments = ["logs", "archive", str(folder), "--deployment", where.deployment, *after]
+    return ChildSpec(name=ARCHIVE, arguments=lambda: arguments)
 
 
 def _given(flag: str, value: float | None) -> list[str]:

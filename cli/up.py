@@ -127,6 +127,9 @@ def up(
     ] = True,
     runs_dir: RunsDir = None,
     run_name: RunName = None,
+    archive: Annotated[
+        bool, typer.Option("--archive/--no-archive", help="Archive the run's tables in its folder (docs/analysis.md).")
+    ] = True,
     no_tui: Annotated[bool, typer.Option("--no-tui", help="No dashboard: a status line now and then.")] = False,
     as_json: options.Json = False,
 ) -> None:
@@ -177,8 +180,8 @@ def up(
         own_load=generator,
     )
     from cli.session import UpSession  # noqa: PLC0415 - keeps --help fast
+    from clover.analysis.load import ARCHIVE  # noqa: PLC0415
 
-    session = UpSession(settings)
     files = [("performance table", profile)] if profile is not None else []
     if carbon == "trace":
         files += recording.carbon_files(trace)
@@ -192,6 +195,7 @@ def up(
         inputs=files,
     )
     with recording.recorded(context, plan) as run:
+        session = UpSession(settings, archive=run.folder.path / ARCHIVE if archive else None)
         result: dict[str, Any] = asyncio.run(session.run()) | {"run": str(run.folder.path)}
         run.interrupted = session.interrupted
         run.folder.describe(hardware=session.hardware(run.folder.record.hardware))

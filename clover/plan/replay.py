@@ -236,9 +236,7 @@ class Replay:
             self._evaluated[key] = evaluate(model, fleet, rate_rps, sla_ms)
         seen = self._evaluated[key]
         # If nobody serves, everything that arrives waits for the new plan, too long.
-        return dataclasses.replace(
-            seen, late_fraction=1.0 if nobody else seen.late_fraction, idle_power_w=power
-        )
+        return dataclasses.replace(seen, late_fraction=1.0 if nobody else seen.late_fraction, idle_power_w=power)
 
     def _steady(self, answer: Answer, rate_rps: float) -> Evaluation:
         key = (answer.configuration.fleet, str(sorted(answer.dispatch.items(), key=lambda item: item[0])), rate_rps)
