@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Literal
 
 InputKind = Literal["picture", "question"]
@@ -174,7 +173,8 @@ class PerformanceTable:
                 raise ValueError(f"{where}: service_ms is empty, expected a time for at least one profile size")
             for size, service_ms in performance.service_ms.items():
                 _positive(f"{where}: service_ms[{size}]", service_ms)
-        object.__setattr__(self, "variants", MappingProxyType(dict(self.variants)))
+        # A copy of its own, and a plain one: tables travel between processes.
+        object.__setattr__(self, "variants", dict(self.variants))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
