@@ -45,6 +45,9 @@ def node(
     profile: options.Profile = None,
     weights: options.Weights = "",
     input_root: options.InputRoots = None,
+    first_core: Annotated[
+        int, typer.Option("--first-core", min=1, help="cpu: core of the first emulated GPU, each has one.")
+    ] = 1,
     park_w: options.ParkW = None,
     power_off: options.PowerOff = "",
     power_on: options.PowerOn = "",
@@ -74,7 +77,14 @@ def node(
     record = WorkerRecord(folder, node_name)
     servicer = (
         real_models.process_servicer(
-            record, fleet, app=application, weights=weights, log_folder=folder / "logs", input_roots=input_root
+            record,
+            fleet,
+            app=application,
+            weights=weights,
+            log_folder=folder / "logs",
+            input_roots=input_root,
+            gpus=count,
+            first_core=first_core,
         )
         if backend != "sim"
         else None

@@ -9,19 +9,9 @@ from dataclasses import dataclass, replace
 from rich.text import Text
 
 from cli.dashboard_text import age, clean, fit
+from clover.analysis.palette import look_of, order_of
 from clover.analysis.view_state import GpuNow, InstanceNow, NodeNow, Snapshot
 
-#: Background and text of each variant's block; the eight colours of Okabe and Ito, told apart by all kinds of eyes.
-_PALETTE = (
-    ("#56b4e9", "#000000"),
-    ("#e69f00", "#000000"),
-    ("#009e73", "#000000"),
-    ("#cc79a7", "#000000"),
-    ("#f0e442", "#000000"),
-    ("#0072b2", "#ffffff"),
-    ("#d55e00", "#000000"),
-    ("#999999", "#000000"),
-)
 _PHASE_STYLES = {"changing": "yellow", "failed": "bold red", "parked": "dim", "off": "dim", "empty": "dim"}
 #: What is written into a block whose worker does not serve: in full, and where there is little room.
 _UNUSUAL = {"starting": ("starting", "~"), "draining": ("draining", "-"), "failed": ("FAILED", "!")}
@@ -41,13 +31,13 @@ class _Row:
 
 def variant_order(snapshot: Snapshot, known: Sequence[str]) -> tuple[str, ...]:
     """Return the variants in the order that fixes their colours: the catalogue's, then others as they appeared."""
-    return (*known, *(name for name in snapshot.variants if name not in known))
+    return order_of(known, snapshot.variants)
 
 
 def variant_style(order: Sequence[str], variant: str) -> str:
     """Return the style of a variant's blocks."""
-    background, text = _PALETTE[order.index(variant) % len(_PALETTE)] if variant in order else _PALETTE[-1]
-    return f"{text} on {background}"
+    look = look_of(order, variant)
+    return f"{look.ink} on {look.colour}"
 
 
 def legend(snapshot: Snapshot, order: Sequence[str], width: int) -> Text:

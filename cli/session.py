@@ -42,6 +42,8 @@ LEDGER_WITHIN_S = 15.0
 
 #: While the server is away a notice is tried again this often.
 NOTICE_RETRY_S = 0.5
+#: Notices that are kept while the server is away; the newest win.
+MAX_NOTICES = 1000
 
 GENERATOR = "generator"
 
@@ -62,7 +64,7 @@ class UpSession:
         #: Whether somebody did not let the requests in work finish.
         self.interrupted = False
         self._server: EmbeddedServer | None = None
-        self._notices: asyncio.Queue[Event] = asyncio.Queue()
+        self._notices: asyncio.Queue[Event] = asyncio.Queue(MAX_NOTICES)
         self._generating_since_s: float | None = None
         self._nodes: dict[str, NodeTelemetry] = {}
 
@@ -191,6 +193,8 @@ class UpSession:
                 name=f"node-n{number}",
                 arguments=lambda number=number, gpus=gpus: [
                     *("agent", "node", "--name", f"n{number}", "--gpus", str(gpus)),
+                    # Emulated GPUs of nodes on one host have cores of their own.
+                    *("--first-core", str(1 + sum(s.gpus[: number - 1]))),
                     *common,
                     *s.node_options,
                     *park,
@@ -247,6 +251,9 @@ class UpSession:
         """Tell of a child's death, on the terminal where there is no dashboard and in the event stream."""
         if not self._settings.dashboard:
             tell(f"{child}: {reason}")
+        if self._notices.full():
+            # The server has been away for long: the newest explain more than the oldest.
+            self._notices.get_nowait()
         self._notices.put_nowait(
             Event(at_ms=self._clock.now_ms(), kind=kind, source="supervisor", subject=child, reason=reason)
         )

@@ -18,6 +18,7 @@ import msgspec
 from clover.agents.backoff import Backoff
 from clover.agents.care import Sweeper
 from clover.agents.decision import Decision, DecisionMaker
+from clover.agents.inbox import Inbox
 from clover.agents.lifetime import until_stopped
 from clover.agents.translate import dispatch_target, gpu_configuration, serving_configuration
 from clover.bus import messages
@@ -97,7 +98,7 @@ class ControllerAgent:
         self._reached = 0
         #: Nodes that were taken by hand, as far as the machine knows.
         self._taken: frozenset[str] = frozenset()
-        self._events: asyncio.Queue[control.Event] = asyncio.Queue()
+        self._events = Inbox()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Wait for the lease, then control, until `stop` is set."""
@@ -160,7 +161,7 @@ class ControllerAgent:
     async def _take_over(self) -> None:
         """Begin from the plan that is in force, if there is one."""
         self._machine = self._new_machine()
-        self._events = asyncio.Queue()
+        self._events = Inbox()
         self._taken = frozenset()
         self._decision = None
         self._dispatch = {}
@@ -222,7 +223,7 @@ class ControllerAgent:
             # Old news changes no plan; the ledger goes on with it, marked.
             return
         self._intensity = reading
-        self._events.put_nowait(control.IntensitySeen(effective=reading.g_per_kwh * reading.pue))
+        self._events.put(control.IntensitySeen(effective=reading.g_per_kwh * reading.pue))
 
     def _see_node(self, telemetry: NodeTelemetry) -> None:
         if telemetry.application != self._maker.model.application.name:
@@ -234,7 +235,7 @@ class ControllerAgent:
             )
             for gpu in telemetry.gpus
         }
-        self._events.put_nowait(
+        self._events.put(
             control.NodeSeen(node=telemetry.node, boot_id=telemetry.boot_id, interval_s=telemetry.interval_s, gpus=gpus)
         )
 
@@ -245,14 +246,14 @@ class ControllerAgent:
             queue = await self._bus.queue()
             rate = self._load.observe(self._clock.now_s(), queue.admitted, expected_rps=self._machine.rate_rps)
             if rate is not None:
-                self._events.put_nowait(control.LoadSeen(rate_rps=rate))
-            self._events.put_nowait(control.Tick())
+                self._events.put(control.LoadSeen(rate_rps=rate))
+            self._events.put(control.Tick())
 
     def _see_override(self, override: messages.Override) -> None:
         taken = frozenset(override.nodes)
         if taken != self._taken:
             self._taken = taken
-            self._events.put_nowait(control.TakenSeen(nodes=taken))
+            self._events.put(control.TakenSeen(nodes=taken))
 
     async def _reap(self) -> None:
         """Forget consumers that are gone: each start of a node agent is a new one."""
@@ -338,7 +339,7 @@ class ControllerAgent:
             epoch=epoch,
             data=_plan_data(record, record.step_prediction, changed=step.changed, last=step.last),
         )
-        self._events.put_nowait(control.Sent(epoch=epoch))
+        self._events.put(control.Sent(epoch=epoch))
 
     async def _publish(
         self, record: PlanRecord, configuration: Configuration, dispatch: Mapping[str, messages.DispatchRule]

@@ -96,8 +96,10 @@ class RequestServer:
     def __init__(self, ports: RequestPorts, settings: RequestSettings) -> None:
         self._ports = ports
         self._settings = settings
+        # Bounded: by what is in hand, which is at most what was asked for: one per idle instance.
         self._waiting: deque[Delivery] = deque()
         self._in_hand: dict[str, Delivery] = {}
+        # Bounded: by what is in hand.
         self._done: deque[Completion] = deque()
         self._done_news = asyncio.Event()
         self._stopping = asyncio.Event()

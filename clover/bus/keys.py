@@ -53,7 +53,7 @@ _SERVE = "xreadgroup xack xdel xrange xlen xpending xclaim xautoclaim xinfo|stre
 _TEND = "xack xdel xrange xlen xpending xinfo|stream xinfo|consumers xgroup|create xgroup|delconsumer"
 _LOOK = "xlen xpending xinfo|stream"
 #: Commands on feeds: to follow, and for agents also to move what is malformed out of the way.
-_FOLLOW = "xread xrevrange"
+_FOLLOW = "xread xrevrange xinfo|stream"
 _BURY = "xrange xdel"
 #: Commands on the open requests: to close them, to find those that are overdue.
 _CLOSE = "zrem zrangebyscore zrange zcard"

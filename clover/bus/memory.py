@@ -30,7 +30,7 @@ from clover.bus.messages import (
     Target,
     Tier,
 )
-from clover.bus.port import Entry, Feed
+from clover.bus.port import Entry, Feed, FeedExtent
 
 M = TypeVar("M", bound=Message)
 
@@ -85,6 +85,11 @@ class MemoryBus(MemoryRequests):
     async def newest_id(self, feed: Feed) -> str:
         """See `clover.bus.port.Bus`."""
         return self._feeds[feed].newest_id
+
+    async def extent(self, feed: Feed) -> FeedExtent:
+        """See `clover.bus.port.Bus`."""
+        stream = self._feeds[feed]
+        return FeedExtent(first_id=stream.oldest_id, last_id=stream.newest_id, length=stream.length, added=stream.added)
 
     # --- state
 

@@ -82,6 +82,8 @@ class BoundedStream(Generic[T]):
         self._ids = IdSource()
         self._keys: list[EntryKey] = []
         self._items: list[T] = []
+        #: Entries ever appended.
+        self.added = 0
         self.bell = Bell()
 
     def append(self, item: T, now_ms: float) -> str:
@@ -89,6 +91,7 @@ class BoundedStream(Generic[T]):
         key = self._ids.next(now_ms)
         self._keys.append(key)
         self._items.append(item)
+        self.added += 1
         if len(self._keys) > self._maxlen * _SLACK + 1:
             excess = len(self._keys) - self._maxlen
             del self._keys[:excess]
@@ -103,6 +106,16 @@ class BoundedStream(Generic[T]):
         start = bisect_right(self._keys, key_of(cursor))
         stop = start + count
         return [(id_of(key), item) for key, item in zip(self._keys[start:stop], self._items[start:stop], strict=True)]
+
+    @property
+    def length(self) -> int:
+        """Entries that are kept."""
+        return len(self._keys)
+
+    @property
+    def oldest_id(self) -> str:
+        """Id of the oldest entry that is kept, `0-0` if there is none."""
+        return id_of(self._keys[0]) if self._keys else "0-0"
 
     @property
     def newest_id(self) -> str:
@@ -142,12 +155,14 @@ class RequestQueue:
 
     def __init__(self, streams: Sequence[str]) -> None:
         self._ids = IdSource()
+        # Bounded: by the admission bound and what expired since the last look at the queue.
         self._order: dict[str, deque[EntryKey]] = {stream: deque() for stream in streams}
         #: Entries that nobody has read yet, by stream.
         self.unread: Counter[str] = Counter()
         self._stream_of: dict[EntryKey, str] = {}
         self._unread: dict[EntryKey, Request] = {}
         self._deadlines: list[tuple[float, EntryKey]] = []
+        # Bounded: by the consumers, one each.
         self._readers: deque[_Reader] = deque()
         #: When each consumer was last heard of.
         self.consumers: dict[str, float] = {}

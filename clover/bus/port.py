@@ -104,6 +104,19 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     message: Message
 
 
+class FeedExtent(msgspec.Struct, frozen=True, kw_only=True):
+    """What a feed keeps at one moment: `length` entries from `first_id` to `last_id`, of `added` ever.
+
+    `last_id` is that of the newest entry ever added, kept or not. Ids are `0-0` where there is no entry. What was
+    trimmed or deleted is `added - length`.
+    """
+
+    first_id: str
+    last_id: str
+    length: int
+    added: int
+
+
 def entry_order(entry_id: str) -> tuple[int, int]:
     """Return an id of a feed as numbers that can be compared (`0` is before all)."""
     head, _, tail = entry_id.partition("-")
@@ -243,6 +256,10 @@ class Bus(Protocol):
 
     async def newest_id(self, feed: Feed) -> str:
         """Return the id after which only future entries follow (`0-0` for an empty feed)."""
+        ...
+
+    async def extent(self, feed: Feed) -> FeedExtent:
+        """Return what a feed keeps, so that a follower can tell whether it has missed anything."""
         ...
 
     # --- state
