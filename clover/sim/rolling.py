@@ -218,9 +218,18 @@ class RollingChange:
         while True:
             now_ms = self._clock.now_ms()
             reading = IntensityReading(
-                g_per_kwh=self._g_per_kwh, zone="none", from_ms=now_ms, to_ms=now_ms + 1e3, kind="average",
-                factor="direct", status="trace", source="trace:steps", fallback_level=0, published_at_ms=now_ms, pue=1.0,
-            )  # fmt: skip
+                g_per_kwh=self._g_per_kwh,
+                zone="none",
+                from_ms=now_ms,
+                to_ms=now_ms + 1e3,
+                kind="average",
+                factor="direct",
+                status="trace",
+                source="trace:steps",
+                fallback_level=0,
+                published_at_ms=now_ms,
+                pue=1.0,
+            )
             ledger = LedgerReading(at_ms=now_ms, energy_j=0.0, footprint_g=0.0, by_cause_j={})
             checkpoint = LedgerCheckpoint(
                 ledger=ledger, trace_started_ms=now_ms, telemetry_cursor="0", counters={}, counters_at_ms={}

@@ -3,38 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import time
-import uuid
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from typing import Any
 
-import pytest
-from support import run
-
-from clover.bus.memory import MemoryBus
 from clover.bus.port import Bus
-from clover.bus.redis import RedisBus
 
 Test = Callable[[Bus], Coroutine[Any, Any, None]]
-
-
-@pytest.fixture(params=["memory", "valkey", "redis"])
-def check(request: pytest.FixtureRequest) -> Iterator[Callable[[Test], None]]:
-    deployment = f"t-{uuid.uuid4().hex[:12]}"
-    if request.param == "memory":
-        bus = MemoryBus(deployment, lambda: time.time() * 1e3, verify=True)
-        yield lambda test: run(test(bus))
-        return
-    server = request.getfixturevalue("valkey" if request.param == "valkey" else "redis_server")
-
-    async def on_server(test: Test) -> None:
-        bus = RedisBus(server.url, deployment, "test")
-        try:
-            await test(bus)
-        finally:
-            await bus.close()
-
-    yield lambda test: run(on_server(test))
 
 
 def test_one_agent_has_a_name_until_it_gives_it_back_or_dies(check: Callable[[Test], None]) -> None:
