@@ -13,7 +13,7 @@ TORCH_INDEX := $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL))
 SOAK_S ?= 1800
 SOAK_SEED ?= 1
 
-.PHONY: up test test-slow test-all soak check docs figures-planner clean
+.PHONY: up test test-slow test-all soak check docs figures-planner figures-control clean
 
 up: $(VENV)/.installed
 	@if echo "$(ARGS)" | grep -q -- "--backend[ =]cpu"; then $(PIP) $(TORCH_INDEX) -e ".[models]"; fi
@@ -47,6 +47,11 @@ docs: $(VENV)/.test
 # The tables and pictures of docs/results.md; ARGS="--year --long-traces FOLDER" for the ladder over a year.
 figures-planner: $(VENV)/.test
 	$(BIN)/python -m clover.analysis.results $(ARGS)
+
+# The tables of docs/results-control.md. Whole runs take hours; finished ones are kept in .figures-control, and
+# ARGS="--only phase-9" runs one part, ARGS=--list tells which there are.
+figures-control: $(VENV)/.test
+	$(BIN)/python -m clover.sim.control_figures $(ARGS)
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -26,7 +26,7 @@ def quantile_ranks(n: int, q: float, confidence: float = CONFIDENCE) -> tuple[in
     tail = (1.0 - confidence) / 2.0
     low = binomial_quantile(n, q, tail)
     high = binomial_quantile(n, q, 1.0 - tail) + 1
-    return (low, high) if 1 <= low and high <= n else None
+    return (low, high) if low >= 1 and high <= n else None
 
 
 def least_samples(q: float, confidence: float = CONFIDENCE) -> int:

@@ -138,7 +138,7 @@ class Tally:
         )
         for other in kept:
             total.outcomes.update(other.outcomes)
-            total._span(other.first_due_ms, other.last_due_ms)  # noqa: SLF001 - of the same class
+            total._span(other.first_due_ms, other.last_due_ms)
         return total
 
     def as_data(self) -> dict[str, Any]:
