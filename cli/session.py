@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from cli.dashboard_control import DashboardExtras
 from cli.dashboard_live import LiveDashboard
+from cli.dashboard_options import ViewOptions
 from cli.doctor import require_fit
 from cli.following import follow_into
 from cli.output import tell
@@ -56,6 +58,7 @@ class UpSession:
         self._clock = SystemClock()
         self._summary = RunSummary(sla_p95_ms=settings.goals.sla_ms)
         self._view = DeploymentView(self._summary)
+        self._recorder = DashboardExtras(settings.where.deployment)
         self._stop = asyncio.Event()
         self._over = asyncio.Event()
         self._started = asyncio.Event()
@@ -124,13 +127,22 @@ class UpSession:
             async with asyncio.TaskGroup() as group:
                 observers = [
                     group.create_task(
-                        follow_into(bus, self._view, asyncio.Event(), cursors=cursors, seen=self._note_progress)
+                        follow_into(
+                            bus,
+                            self._view,
+                            asyncio.Event(),
+                            cursors=cursors,
+                            seen=self._note_progress,
+                            tap=self._recorder.tap,
+                        )
                     ),
                     group.create_task(self._publish_notices(bus)),
                     group.create_task(
-                        LiveDashboard(deployment=where.deployment, show=self._settings.dashboard).run(
-                            lambda: self._view, self._stop
-                        )
+                        LiveDashboard(
+                            ViewOptions(deployment=where.deployment),
+                            show=self._settings.dashboard,
+                            extras=self._recorder,
+                        ).run(lambda: self._view, self._stop)
                     ),
                 ]
                 if self._server is not None:

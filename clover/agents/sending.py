@@ -24,8 +24,8 @@ BATCH = 500
 MAX_QUEUED = 100_000
 
 FULL = "refused at the door: queue full"
-UNMET = "refused at the door: the present plan holds no variant of that accuracy"
 NO_ROOM = f"refused by its own producer: {MAX_QUEUED} requests wait to be sent"
+UNMET = "refused at the door: the present plan holds no variant of that accuracy"
 NEVER_SENT = "could not be sent before its deadline: the server was away"
 
 

@@ -124,7 +124,6 @@ def _rolling_section(work: Path) -> str:
         return _ROLLING_HEAD + "\nNot computed for this page.\n"
     table = "\n| load | requests/s | way | to | s | sent | late % | lost | MIG changes |\n" + "|---" * 9 + "|\n"
     for row in rows:
-        asked = row["requests"]
         sent, lost = row["requests"]["sent"], row["requests"]["lost"]
         cells = (row["load"], f"{row['rate_rps']:.1f}", row["way"], row["to"], f"{row['seconds']:.0f}", sent)
         table += _row(*cells, f"{row['late_pct']:.2f}", lost, row["mig_changes"])

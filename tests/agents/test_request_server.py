@@ -20,7 +20,7 @@ from clover.core.configuration import InstanceKind
 from clover.core.outcome import Outcome
 from clover.errors import BusUnavailableError
 from clover.power.account import GpuAccount
-from clover.serving.port import Served, WorkerDiedError
+from clover.serving.port import InvalidInputError, OutOfMemoryError, Served, WorkerDiedError
 from clover.sim.clock import EPOCH_S, VirtualClock, run_virtual
 from mig.device import GpuInstance
 from mig.placement import Placement
@@ -93,6 +93,49 @@ def requests(number: int, **changes: Any) -> list[Request]:
 
 async def replies(bus: MemoryBus) -> list[Reply]:
     return (await bus.replies("generator", "0", block_s=0))[0]
+
+
+class FaultyWorker(AWorker):
+    """Raises for the first requests what it was given, and then answers."""
+
+    def __init__(self, seconds: float, *faults: Exception) -> None:
+        super().__init__(seconds)
+        self.faults = list(faults)
+
+    async def serve(self, request: Request) -> Served:
+        if self.faults:
+            self.served.append(request.id)
+            await asyncio.sleep(self.seconds)
+            raise self.faults.pop(0)
+        return await super().serve(request)
+
+
+def test_out_of_memory_and_bad_input_fail_their_request_alone_and_at_once() -> None:
+    async def test(bus: MemoryBus, clock: VirtualClock) -> None:
+        node = Node("n1", bus, clock)
+        told: list[tuple[str, int, str]] = []
+        node.ports.report = lambda kind, gpu, reason: told.append((kind, gpu, reason))
+        worker = FaultyWorker(
+            0.1, OutOfMemoryError("gpu0/1g (xxlarge): out of memory"), InvalidInputError("not a picture")
+        )
+        other = AWorker(0.1)
+        node.add(worker)
+        node.add(other)
+        await bus.admit(requests(6), bound=10)
+        async with node.running():
+            await asyncio.sleep(3.0)
+        found = {reply.id: reply for reply in await replies(bus)}
+        assert len(found) == len(await replies(bus)) == 6
+        failed = {reply.reason for reply in found.values() if reply.outcome is Outcome.FAILED}
+        assert failed == {"gpu0/1g (xxlarge): out of memory", "not a picture"}
+        assert sum(reply.outcome is Outcome.OK for reply in found.values()) == 4
+        # Neither was tried a second time, and neither instance was given up.
+        assert sorted([*worker.served, *other.served]) == [f"r{i}" for i in range(6)]
+        assert len(worker.served) > 2
+        assert told == [("worker.out_of_memory", 0, "gpu0/1g (xxlarge): out of memory")]
+        assert node.ports.accounts[0].read(clock.now_s()).answered == {VARIANT: 4}
+
+    virtually(test)
 
 
 def test_it_takes_no_more_than_can_begin_and_carries_the_trace_through() -> None:

@@ -113,9 +113,7 @@ def _sla_is_kept(seen: Seen) -> None:
 
 def _triggers(seen: Seen) -> list[tuple[float, str]]:
     decisions = [event for event in seen.events if event.kind == "decision"]
-    return [
-        (event.at_ms / 1e3, data.trigger) for event in decisions if isinstance(data := data_of(event), DecisionData)
-    ]
+    return [(event.at_ms / 1e3, data.trigger) for event in decisions if (data := data_of(event, DecisionData))]
 
 
 FAULTS: dict[str, Callable[[Play], Play]] = {
@@ -127,7 +125,14 @@ FAULTS: dict[str, Callable[[Play], Play]] = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "errors",
+        "garbage",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("refused", "cut off", "nothing known")),
+    ],
+)
 def test_a_source_that_fails_costs_no_request_its_sla(fault: str) -> None:
     async def main() -> Seen:
         world = World(_settings(_failing(FAULTS[fault])))
