@@ -16,6 +16,7 @@ from cli import (
     doctor,
     events,
     experiment,
+    explain,
     frontier,
     infer,
     mig,
@@ -51,7 +52,8 @@ app.command("infer", help=infer.infer.__doc__)(infer.infer)
 app.add_typer(profile.app, name="profile", help="Measure an application, and look at performance tables.")
 app.command("validate", help=validate.validate.__doc__)(validate.validate)
 app.add_typer(carbon.app, name="carbon", help="The grid's carbon intensity by any source; import of other files.")
-app.command("plan", help=plan.plan.__doc__)(plan.plan)
+app.add_typer(plan.app, name="plan", help=plan.plan.__doc__)
+app.command("explain", help=explain.explain.__doc__)(explain.explain)
 app.command("frontier", help=frontier.frontier.__doc__)(frontier.frontier)
 app.command("experiment", help=experiment.experiment.__doc__)(experiment.experiment)
 app.add_typer(mig.app, name="mig", help="GPUs and their MIG partitions; works without a deployment.")

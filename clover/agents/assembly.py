@@ -10,11 +10,12 @@ from pathlib import Path
 from random import Random
 
 from clover.agents.carbon_monitor import CarbonMonitor, CarbonSettings
-from clover.agents.controller import Compute, ControllerAgent, ControllerSettings
+from clover.agents.controller import ControllerAgent, ControllerSettings
 from clover.agents.decision import Decision, DecisionMaker, Goals
 from clover.agents.metering import CounterStore, NodeMetering
 from clover.agents.node import NodeAgent, NodeSettings
 from clover.agents.nvml_node import OpenedGpus, node_gpus
+from clover.agents.planner import Compute
 from clover.agents.pool import InstancePool
 from clover.bus.port import Bus
 from clover.carbon.port import IntensityFeed

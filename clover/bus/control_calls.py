@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from clover.bus import codec, scripts
 from clover.bus.calls import Calls, Patience, block_args
-from clover.bus.messages import PlanRecord, Target
+from clover.bus.messages import Override, PlanRecord, Target
 
 
 class ControlCalls(Calls):
@@ -39,6 +39,19 @@ class ControlCalls(Calls):
         """See `clover.bus.port.Bus`."""
         raw = await self._link.command("HGETALL", self._keys.plan)
         return codec.decode_as(PlanRecord, raw) if raw else None
+
+    async def override(self) -> Override | None:
+        """See `clover.bus.port.Bus`."""
+        raw = await self._link.command("HGETALL", self._keys.override)
+        return codec.decode_as(Override, raw) if raw else None
+
+    async def set_override(self, override: Override | None) -> None:
+        """See `clover.bus.port.Bus`."""
+        if override is None:
+            await self._link.command("DEL", self._keys.override)
+            return
+        name, data = codec.encode(override)
+        await self._link.command("HSET", self._keys.override, "v", codec.VERSION, "t", name, "d", data)
 
     async def target(self, node: str) -> Target | None:
         """See `clover.bus.port.Bus`."""

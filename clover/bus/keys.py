@@ -294,6 +294,16 @@ REGISTRY: tuple[KeySpec, ...] = (
         commands=_may(all="hgetall", controller="hset"),
     ),
     KeySpec(
+        pattern="{d}:override",
+        kind="hash",
+        writers="operators",
+        readers="controller, dashboard",
+        bound="one",
+        ttl="",
+        what="manual override (`override`): `v`, `t`, `d`; the key is gone when nothing is overridden",
+        commands=_may(controller="hgetall", dashboard="hgetall"),
+    ),
+    KeySpec(
         pattern="{d}:target:<node>",
         kind="stream",
         writers="controller",
@@ -320,6 +330,7 @@ class Keys:
         "nodes",
         "now",
         "open",
+        "override",
         "plan",
         "requests",
         "requests_high",
@@ -340,6 +351,7 @@ class Keys:
         self.lease = f"{prefix}lease"
         self.epoch = f"{prefix}epoch"
         self.plan = f"{prefix}plan"
+        self.override = f"{prefix}override"
 
     @property
     def request_streams(self) -> tuple[str, str]:

@@ -25,6 +25,7 @@ from clover.bus.messages import (
     LedgerCheckpoint,
     Message,
     NodeTelemetry,
+    Override,
     PlanRecord,
     Target,
 )
@@ -55,6 +56,7 @@ class MemoryBus(MemoryRequests):
         self._lease: tuple[str, float] = ("", 0.0)
         self._epoch = 0
         self._plan: PlanRecord | None = None
+        self._override: Override | None = None
         self._targets: dict[str, BoundedStream[Target]] = {}
 
     # --- feeds
@@ -166,6 +168,14 @@ class MemoryBus(MemoryRequests):
     async def plan(self) -> PlanRecord | None:
         """See `clover.bus.port.Bus`."""
         return self._plan
+
+    async def override(self) -> Override | None:
+        """See `clover.bus.port.Bus`."""
+        return self._override
+
+    async def set_override(self, override: Override | None) -> None:
+        """See `clover.bus.port.Bus`."""
+        self._override = None if override is None else self._seen(override)
 
     def _targets_of(self, node: str) -> BoundedStream[Target]:
         targets = self._targets.get(node)

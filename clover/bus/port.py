@@ -17,6 +17,7 @@ from clover.bus.messages import (
     LedgerCheckpoint,
     Message,
     NodeTelemetry,
+    Override,
     PlanRecord,
     Reply,
     Request,
@@ -283,6 +284,14 @@ class Bus(Protocol):
 
     async def next_target(self, node: str, *, after_epoch: int, block_s: float) -> Target | None:
         """Wait at most `block_s` for a target of this node with an epoch above `after_epoch`; return the newest."""
+        ...
+
+    async def override(self) -> Override | None:
+        """Return what people have told the controller; None if nothing is in force."""
+        ...
+
+    async def set_override(self, override: Override | None) -> None:
+        """Replace what people have told the controller; None takes all of it back."""
         ...
 
     # --- lifetime

@@ -25,7 +25,7 @@ from support import (
 
 from clover.bus.keys import spec_of
 from clover.bus.memory import MemoryBus
-from clover.bus.messages import Event
+from clover.bus.messages import Event, GpuTarget, InstanceTarget, Override, Pin
 from clover.bus.port import Admission, Bus, Feed
 from clover.bus.redis import RedisBus, RedisLink
 from clover.core.outcome import Outcome
@@ -612,6 +612,20 @@ def test_an_epoch_is_above_what_nodes_have_reached(check: Check) -> None:
         assert await bus.next_target("n1", after_epoch=41, block_s=1) == a_target("n1", epoch=42)
         assert await bus.plan() == a_plan(epoch=42)
         assert await bus.publish_plan("a", a_plan(), [a_target("n1")], above=7) == 43
+
+    check(test)
+
+
+def test_an_override_stays_until_it_is_taken_back(check: Check) -> None:
+    async def test(bus: Bus) -> None:
+        assert await bus.override() is None
+        gpu = GpuTarget(index=0, mode="serving", instances=(InstanceTarget(profile="7g", variant="large"),))
+        pinned = Override(at_ms=1.0, by="me", pins=(Pin(node="n1", gpu=gpu, until_ms=5.0),), reason="why")
+        for override in (Override(at_ms=0.0, by="me", paused=True), pinned):
+            await bus.set_override(override)
+            assert await bus.override() == override
+        await bus.set_override(None)
+        assert await bus.override() is None
 
     check(test)
 

@@ -12,15 +12,27 @@ from clover.bus.messages.base import Message
 from clover.bus.messages.carbon import IntensityReading, LedgerCheckpoint, LedgerParts, LedgerReading, Part
 from clover.bus.messages.control import (
     Alternative,
+    Calibration,
     DispatchRule,
     GpuTarget,
     InstanceTarget,
+    Override,
+    Pin,
     PlanRecord,
     Prediction,
     Share,
     Target,
 )
-from clover.bus.messages.events import EVENT_KINDS, DecisionData, Event, LogLine, PlanData, data_of
+from clover.bus.messages.events import (
+    EVENT_KINDS,
+    CalibrationData,
+    DecisionData,
+    Event,
+    GuardData,
+    LogLine,
+    PlanData,
+    data_of,
+)
 from clover.bus.messages.requests import (
     Reply,
     Request,
@@ -40,6 +52,8 @@ __all__ = [
     "EVENT_KINDS",
     "MESSAGE_TYPES",
     "Alternative",
+    "Calibration",
+    "CalibrationData",
     "DecisionData",
     "DispatchRule",
     "EnergyCounters",
@@ -47,6 +61,7 @@ __all__ = [
     "GpuPhase",
     "GpuTarget",
     "GpuTelemetry",
+    "GuardData",
     "InstancePhase",
     "InstanceTarget",
     "InstanceTelemetry",
@@ -57,7 +72,9 @@ __all__ = [
     "LogLine",
     "Message",
     "NodeTelemetry",
+    "Override",
     "Part",
+    "Pin",
     "PlanData",
     "PlanRecord",
     "Prediction",
@@ -82,5 +99,6 @@ MESSAGE_TYPES: dict[str, type[Message]] = {
     "checkpoint": LedgerCheckpoint,
     "target": Target,
     "plan": PlanRecord,
+    "override": Override,
     "event": Event,
 }
