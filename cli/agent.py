@@ -204,6 +204,7 @@ def controller(
     backend: options.Backend = "sim",
     board: options.Board = "a100-40gb",
     profile: options.Profile = None,
+    metrics_port: options.MetricsPort = None,
     seed: options.Seed = 0,
     deployment: options.Deployment = "clover",
     redis: options.Redis = None,
@@ -216,6 +217,7 @@ def controller(
     """
     from clover.agents.assembly import make_controller  # noqa: PLC0415 - keeps --help fast
     from clover.agents.controller import ControllerSettings  # noqa: PLC0415
+    from clover.agents.plan_metrics import PlanWatch  # noqa: PLC0415
     from clover.plan.schemes import make_scheme  # noqa: PLC0415
 
     here = options.where(deployment, redis, state_dir, wait)
@@ -249,7 +251,13 @@ def controller(
             seed=seed,
             compute=asyncio.to_thread,
         )
-        return agent.run
+
+        async def run(stop: asyncio.Event) -> None:
+            watch = PlanWatch(bus, settings.name)
+            with options.metrics(metrics_port, watch.metrics):
+                await (agent.run(stop) if metrics_port is None else watch.beside(agent.run(stop)))
+
+        return run
 
     _run(here, f"controller:{settings.name}", build)
 
@@ -265,6 +273,7 @@ def generator(
     board: options.Board = "a100-40gb",
     profile: options.Profile = None,
     inputs: options.Inputs = None,
+    metrics_port: options.MetricsPort = None,
     seed: options.Seed = 0,
     deployment: options.Deployment = "clover",
     redis: options.Redis = None,
@@ -294,7 +303,12 @@ def generator(
     def build(bus: Bus, clock: Clock) -> Callable[[asyncio.Event], Awaitable[None]]:
         rng = Random(f"{seed}/generator")  # noqa: S311 - arrivals
         made.append(Generator(settings, bus=bus, clock=clock, rng=rng, inputs=asked))
-        return made[0].run
+
+        async def run(stop: asyncio.Event) -> None:
+            with options.metrics(metrics_port, made[0].metrics):
+                await made[0].run(stop)
+
+        return run
 
     _run(here, f"generator:{settings.name}", build)
     if as_json:

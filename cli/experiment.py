@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from cli import options, planning
+from cli import options, planning, recording
 from cli.output import print_json, tell
+from cli.recording import RunName, RunsDir
 from clover.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def _many(name: str, text: str, default: str) -> Any:
 
 
 def experiment(
+    context: typer.Context,
     *,
     schemes: Annotated[
         str, _many("--schemes", "Schemes to compare.", "all = every one, static and clover_live included")
@@ -60,6 +62,8 @@ def experiment(
             envvar="CLOVER_LONG_TRACES",
         ),
     ] = None,
+    runs_dir: RunsDir = None,
+    run_name: RunName = None,
     as_json: options.Json = False,
 ) -> None:
     """Replay schemes over traces hour by hour on the model; every row's lateness is simulated, nothing is served.
@@ -89,12 +93,24 @@ def experiment(
         seed=seed,
         simulated=simulated,
     )
-    results = _run(tasks, min(processes, os.cpu_count() or 1))
-    if as_json:
+    plan = recording.RunPlan(
+        command="experiment",
+        runs=runs_dir,
+        name=run_name,
+        deployment=None,
+        seed=seed,
+        hardware=recording.hardware("model", board, [gpus]),
+        inputs=[*recording.carbon_files(*_trace_names(traces)), *_long_files(long_traces)],
+    )
+    with recording.recorded(context, plan) as run:
+        results = _run(tasks, min(processes, os.cpu_count() or 1))
         spreads = [result.as_spread() for result in results if result.ranges]
-        print_json({"rows": [result.as_row() for result in results], "spreads": spreads})
-    else:
-        _print(results)
+        told = {"rows": [result.as_row() for result in results], "spreads": spreads}
+        if as_json:
+            print_json(told)
+        else:
+            _print(results)
+        run.summary(told)
 
 
 def _run(tasks: list[Task], processes: int) -> list[Result]:
@@ -176,12 +192,20 @@ def _schemes(text: str) -> tuple[str, ...]:
     return tuple(_words("--schemes", text, EXPERIMENT_SCHEMES))
 
 
-def _traces(text: str, folder: Path | None) -> tuple[IntensityTrace, ...]:
+def _trace_names(text: str) -> list[str]:
     from clover.analysis.cases import SHORT_TRACES  # noqa: PLC0415 - keeps --help fast
-    from clover.catalog import load_trace  # noqa: PLC0415
 
-    names = list(SHORT_TRACES) if text == "all" else _split("--traces", text)
-    found = [load_trace(name) for name in names]
+    return list(SHORT_TRACES) if text == "all" else _split("--traces", text)
+
+
+def _long_files(folder: Path | None) -> list[tuple[str, Path]]:
+    return [(f"carbon trace {path.stem}", path) for path in sorted(folder.glob("*.csv"))] if folder else []
+
+
+def _traces(text: str, folder: Path | None) -> tuple[IntensityTrace, ...]:
+    from clover.catalog import load_trace  # noqa: PLC0415 - keeps --help fast
+
+    found = [load_trace(name) for name in _trace_names(text)]
     if folder is not None:
         from clover.analysis.long_traces import load_long_traces  # noqa: PLC0415
 

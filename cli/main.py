@@ -20,8 +20,10 @@ from cli import (
     frontier,
     infer,
     mig,
+    node,
     plan,
     profile,
+    runs,
     server,
     status,
     up,
@@ -43,6 +45,7 @@ app = typer.Typer(
 app.command("up", help=up.up.__doc__)(up.up)
 app.command("server", help=server.server.__doc__)(server.server)
 app.add_typer(agent.app, name="agent", help="Start one agent by hand: node, carbon, controller, generator.")
+app.add_typer(node.app, name="node", help="One node by hand: configure, start, stop, drain, release.")
 app.command("status", help=status.status.__doc__)(status.status)
 app.command("events", help=events.events.__doc__)(events.events)
 app.command("dashboard", help=watch.dashboard.__doc__)(watch.dashboard)
@@ -56,6 +59,7 @@ app.add_typer(plan.app, name="plan", help=plan.plan.__doc__)
 app.command("explain", help=explain.explain.__doc__)(explain.explain)
 app.command("frontier", help=frontier.frontier.__doc__)(frontier.frontier)
 app.command("experiment", help=experiment.experiment.__doc__)(experiment.experiment)
+app.add_typer(runs.app, name="runs", help="Run folders: list, show, compare.")
 app.add_typer(mig.app, name="mig", help="GPUs and their MIG partitions; works without a deployment.")
 
 

@@ -49,8 +49,8 @@ def apply(
     """
     wanted = _read_plan(file)
 
-    def change(old: Override | None, nodes: dict[str, NodeTelemetry]) -> list[Pin]:
-        kept = {_name(pin): pin for pin in (old.pins if old else ())}
+    def change(old: Override, nodes: dict[str, NodeTelemetry]) -> list[Pin]:
+        kept = {_name(pin): pin for pin in old.pins}
         for node, gpu in wanted:
             _check_there(nodes, node, gpu.index)
             _check_fits(nodes[node], gpu)
@@ -79,8 +79,8 @@ def pin(
     """
     names = gpus or []
 
-    def change(old: Override | None, nodes: dict[str, NodeTelemetry]) -> list[Pin]:
-        kept = {_name(each): each for each in (old.pins if old else ())}
+    def change(old: Override, nodes: dict[str, NodeTelemetry]) -> list[Pin]:
+        kept = {_name(each): each for each in old.pins}
         chosen = [_gpu(name) for name in names] or [(n, g.index) for n, t in nodes.items() for g in t.gpus]
         for node, index in chosen:
             _check_there(nodes, node, index)
@@ -106,9 +106,9 @@ def unpin(
     """
     names = gpus or []
 
-    def change(old: Override | None, nodes: dict[str, NodeTelemetry]) -> list[Pin]:
+    def change(old: Override, nodes: dict[str, NodeTelemetry]) -> list[Pin]:
         del nodes
-        pins = list(old.pins) if old else []
+        pins = list(old.pins)
         for name in names:
             _gpu(name)
             if name not in {_name(each) for each in pins}:
@@ -151,7 +151,7 @@ def resume(
 
 # --- telling
 
-_Change = Callable[["Override | None", "dict[str, NodeTelemetry]"], "list[Pin]"]
+_Change = Callable[["Override", "dict[str, NodeTelemetry]"], "list[Pin]"]
 
 
 def _tell(
@@ -175,36 +175,29 @@ def _tell(
 
 async def _write(
     here: options.Where, change: _Change | None, *, paused: bool | None, for_s: float | None, reason: str
-) -> Override | None:
-    from clover.agents.overriding import in_force  # noqa: PLC0415 - keeps --help fast
-    from clover.bus.messages import Override  # noqa: PLC0415
+) -> Override:
+    import msgspec  # noqa: PLC0415 - keeps --help fast
+
+    from clover.agents.overriding import in_force  # noqa: PLC0415
 
     bus: Bus = await connected(here, "plan")
     try:
         now_ms = _now_ms()
         old = in_force(await bus.override(), now_ms)
-        pins = tuple(old.pins if old else ()) if change is None else tuple(change(old, await bus.node_states()))
-        on = (old.paused if old else False) if paused is None else paused
-        until_ms = (old.paused_until_ms if old else None) if paused is None else _until_ms(for_s)
-        new = Override(
-            at_ms=now_ms,
-            by=getpass.getuser(),
-            paused=on,
-            paused_until_ms=until_ms if on else None,
-            pins=pins,
-            reason=reason or (old.reason if old else ""),
-        )
-        override = in_force(new, now_ms)
+        changed = msgspec.structs.replace(old, by=getpass.getuser(), at_ms=now_ms, reason=reason or old.reason)
+        if change is not None:
+            changed = msgspec.structs.replace(changed, pins=tuple(change(old, await bus.node_states())))
+        if paused is not None:
+            changed = msgspec.structs.replace(changed, paused=paused, paused_until_ms=_until_ms(for_s))
+        override = in_force(changed, now_ms)
         await bus.set_override(override)
         return override
     finally:
         await bus.close()
 
 
-def override_lines(override: dict[str, Any] | None, now_ms: float) -> list[str]:
+def override_lines(override: dict[str, Any], now_ms: float) -> list[str]:
     """Write what is overridden for people, given as plain values; nothing if nothing is."""
-    if override is None:
-        return []
 
     def until(at_ms: float | None) -> str:
         return "until taken back" if at_ms is None else f"for another {max(0.0, at_ms - now_ms) / 1e3:.0f} s"
@@ -215,6 +208,8 @@ def override_lines(override: dict[str, Any] | None, now_ms: float) -> list[str]:
         gpu = pin["gpu"]
         what = " ".join(f"{i['profile']}:{i['variant']}" for i in gpu["instances"]) or gpu["mode"]
         lines.append(f"pinned     {pin['node']}/gpu{gpu['index']} to {what}, {until(pin['until_ms'])}{why}")
+    if override["nodes"]:
+        lines.append(f"by hand    {', '.join(override['nodes'])}: the controller leaves them alone")
     return lines
 
 

@@ -8,6 +8,8 @@ import shutil
 import signal
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from cli.dashboard_live import LiveDashboard
 from cli.doctor import require_fit
 from cli.following import follow_into
@@ -21,7 +23,7 @@ from clover.analysis.summary import RunSummary
 from clover.analysis.view import DeploymentView
 from clover.bus.address import has_password
 from clover.bus.embedded import EmbeddedServer
-from clover.bus.messages import Event
+from clover.bus.messages import Event, NodeTelemetry
 from clover.bus.port import Bus, Feed
 from clover.bus.redis import connect
 from clover.errors import BusUnavailableError, CloverError, NotReadyError
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cli.up import UpSettings
+    from clover.runs.record import Hardware
 
 #: Everything must serve after this long, start-up of workers and first plan included.
 READY_WITHIN_S = 180.0
@@ -61,6 +64,7 @@ class UpSession:
         self._server: EmbeddedServer | None = None
         self._notices: asyncio.Queue[Event] = asyncio.Queue()
         self._generating_since_s: float | None = None
+        self._nodes: dict[str, NodeTelemetry] = {}
 
     async def run(self) -> dict[str, Any]:
         """Run until the duration is over or somebody stops it; return the summary."""
@@ -84,6 +88,11 @@ class UpSession:
         if self._failure is not None:
             raise self._failure
         return self._summary.result()
+
+    def hardware(self, planned: Hardware) -> Hardware:
+        """Return what served, as far as nodes have told of themselves."""
+        uuids = {name: tuple(gpu.uuid for gpu in node.gpus) for name, node in sorted(self._nodes.items())}
+        return msgspec.structs.replace(planned, gpus={n: len(u) for n, u in uuids.items()} or planned.gpus, uuids=uuids)
 
     async def _start_server(self, stack: contextlib.AsyncExitStack) -> str:
         """Start the embedded server on empty data: a new `up` is a new run."""
@@ -127,6 +136,8 @@ class UpSession:
                 for spec in self._children():
                     group.create_task(self._keep(supervisor, spec))
                 await self._until_over()
+                with contextlib.suppress(BusUnavailableError):
+                    self._nodes = await bus.node_states()
                 await self._wind_down(supervisor)
                 for observer in observers:
                     observer.cancel()
@@ -200,6 +211,7 @@ class UpSession:
             *(["--faithful"] if s.faithful else []),
             *fleet,
             *common,
+            *self._metrics(len(s.gpus) + 1),
         ]
         return [
             *nodes,
@@ -209,13 +221,14 @@ class UpSession:
         ]
 
     def _metrics(self, number: int) -> Sequence[str]:
-        """Return the option for metrics: the carbon monitor has the given port, nodes those after it."""
+        """Return the option for metrics: the monitor has the given port, nodes, controller and generator the next."""
         port = self._settings.metrics_port
         return [] if port is None else ["--metrics-port", str(port and port + number)]
 
     def _generator_arguments(self, common: list[str]) -> list[str]:
         """Return the generator's arguments; one that is started again gets the time that is left."""
-        arguments = ["agent", "generator", "--rate", str(self._settings.rate_rps), *common]
+        metrics = self._metrics(len(self._settings.gpus) + 2)
+        arguments = ["agent", "generator", "--rate", str(self._settings.rate_rps), *common, *metrics]
         if self._settings.duration_s is None:
             return arguments
         gone_s = self._clock.now_s() - self._generating_since_s if self._generating_since_s is not None else 0.0

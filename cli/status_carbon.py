@@ -8,41 +8,20 @@ import msgspec
 
 from cli.dashboard_text import age, clock
 from cli.output import number
+from clover.bus.messages import LedgerReading
 from clover.core.carbon import FALLBACK_LEVELS
-from clover.core.sci import A100, Embodied, sci_score
-from clover.errors import ConfigurationError
+from clover.core.sci import embodied_band
+from clover.power.score import ledger_score
 
 
 def sci_of(found: dict[str, Any], embodied: str | None) -> dict[str, Any] | None:
     """Return the SCI score of everything in the ledger; None while nothing was answered."""
     ledger, intensity = found["ledger"], found["intensity"]
-    band = _band(embodied, {node["gpu_model"] for node in found["nodes"]})
+    band = embodied_band(embodied, {node["gpu_model"] for node in found["nodes"]})
     if ledger is None or intensity is None:
         return None
-    score = sci_score(
-        energy_j=ledger["energy_j"],
-        footprint_g=ledger["footprint_g"],
-        pue=intensity["pue"],
-        gpu_s=ledger["gpu_s"],
-        requests=ledger["answered"],
-        embodied=band,
-    )
+    score = ledger_score(msgspec.convert(ledger, LedgerReading), pue=intensity["pue"], embodied=band)
     return msgspec.to_builtins(score)
-
-
-def _band(text: str | None, gpu_models: set[str]) -> Embodied | None:
-    """Return the user's band, else the known one where every GPU is an A100, else none: nothing is made up."""
-    if text == "none":
-        return None
-    if text is None:
-        return A100 if gpu_models and all(model.startswith("a100") for model in gpu_models) else None
-    try:
-        low, high, years = (float(part) for part in text.split(":"))
-    except ValueError:
-        low, high, years = 0.0, -1.0, 0.0
-    if not (0.0 <= low <= high < float("inf") and 0.0 < years < float("inf")):
-        raise ConfigurationError(f"--embodied = {text!r}: expected low:high:years in kg, such as 26.4:318:5, or none")
-    return Embodied(low_kg=low, high_kg=high, lifetime_years=years, source="as given")
 
 
 def print_carbon(

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli import carbon_options, options, real_models
+from cli import carbon_options, options, real_models, recording
 from cli.doctor import RequireDurable
 from cli.output import number, print_json, tell
+from cli.recording import RunName, RunsDir
 from clover.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class UpSettings:
         carbon, pue: Grid.
         scheme, faithful: Planning.
         duration_s: How long requests become due, None until stopped.
-        metrics_port: Of the carbon monitor; each node has one of the following ports. None: no metrics.
+        metrics_port: Of the carbon monitor; nodes, controller and generator have the ports after it. None: no metrics.
         seed: Of everything random.
         dashboard: Whether to draw the dashboard where there is a terminal.
         as_json: Whether the summary is JSON.
@@ -64,6 +65,7 @@ class UpSettings:
 
 
 def up(
+    context: typer.Context,
     *,
     application: options.App = "albert",
     gpus: Annotated[
@@ -110,6 +112,8 @@ def up(
     deployment: options.Deployment = "clover",
     redis: options.Redis = None,
     state_dir: options.StateDir = None,
+    runs_dir: RunsDir = None,
+    run_name: RunName = None,
     no_tui: Annotated[bool, typer.Option("--no-tui", help="No dashboard: a status line now and then.")] = False,
     as_json: options.Json = False,
 ) -> None:
@@ -160,11 +164,27 @@ def up(
     from cli.session import UpSession  # noqa: PLC0415 - keeps --help fast
 
     session = UpSession(settings)
-    result = asyncio.run(session.run())
-    if as_json:
-        print_json(result)
-    else:
-        _print_summary(result)
+    files = [("performance table", profile)] if profile is not None else []
+    if carbon == "trace":
+        files += recording.carbon_files(trace)
+    plan = recording.RunPlan(
+        command="up",
+        runs=runs_dir,
+        name=run_name,
+        deployment=deployment,
+        seed=seed,
+        hardware=recording.hardware(backend, board, settings.gpus),
+        inputs=files,
+    )
+    with recording.recorded(context, plan) as run:
+        result: dict[str, Any] = asyncio.run(session.run()) | {"run": str(run.folder.path)}
+        run.interrupted = session.interrupted
+        run.folder.describe(hardware=session.hardware(run.folder.record.hardware))
+        if as_json:
+            print_json(result)
+        else:
+            _print_summary(result)
+        run.summary(result)
     if session.interrupted:
         sys.exit(130)
     if result["requests"]["lost"]:

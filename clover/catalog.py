@@ -300,6 +300,19 @@ def trace_names() -> list[str]:
     return sorted(file.stem for file in (traces_folder() / "carbon").glob("*.csv"))
 
 
+def trace_path(name: str) -> Path | None:
+    """Return the file of a carbon trace; None for a constant, which has none."""
+    if name.startswith("constant:"):
+        return None
+    if name in trace_names():
+        return traces_folder() / "carbon" / f"{name}.csv"
+    if name.endswith(".csv") or os.sep in name:
+        return Path(name)
+    raise TraceError(
+        f"trace {name!r} is unknown, expected one of {', '.join(trace_names())}, a CSV file or constant:<gCO2e per kWh>"
+    )
+
+
 def load_trace(name: str) -> IntensityTrace:
     """Read a carbon trace: a name from `traces/carbon`, a CSV path, or `constant:<gCO2e/kWh>`."""
     kind, colon, value = name.partition(":")
@@ -308,15 +321,9 @@ def load_trace(name: str) -> IntensityTrace:
             return constant_trace(float(value))
         except ValueError:
             raise TraceError(f"trace {name!r}: {value!r} is not a number, expected constant:<gCO2e per kWh>") from None
-    if name in trace_names():
-        path = traces_folder() / "carbon" / f"{name}.csv"
-    elif name.endswith(".csv") or os.sep in name:
-        path = Path(name)
-    else:
-        raise TraceError(
-            f"trace {name!r} is unknown, expected one of {', '.join(trace_names())}, "
-            "a CSV file or constant:<gCO2e per kWh>"
-        )
+    path = trace_path(name)
+    if path is None:
+        raise AssertionError("only constants have no file")
     return parse_trace(read_text(path, "trace"), name=path.stem)
 
 

@@ -64,6 +64,8 @@ class ControlView:
         self.intensity: IntensityReading | None = None
         #: The newest telemetry of each node.
         self.nodes: dict[str, NodeTelemetry] = {}
+        #: Nodes that were taken by hand, as far as the machine knows.
+        self._taken: frozenset[str] = frozenset()
         #: Highest epoch that a node has reported.
         self.reached = 0
 
@@ -92,11 +94,7 @@ class ControlView:
             self._put(control.Tick())
 
     async def _look(self) -> None:
-        if changed := self._overrides.take(await self._bus.override(), self._clock.now_ms()):
-            event, said = changed
-            self._put(event)
-            for kind, subject, reason in said:
-                self._tell(kind, subject, reason, None)
+        await self.look_at_override()
         queue = await self._bus.queue()
         load = self._load.observe(self._clock.now_s(), queue.admitted, expected_rps=self._planned_rps())
         if load is not None:
@@ -104,6 +102,18 @@ class ControlView:
         answered, late = self._sampler.answers()
         self._put(control.ServiceSeen(answered=answered, late=late, oldest_wait_s=queue.oldest_age_s))
         self._look_for_drift()
+
+    async def look_at_override(self) -> None:
+        """Tell the machine what people have decided, if that has changed."""
+        override = await self._bus.override()
+        if (taken := frozenset(override.nodes)) != self._taken:
+            self._taken = taken
+            self._put(control.TakenSeen(nodes=taken))
+        if changed := self._overrides.take(override, self._clock.now_ms()):
+            event, said = changed
+            self._put(event)
+            for kind, subject, reason in said:
+                self._tell(kind, subject, reason, None)
 
     def _look_for_drift(self) -> None:
         drift = self._calibrator.drift()

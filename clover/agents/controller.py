@@ -165,6 +165,8 @@ class ControllerAgent:
         machine, calibrator = self._new_machine(), Calibrator()
         plan = await self._take_over(machine, calibrator)
         view = self._new_view(machine, calibrator)
+        # Before anything else is believed: a node that is somebody else's must not be sent anything.
+        await view.look_at_override()
         acting = ControlActing(
             machine=machine,
             view=view,

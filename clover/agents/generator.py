@@ -12,9 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
+from prometheus_client.core import Metric
+
 from clover.agents.backoff import Backoff
 from clover.agents.lifetime import happens_within
 from clover.agents.outcomes import Outstanding
+from clover.agents.producer_metrics import ProducerTally
 from clover.agents.readiness import wait_until_serving
 from clover.agents.sending import Sender
 from clover.bus.messages import Event, PlanRecord, Reply, Request, RequestLog, RequestRecord
@@ -93,6 +96,8 @@ class Generator:
             bound=lambda: self._require_plan().admission_bound,
             end=self._end,
         )
+        #: What its metrics are made of.
+        self.tally = ProducerTally()
         #: Set when the last request has ended and its record is written.
         self.finished = asyncio.Event()
 
@@ -131,6 +136,13 @@ class Generator:
         """Return how many requests were sent and how they ended so far."""
         ended = {outcome.value: self._ended[outcome] for outcome in ProducerOutcome}
         return {"sent": self._sent, **ended, "duplicate": self._outstanding.duplicates}
+
+    def metrics(self) -> list[Metric]:
+        """Return what Prometheus is told of this producer."""
+        sla_ms = self._plan.sla_p95_ms if self._plan is not None else None
+        return self.tally.metrics(
+            self._settings.application, self.counts(), outstanding=self._outstanding.count, sla_p95_ms=sla_ms
+        )
 
     # --- plan
 
@@ -228,6 +240,7 @@ class Generator:
             del self._records[:BATCH]
             self._unwritten += BATCH
         self._ended[record.outcome] += 1
+        self.tally.take(record)
         if self._outstanding.count == 0:
             self._all_done.set()
 

@@ -72,14 +72,14 @@ def _grid_metrics(reading: IntensityReading, now_ms: float) -> list[Metric]:
     )
     value.add_metric([*labels.values(), reading.status], reading.g_per_kwh)
     gauges = [
-        _gauge("clover_carbon_intensity_fallback", "1 if the figure is not the live one", bool(reading.fallback_level)),
-        _gauge("clover_carbon_intensity_fallback_level", "0 live to 4 fixed fallback", reading.fallback_level),
-        _gauge("clover_carbon_intensity_stale", "1 if it is too old to change a plan", reading.stale),
-        _gauge("clover_pue_ratio", "Power usage effectiveness applied to all energy", reading.pue),
+        gauge("clover_carbon_intensity_fallback", "1 if the figure is not the live one", bool(reading.fallback_level)),
+        gauge("clover_carbon_intensity_fallback_level", "0 live to 4 fixed fallback", reading.fallback_level),
+        gauge("clover_carbon_intensity_stale", "1 if it is too old to change a plan", reading.stale),
+        gauge("clover_pue_ratio", "Power usage effectiveness applied to all energy", reading.pue),
     ]
     if reading.observed_to_ms is not None:
         age_s = max(0.0, now_ms - reading.observed_to_ms) / 1e3
-        gauges.append(_gauge("clover_carbon_intensity_age_seconds", "Since the time that the figure describes", age_s))
+        gauges.append(gauge("clover_carbon_intensity_age_seconds", "Since the time that the figure describes", age_s))
     return [value, *gauges]
 
 
@@ -103,9 +103,9 @@ def _ledger_metrics(ledger: LedgerReading, parts: LedgerParts | None) -> list[Me
         energy,
         grams,
         by_variant,
-        _counter("clover_host_energy_joules", "Host energy, not part of the GPUs'", ledger.host_j),
-        _counter("clover_unresolved_energy_joules", "Energy that could not be given a cause", ledger.unresolved_j),
-        _counter("clover_requests_answered", "Answered requests that the energy belongs to", float(ledger.answered)),
+        counter("clover_host_energy_joules", "Host energy, not part of the GPUs'", ledger.host_j),
+        counter("clover_unresolved_energy_joules", "Energy that could not be given a cause", ledger.unresolved_j),
+        counter("clover_requests_answered", "Answered requests that the energy belongs to", float(ledger.answered)),
     ]
 
 
@@ -131,9 +131,9 @@ def node_metrics(telemetry: NodeTelemetry | None) -> list[Metric]:
     found: list[Metric] = [
         energy,
         requests,
-        _gauge("clover_node_boot_time_seconds", "When the counters began at zero", telemetry.booted_at_ms / 1e3),
-        _gauge("clover_node_requests_in_flight", "Requests being worked on", telemetry.in_flight),
-        _counter("clover_node_mig_changes", "GPU instances created plus destroyed", telemetry.mig_changes),
+        gauge("clover_node_boot_time_seconds", "When the counters began at zero", telemetry.booted_at_ms / 1e3),
+        gauge("clover_node_requests_in_flight", "Requests being worked on", telemetry.in_flight),
+        counter("clover_node_mig_changes", "GPU instances created plus destroyed", telemetry.mig_changes),
     ]
     if telemetry.host_j is not None:
         host = CounterMetricFamily("clover_node_host_energy_joules", "Host energy since boot", labels=["source"])
@@ -142,9 +142,11 @@ def node_metrics(telemetry: NodeTelemetry | None) -> list[Metric]:
     return found
 
 
-def _gauge(name: str, about: str, value: float) -> Metric:
+def gauge(name: str, about: str, value: float) -> Metric:
+    """Return a gauge without labels."""
     return GaugeMetricFamily(name, about, value=float(value))
 
 
-def _counter(name: str, about: str, value: float) -> Metric:
+def counter(name: str, about: str, value: float) -> Metric:
+    """Return a counter without labels; its samples are called `<name>_total`."""
     return CounterMetricFamily(name, about, value=float(value))

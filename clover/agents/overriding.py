@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
+
 from clover.agents.translate import gpu_configuration
 from clover.bus.messages import Override, Pin
 from clover.core.configuration import GpuConfiguration, GpuId
@@ -16,21 +18,14 @@ Unfit = Callable[[GpuConfiguration], str]
 Said = list[tuple[str, str, str]]
 
 
-def in_force(override: Override | None, now_ms: float) -> Override | None:
-    """Return what of an override has not run out; None if nothing is left."""
-    if override is None:
-        return None
+def in_force(override: Override, now_ms: float) -> Override:
+    """Return what of an override has not run out."""
     paused = override.paused and (override.paused_until_ms is None or now_ms < override.paused_until_ms)
-    pins = tuple(pin for pin in override.pins if pin.until_ms is None or now_ms < pin.until_ms)
-    if not paused and not pins:
-        return None
-    return Override(
-        at_ms=override.at_ms,
-        by=override.by,
+    return msgspec.structs.replace(
+        override,
         paused=paused,
         paused_until_ms=override.paused_until_ms if paused else None,
-        pins=pins,
-        reason=override.reason,
+        pins=tuple(pin for pin in override.pins if pin.until_ms is None or now_ms < pin.until_ms),
     )
 
 
@@ -51,19 +46,19 @@ class Overrides:
         self._last: OverrideSeen = OverrideSeen()
         self._refused: Said = []
 
-    def take(self, override: Override | None, now_ms: float) -> tuple[OverrideSeen, Said] | None:
+    def take(self, override: Override, now_ms: float) -> tuple[OverrideSeen, Said] | None:
         """Return what is in force from now on and what to say about it; None if nothing changed."""
         now = in_force(override, now_ms)
         said: Said = []
         pins: dict[GpuId, GpuConfiguration] = {}
-        for pin in now.pins if now else ():
+        for pin in now.pins:
             gpu = GpuId(pin.node, pin.gpu.index)
             problem, configuration = self._read(pin)
             if configuration is None:
                 said.append(("override.refused", str(gpu), problem))
             else:
                 pins[gpu] = configuration
-        seen = OverrideSeen(paused=bool(now and now.paused), pinned=pins, reason=_reason(now, pins))
+        seen = OverrideSeen(paused=now.paused, pinned=pins, reason=_reason(now, pins))
         if (seen.paused, seen.pinned) == (self._last.paused, self._last.pinned):
             # What was refused is said once, when it is asked for.
             news = [each for each in said if each not in self._refused]
@@ -71,7 +66,7 @@ class Overrides:
             return (self._last, news) if news else None
         self._refused = said
         self._last = seen
-        return seen, [("override.changed", now.by if now else "", seen.reason), *said]
+        return seen, [("override.changed", now.by, seen.reason), *said]
 
     def _read(self, pin: Pin) -> tuple[str, GpuConfiguration | None]:
         try:
@@ -82,12 +77,11 @@ class Overrides:
         return problem, None if problem else configuration
 
 
-def _reason(override: Override | None, pins: dict[GpuId, GpuConfiguration]) -> str:
-    if override is None:
-        return "nothing is overridden any more"
-    told = [f"planning is paused by {override.by}"] if override.paused else []
+def _reason(override: Override, pins: dict[GpuId, GpuConfiguration]) -> str:
+    by = override.by or "somebody"
+    told = [f"planning is paused by {by}"] if override.paused else []
     if pins:
-        told.append(f"{override.by} pinned " + ", ".join(f"{gpu} to {what}" for gpu, what in sorted(pins.items())))
-    if override.reason:
-        told.append(override.reason)
-    return "; ".join(told) or "nothing that is asked for can be"
+        told.append(f"{by} pinned " + ", ".join(f"{gpu} to {what}" for gpu, what in sorted(pins.items())))
+    if not told:
+        return "nothing is paused or pinned" if not override.pins else "what is asked for cannot be"
+    return "; ".join([*told, override.reason] if override.reason else told)

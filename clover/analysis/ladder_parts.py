@@ -1,7 +1,8 @@
-"""The ladder as parts that a process each can compute: by application, lambda and parked watts, all traces at once."""
+"""The ladder as parts that a process each can compute: by application and lambda, all traces and parked watts at once."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,33 +11,53 @@ from clover.analysis.cases import APPLICATIONS, SHORT_TRACES, Case, own_rate_rps
 from clover.analysis.long_traces import load_long_traces
 from clover.catalog import load_service, load_trace
 from clover.plan.exact import ExactScheme
+from clover.plan.problem import Problem
+from clover.plan.prover import Proofs
 
 LAMBDAS = (0.5, 0.1)
 
 
-def all_keys() -> list[tuple[str, float, float]]:
-    """Return (application, lambda, parked watts) of all parts."""
-    return [
-        (app, lambda_, watts)
-        for lambda_ in LAMBDAS
-        for watts in (25.0, 0.0, 34.0, 18.0, 30.0, 38.0)
-        for app in APPLICATIONS
-    ]
+def all_keys() -> list[tuple[str, float]]:
+    """Return (application, lambda) of all parts, those first that take longest."""
+    return [(app, lambda_) for lambda_ in LAMBDAS for app in reversed(APPLICATIONS)]
 
 
-def short(application: str, lambda_: float, parked_w: float) -> dict[str, Any]:
+def short(application: str, lambda_: float) -> dict[str, Any]:
     """Return the ladder on the three short traces."""
-    traces = {name: load_trace(name).values_g_per_kwh for name in SHORT_TRACES}
-    return _run(application, lambda_, parked_w, traces)
+    return run(application, lambda_, {name: load_trace(name).values_g_per_kwh for name in SHORT_TRACES})
 
 
-def year(application: str, lambda_: float, parked_w: float, folder: str) -> dict[str, Any]:
+def year(application: str, lambda_: float, folder: str) -> dict[str, Any]:
     """Return the ladder on the year-long series of a folder."""
-    traces = {series.trace.name: series.trace.values_g_per_kwh for series in load_long_traces(Path(folder))}
-    return _run(application, lambda_, parked_w, traces)
+    return run(
+        application, lambda_, {each.trace.name: each.trace.values_g_per_kwh for each in load_long_traces(Path(folder))}
+    )
 
 
-def _run(application: str, lambda_: float, parked_w: float, traces: dict[str, tuple[float, ...]]) -> dict[str, Any]:
+def run(
+    application: str,
+    lambda_: float,
+    traces: Mapping[str, Sequence[float]],
+    *,
+    parked_w: Sequence[float] = ladder.PARKED_W,
+) -> dict[str, Any]:
+    """Return `rows` for every parked power, trace and host power; certificates are shared, as no watt changes them."""
+    proofs: Proofs = {}
+    rows: list[dict[str, Any]] = []
+    for watts in parked_w:
+        problem, scheme = _problem(application, lambda_, watts), ExactScheme(seed=0, proofs=proofs)
+        for name, values in traces.items():
+            hourly = ladder.follow_problem(problem, values, scheme=scheme)
+            rows += [
+                {"app": application, "trace": name, "lambda": lambda_, "parked_w": watts}
+                | ladder.figures(hourly, host_w=host_w)
+                | {"interval_95_pct": ladder.bootstrap(hourly, host_w=host_w)}
+                for host_w in (0.0, ladder.HOST_W)
+            ]
+    return {"rows": rows}
+
+
+def _problem(application: str, lambda_: float, parked_w: float) -> Problem:
     model = with_table(load_service(application, ladder.BOARD), parked_power_w=parked_w)
     case = Case(
         gpus=ladder.GPUS,
@@ -45,14 +66,4 @@ def _run(application: str, lambda_: float, parked_w: float, traces: dict[str, tu
         lambda_=lambda_,
         parking="parked",
     )
-    problem, scheme = problem_of(model, case), ExactScheme(seed=0)
-    rows: list[dict[str, Any]] = []
-    for name, values in traces.items():
-        hourly = ladder.follow_problem(problem, values, scheme=scheme)
-        rows += [
-            {"app": application, "trace": name, "lambda": lambda_, "parked_w": parked_w}
-            | ladder.figures(hourly, host_w=host_w)
-            | {"interval_95_pct": ladder.bootstrap(hourly, host_w=host_w)}
-            for host_w in (0.0, ladder.HOST_W)
-        ]
-    return {"rows": rows}
+    return problem_of(model, case)

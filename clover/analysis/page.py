@@ -33,12 +33,7 @@ def paper_parts(parts: Parts) -> list[dict[str, Any]]:
 
 def ladder_rows(parts: Parts, kind: str) -> list[dict[str, Any]]:
     """Return rows of the ladder (`ladder`: short traces, `year`: long ones), by application, lambda and watts."""
-    names = [
-        f"{kind}-{app}-{lambda_:g}-{watts:g}"
-        for app in APPLICATIONS
-        for lambda_ in ladder_parts.LAMBDAS
-        for watts in ladder.PARKED_W
-    ]
+    names = [f"{kind}-{app}-{lambda_:g}" for app in APPLICATIONS for lambda_ in ladder_parts.LAMBDAS]
     return [row for name in names if name in parts for row in parts[name]["rows"]]
 
 

@@ -21,6 +21,27 @@ class ControlCalls(Calls):
         """See `clover.bus.port.Bus`."""
         await self._link.script(scripts.UNLEASE, [self._keys.lease], [holder])
 
+    async def lease_holder(self) -> str:
+        """See `clover.bus.port.Bus`."""
+        holder = await self._link.command("GET", self._keys.lease)
+        return holder.decode(errors="replace") if holder else ""
+
+    async def override(self) -> Override:
+        """See `clover.bus.port.Bus`."""
+        raw = await self._link.command("HGETALL", self._keys.override)
+        return codec.decode_as(Override, raw) if raw else Override()
+
+    async def set_override(self, override: Override) -> None:
+        """See `clover.bus.port.Bus`."""
+        kind, header = codec.encode(override)
+        fields = ("v", codec.VERSION, "t", kind, "d", header)
+        await self._link.command("HSET", self._keys.override, *fields)
+
+    async def send_by_hand(self, target: Target, *, above: int = 0) -> int:
+        """See `clover.bus.port.Bus`."""
+        keys = [self._keys.epoch, self._keys.target(target.node)]
+        return await self._link.script(scripts.HAND, keys, [above, codec.encode(target)[1]])
+
     async def publish_plan(
         self, holder: str, plan: PlanRecord, targets: Sequence[Target], *, above: int = 0
     ) -> int | None:
@@ -39,19 +60,6 @@ class ControlCalls(Calls):
         """See `clover.bus.port.Bus`."""
         raw = await self._link.command("HGETALL", self._keys.plan)
         return codec.decode_as(PlanRecord, raw) if raw else None
-
-    async def override(self) -> Override | None:
-        """See `clover.bus.port.Bus`."""
-        raw = await self._link.command("HGETALL", self._keys.override)
-        return codec.decode_as(Override, raw) if raw else None
-
-    async def set_override(self, override: Override | None) -> None:
-        """See `clover.bus.port.Bus`."""
-        if override is None:
-            await self._link.command("DEL", self._keys.override)
-            return
-        name, data = codec.encode(override)
-        await self._link.command("HSET", self._keys.override, "v", codec.VERSION, "t", name, "d", data)
 
     async def target(self, node: str) -> Target | None:
         """See `clover.bus.port.Bus`."""

@@ -56,7 +56,7 @@ class MemoryBus(MemoryRequests):
         self._lease: tuple[str, float] = ("", 0.0)
         self._epoch = 0
         self._plan: PlanRecord | None = None
-        self._override: Override | None = None
+        self._override = Override()
         self._targets: dict[str, BoundedStream[Target]] = {}
 
     # --- feeds
@@ -144,6 +144,25 @@ class MemoryBus(MemoryRequests):
         if self._holds(holder):
             self._lease = ("", 0.0)
 
+    async def lease_holder(self) -> str:
+        """See `clover.bus.port.Bus`."""
+        return self._lease[0] if self._clock_ms() < self._lease[1] else ""
+
+    async def override(self) -> Override:
+        """See `clover.bus.port.Bus`."""
+        return self._override
+
+    async def set_override(self, override: Override) -> None:
+        """See `clover.bus.port.Bus`."""
+        self._override = self._seen(override)
+
+    async def send_by_hand(self, target: Target, *, above: int = 0) -> int:
+        """See `clover.bus.port.Bus`."""
+        self._epoch = max(self._epoch, above) + 1
+        sent = self._seen(msgspec.structs.replace(target, epoch=self._epoch))
+        self._targets_of(target.node).append(sent, self._clock_ms())
+        return self._epoch
+
     async def publish_plan(
         self, holder: str, plan: PlanRecord, targets: Sequence[Target], *, above: int = 0
     ) -> int | None:
@@ -168,14 +187,6 @@ class MemoryBus(MemoryRequests):
     async def plan(self) -> PlanRecord | None:
         """See `clover.bus.port.Bus`."""
         return self._plan
-
-    async def override(self) -> Override | None:
-        """See `clover.bus.port.Bus`."""
-        return self._override
-
-    async def set_override(self, override: Override | None) -> None:
-        """See `clover.bus.port.Bus`."""
-        self._override = None if override is None else self._seen(override)
 
     def _targets_of(self, node: str) -> BoundedStream[Target]:
         targets = self._targets.get(node)

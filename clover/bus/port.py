@@ -257,6 +257,26 @@ class Bus(Protocol):
         """Give the lease back if it is still ours."""
         ...
 
+    async def lease_holder(self) -> str:
+        """Return which controller acts, empty if none does."""
+        ...
+
+    async def override(self) -> Override:
+        """Return what people have decided over the controller's head; an empty one if they have not."""
+        ...
+
+    async def set_override(self, override: Override) -> None:
+        """Replace it."""
+        ...
+
+    async def send_by_hand(self, target: Target, *, above: int = 0) -> int:
+        """Raise the epoch (above `above` too) and send one node its target, without lease and plan; return the epoch.
+
+        Whether that is allowed is the caller's to ask (`lease_holder`, `override`): a controller that does not leave
+        the node alone replaces the target with its next plan.
+        """
+        ...
+
     async def publish_plan(
         self, holder: str, plan: PlanRecord, targets: Sequence[Target], *, above: int = 0
     ) -> int | None:
@@ -284,14 +304,6 @@ class Bus(Protocol):
 
     async def next_target(self, node: str, *, after_epoch: int, block_s: float) -> Target | None:
         """Wait at most `block_s` for a target of this node with an epoch above `after_epoch`; return the newest."""
-        ...
-
-    async def override(self) -> Override | None:
-        """Return what people have told the controller; None if nothing is in force."""
-        ...
-
-    async def set_override(self, override: Override | None) -> None:
-        """Replace what people have told the controller; None takes all of it back."""
         ...
 
     # --- lifetime

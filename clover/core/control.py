@@ -100,6 +100,13 @@ class OverrideSeen:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TakenSeen:
+    """Nodes that people have taken by hand; all others are the controller's."""
+
+    nodes: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tick:
     """Time passes."""
 
@@ -120,7 +127,17 @@ class Sent:
 
 
 Event: TypeAlias = (
-    IntensitySeen | NodeSeen | LoadSeen | ServiceSeen | DriftSeen | PlanReady | OverrideSeen | Tick | Decided | Sent
+    IntensitySeen
+    | NodeSeen
+    | LoadSeen
+    | ServiceSeen
+    | DriftSeen
+    | PlanReady
+    | OverrideSeen
+    | TakenSeen
+    | Tick
+    | Decided
+    | Sent
 )
 
 

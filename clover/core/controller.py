@@ -27,6 +27,7 @@ from clover.core.control import (
     Sent,
     ServiceSeen,
     Settle,
+    TakenSeen,
     Tick,
     Trigger,
 )
@@ -116,8 +117,10 @@ class ControllerMachine:
                 return self._see(event, now_s) + self._go_on(now_s)
         return self._go_on(now_s)
 
-    def _see(self, event: NodeSeen | ServiceSeen | Tick, now_s: float) -> list[Command]:
+    def _see(self, event: NodeSeen | TakenSeen | ServiceSeen | Tick, now_s: float) -> list[Command]:
         match event:
+            case TakenSeen():
+                return self._see_taken(event)
             case NodeSeen():
                 return self._see_node(event, now_s)
             case ServiceSeen():
@@ -161,9 +164,13 @@ class ControllerMachine:
 
     def _look_after_fleet(self, now_s: float) -> list[Command]:
         said_, lost = self.fleet.lose_silent(now_s)
-        for gpu in [gpu for gpu in self.roll.assigned if gpu.node in lost]:
-            del self.roll.assigned[gpu]
+        self.roll.forget(lost)
         return [*said_, *self.fleet.judge_health(now_s)]
+
+    def _see_taken(self, event: TakenSeen) -> list[Command]:
+        said_, taken = self.fleet.take_by_hand(event.nodes)
+        self.roll.forget(taken)
+        return [*said_]
 
     def _see_override(self, event: OverrideSeen) -> None:
         self.paused = event.paused

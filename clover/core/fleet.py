@@ -29,6 +29,8 @@ class FleetView:
     """The fleet as it was last heard."""
 
     fence: Fence = field(default_factory=Fence)
+    #: Nodes that people have taken by hand: as if they were not there.
+    taken: frozenset[str] = frozenset()
     _nodes: dict[str, _Node] = field(default_factory=dict[str, _Node])
 
     def __len__(self) -> int:
@@ -59,6 +61,8 @@ class FleetView:
 
     def see(self, event: NodeSeen, now_s: float) -> list[Say]:
         """Take in a node's telemetry."""
+        if event.node in self.taken:
+            return []
         known = self._nodes.get(event.node)
         self._nodes[event.node] = _Node(
             boot_id=event.boot_id, interval_s=event.interval_s, seen_s=now_s, gpus=event.gpus
@@ -73,23 +77,42 @@ class FleetView:
 
     def lose_silent(self, now_s: float) -> tuple[list[Say], list[str]]:
         """Forget nodes that have been silent for too long; return what to say and their names."""
-        said: list[Say] = []
+        told: list[Say] = []
         lost: list[str] = []
         for name, node in list(self._nodes.items()):
             silent_s = now_s - node.seen_s
             if silent_s > max(SILENT_LEAST_S, SILENT_INTERVALS * node.interval_s):
-                del self._nodes[name]
-                self.fence.forget(GpuId(name, index) for index in node.gpus)
+                self._forget(name)
                 lost.append(name)
-                said.append(Say(kind="node.lost", subject=name, reason=f"silent for {silent_s:.0f} s"))
-        return said, lost
+                told.append(Say(kind="node.lost", subject=name, reason=f"silent for {silent_s:.0f} s"))
+        return told, lost
+
+    def take_by_hand(self, nodes: frozenset[str]) -> tuple[list[Say], list[str]]:
+        """Leave nodes alone as if they had gone; one that is given back joins anew.
+
+        Returns:
+            What to say, and the nodes that are gone now.
+        """
+        taken, released = sorted(nodes - self.taken), sorted(self.taken - nodes)
+        self.taken = nodes
+        for name in taken:
+            self._forget(name)
+        told = [Say(kind="node.taken", subject=name, reason="by hand: it is left alone") for name in taken]
+        told += [Say(kind="node.released", subject=name, reason="it is planned for again") for name in released]
+        return told, taken
+
+    def _forget(self, name: str) -> None:
+        node = self._nodes.pop(name, None)
+        self.fence.forget(GpuId(name, index) for index in (node.gpus if node else ()))
 
     def judge_health(self, now_s: float) -> list[Say]:
         """Fence off GPUs that are broken, let back those that are healthy again; return what to say."""
         return [said(change) for change in self.fence.judge(now_s, heard=len(self.gpus))]
 
     def serving(self, event: NodeSeen) -> dict[GpuId, GpuConfiguration]:
-        """Return what the GPUs of a node say that they serve with."""
+        """Return what the GPUs of a node say that they serve with, if it is ours to plan for."""
+        if event.node in self.taken:
+            return {}
         return {
             GpuId(event.node, index): report.configuration
             for index, report in event.gpus.items()

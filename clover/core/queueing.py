@@ -211,6 +211,11 @@ class FleetSearch:
             served_rate_rps=np.where(points.overloaded, points.served_rps, points.rate_rps),
         )
 
+    def late_service(self, rho: Floats) -> Floats:
+        """Return P(S > SLA) by kind without waiting, (C, K), for busy fractions of shape (C,)."""
+        grid = np.linspace(0.0, 1.0, _RHO_GRID)
+        return np.column_stack([np.interp(rho, grid, self._tails[k, :, 0]) for k in range(len(self.kinds))])
+
     def _late(self, points: OperatingPoints) -> Floats:
         place = points.rho * (_RHO_GRID - 1)
         below = np.minimum(place.astype(np.intp), _RHO_GRID - 2)

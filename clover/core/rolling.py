@@ -122,6 +122,10 @@ class Roll:
         """Return what the targets say of some GPUs."""
         return {gpu: self.assigned[gpu] for gpu in gpus if gpu in self.assigned}
 
+    def forget(self, nodes: Sequence[str]) -> None:
+        """Forget what the targets of nodes say that are gone."""
+        self.assigned = {gpu: what for gpu, what in self.assigned.items() if gpu.node not in nodes}
+
     def begin(self, wanted: Mapping[GpuId, GpuConfiguration]) -> None:
         """Set where to go."""
         self.wanted = dict(wanted)

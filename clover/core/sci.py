@@ -8,9 +8,11 @@ reserved / total). M is a band because published figures differ by a factor of t
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from clover.core.units import J_PER_KWH
+from clover.errors import ConfigurationError
 
 YEAR_S = 365.25 * 86_400.0
 
@@ -39,6 +41,29 @@ A100 = Embodied(
     source="A100: low = ACT model, PCIe 40 GB board alone (sc23-sustainability data); high = with 1/8 of its server "
     "(Chien et al., HotCarbon'23); 5 years assumed (4 to 6 are usual)",
 )
+
+
+def embodied_band(text: str | None, gpu_models: Collection[str]) -> Embodied | None:
+    """Return the user's band, else the known one where every GPU is an A100, else none: nothing is made up.
+
+    Args:
+        text: `low:high:years` in kg per GPU, `none` to leave it out, None for the known one.
+        gpu_models: Models of the GPUs that were held, such as `a100-40gb`.
+
+    Raises:
+        ConfigurationError: The text says something else.
+    """
+    if text == "none":
+        return None
+    if text is None:
+        return A100 if gpu_models and all(model.startswith("a100") for model in gpu_models) else None
+    try:
+        low, high, years = (float(part) for part in text.split(":"))
+    except ValueError:
+        low, high, years = 0.0, -1.0, 0.0
+    if not (0.0 <= low <= high < float("inf") and 0.0 < years < float("inf")):
+        raise ConfigurationError(f"--embodied = {text!r}: expected low:high:years in kg, such as 26.4:318:5, or none")
+    return Embodied(low_kg=low, high_kg=high, lifetime_years=years, source="as given")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -49,7 +49,7 @@ def bound(
     narrow: float = 1.0 / 160.0,
     most_programs: int = 16,
     absolute_gap: float = 1e-5,
-    whole_at: float = 1.0 / 80.0,
+    whole_at: float = 1.0 / 20.0,
     cutoff: float = -np.inf,
 ) -> Bounded:
     """Bound the score of every plan of a fleet.

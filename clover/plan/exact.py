@@ -19,6 +19,7 @@ from clover.plan.load_plans import LoadPlans, Settings
 from clover.plan.points import Layout, PlanPoint, assign, layout_of
 from clover.plan.pool import Enumeration
 from clover.plan.problem import Answer, FleetCandidate, Problem
+from clover.plan.prover import Proofs
 from clover.plan.space import all_gpu_configurations
 
 #: Loads that are remembered.
@@ -44,6 +45,7 @@ class ExactScheme:
         seed: Of the certificates.
         any_routing: Also dispatch by shares; otherwise longest-idle only.
         hysteresis: Score that a change of layout must bring.
+        proofs: Certificates to share with other schemes (see `Prover`); its own if None.
     """
 
     def __init__(
@@ -52,8 +54,9 @@ class ExactScheme:
         seed: int = 0,
         any_routing: bool = True,
         hysteresis: float = HYSTERESIS,
+        proofs: Proofs | None = None,
     ) -> None:
-        self._settings = Settings(seed=seed, any_routing=any_routing)
+        self._settings = Settings(seed=seed, any_routing=any_routing, proofs={} if proofs is None else proofs)
         self._hysteresis = hysteresis
         self._loads: dict[tuple[object, ...], LoadPlans] = {}
         self._enumerations: dict[tuple[object, ...], Enumeration] = {}

@@ -16,7 +16,7 @@ from clover.core.objective import LATE_LIMIT, PLANNED_LATE_LIMIT
 from clover.core.queueing import evaluate
 from clover.plan.asking import Asked
 from clover.plan.bound import bound
-from clover.plan.flow import FlowModel, FlowSolution
+from clover.plan.flow import FlowModel, FlowSolution, Interval
 from clover.plan.points import Fleetwide, PlanPoint, fill, fleet_of
 from clover.plan.prover import Proof
 
@@ -28,7 +28,10 @@ _LEAST_LATE_STEP = 0.0015
 _FAR_OFF = 0.01
 _LEAST_LATE = 0.004
 #: What candidates are worth solving for; coarser than the bound.
-_NARROW, _PROGRAMS, _GAP = 1.0 / 80.0, 4, 1e-4
+_NARROW, _WHOLE_AT, _PROGRAMS, _GAP = 1.0 / 80.0, 1.0 / 20.0, 5, 1e-4
+#: Fleets of up to so many GPUs: whole numbers make programs hard and contention coarse, so that fewer programs of wider
+#: intervals do better there. Flows are then looked for down to this part of the contention of those before.
+_FEW_GPUS, _LESS_BUSY = 16, 0.75
 
 #: Give up after so many simulations (unless told otherwise), or so many different requests for room.
 MOST_PROOFS, _MOST_ROOMS = 10, 12
@@ -65,6 +68,7 @@ class _Entry:
     room: _Room = field(compare=False)
     used: _Room = field(compare=False)
     point: PlanPoint = field(compare=False)
+    solution: FlowSolution = field(compare=False)
 
 
 class FlowPlanner:
@@ -78,7 +82,7 @@ class FlowPlanner:
 
     def __init__(self, flow: FlowModel, prove: Prove, *, off: bool = False) -> None:
         self._flow, self._prove, self._off = flow, prove, off
-        self._known: dict[str, Proof] = {}
+        self._known: dict[tuple[object, ...], Proof] = {}
         self._room = _Room()
         self.proofs = self.failed = self._pushed = 0
 
@@ -98,7 +102,8 @@ class FlowPlanner:
         start = self._room if careful else _Room()
         tried = {start}
         unlimited = start == _Room() and not asked.constrained
-        self._push(queue, asked, start, bounded.nearest if unlimited else self._solve(asked, start, at_least))
+        first = bounded.nearest if unlimited else self._solve(asked, start, at_least, bounded.nearest)
+        self._push(queue, asked, start, first)
         left = most_proofs
         while queue and left > 0:
             entry = heapq.heappop(queue)
@@ -116,22 +121,39 @@ class FlowPlanner:
             for room in entry.room.less(entry.used, max(excess, 0.0)):
                 if room not in tried and len(tried) < _MOST_ROOMS:
                     tried.add(room)
-                    self._push(queue, asked, room, self._solve(asked, room, at_least))
+                    self._push(queue, asked, room, self._solve(asked, room, at_least, entry.solution))
         return None, bounded.upper_bound
 
-    def _solve(self, asked: Asked, room: _Room, cutoff: float) -> FlowSolution | None:
-        found = bound(
+    def _solve(self, asked: Asked, room: _Room, cutoff: float, before: FlowSolution | None) -> FlowSolution | None:
+        """Return flows that use no more room; looked for near the contention that is known, if any is.
+
+        They need not be the best: what is told of them is worked out anew.
+        """
+        tight = asked.tightened()
+        if before is not None and self._flow.gpus <= _FEW_GPUS:
+            rho = self._flow.contention(before.counts, before.flows)
+            near = Interval(low=_LESS_BUSY * rho, high=min(1.0, rho + _NARROW))
+            found = self._solve_near(tight, room, near)
+            if found is not None:
+                rho = self._flow.contention(found.counts, found.flows)
+                close = Interval(low=max(0.0, rho - _NARROW), high=min(1.0, rho + _NARROW))
+                found = self._solve_near(tight, room, close) or found
+                return found if found.bound > cutoff else None
+        return bound(
             self._flow,
-            asked.tightened(),
+            tight,
             late_limit=room.late,
             utilisation=room.utilisation,
             narrow=_NARROW,
             most_programs=_PROGRAMS,
             absolute_gap=_GAP,
-            whole_at=_NARROW,
+            whole_at=_WHOLE_AT,
             cutoff=cutoff,
-        )
-        return found.nearest
+        ).nearest
+
+    def _solve_near(self, asked: Asked, room: _Room, near: Interval) -> FlowSolution | None:
+        found = self._flow.solve(asked, near, late_limit=room.late, utilisation=room.utilisation, absolute_gap=_GAP)
+        return found if found is not None and found.found else None
 
     def _push(self, queue: list[_Entry], asked: Asked, room: _Room, solution: FlowSolution | None) -> None:
         if solution is None:
@@ -141,7 +163,9 @@ class FlowPlanner:
             simpler = _SIMPLER if point.dispatch.name == "longest_idle" else 0.0
             if _keeps(asked, point):
                 self._pushed += 1
-                heapq.heappush(queue, _Entry((-score(point) - simpler, self._pushed), room, self._used(tidy), point))
+                heapq.heappush(
+                    queue, _Entry((-score(point) - simpler, self._pushed), room, self._used(tidy), point, tidy)
+                )
 
     def _used(self, solution: FlowSolution) -> _Room:
         """Return how busy the busiest kind is, and which part of the services is too long."""
@@ -152,7 +176,7 @@ class FlowPlanner:
         return _Room(utilisation=float((busy[there] / solution.counts[there]).max()), late=late)
 
     def _proof(self, point: PlanPoint) -> tuple[Proof, int]:
-        key = f"{point} {point.dispatch.name} {sorted((str(k), round(s, 9)) for k, s in point.dispatch.shares.items())}"
+        key = (point.layout, point.dispatch.key)
         if key in self._known:
             return self._known[key], 0
         self._known[key] = proof = self._prove(point)

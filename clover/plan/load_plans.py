@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from clover.core.configuration import GpuId
 from clover.core.objective import LATE_LIMIT, Baseline
@@ -16,7 +16,8 @@ from clover.plan.frontier import ConvexBound, Frontier
 from clover.plan.points import Fleetwide, Layout, PlanPoint, fleet_of
 from clover.plan.pool import Enumeration, Pool
 from clover.plan.problem import Problem
-from clover.plan.prover import Prover
+from clover.plan.prover import Proofs, Prover
+from clover.plan.quality import AccurateFleets
 
 #: Up to so many serving GPUs every fleet is listed.
 ENUMERATED_GPUS = 2
@@ -28,6 +29,8 @@ LOW_EFFECTIVE, HIGH_EFFECTIVE = 50.0, 750.0
 #: are bounded and looked at to find those; enough is where bound and best plan agree to the tolerance.
 _PLANNED_AHEAD, _PROOFS_AHEAD, _BOUNDED_AT, _LOOKED_AT, _TOLERANCE = 3, 2, 12, 16, 5e-4
 
+#: So many of the plans that dispatch by accuracy are certified before that is given up.
+_ACCURATE_PROOFS = 3
 #: What a plan with shares must score above one with longest-idle to be looked for.
 _WORTH_MORE = 5e-5
 
@@ -39,10 +42,12 @@ class Settings:
     Attributes:
         seed: Of the certificates.
         any_routing: Also dispatch by shares; otherwise longest-idle only.
+        proofs: Certificates that are known (see `Prover`).
     """
 
     seed: int = 0
     any_routing: bool = True
+    proofs: Proofs = field(default_factory=Proofs)
 
 
 class LoadPlans:
@@ -65,7 +70,10 @@ class LoadPlans:
             rate_rps=problem.rate_rps,
             sla_ms=problem.sla_ms,
             seed=settings.seed,
+            proofs=settings.proofs,
         )
+        self._prove = prover
+        self._accurate: AccurateFleets | None = None
         self.frontier = Frontier(prover, self._point)
         self._flow = FlowModel(
             problem.model,
@@ -79,13 +87,12 @@ class LoadPlans:
         self._bounds: dict[float, ConvexBound] = {}
         self._constrained: dict[tuple[object, ...], float] = {}
         self._prepared = False
+        self._ahead: set[float] = set()
 
     def best(self, problem: Problem) -> tuple[PlanPoint | None, float]:
         """Return the best certified plan for what is asked, and an upper bound of its score."""
         asked = problem.asked(self.base)
-        if not self._prepared:
-            self._list_small(asked)
-            self._prepared = True
+        self._prepare(asked)
         if problem.goal != "lambda":
             return self._best_constrained(asked)
         bounds = self._bounds.get(problem.lambda_)
@@ -98,18 +105,25 @@ class LoadPlans:
 
     def look_ahead(self, lambda_: float) -> None:
         """Plan for other intensities, so that those are look-ups later: where bound and known plans differ most."""
+        if lambda_ in self._ahead:
+            return
+        self._ahead.add(lambda_)
         bounds = self._bounds.setdefault(lambda_, ConvexBound())
+        self._prepare(by_objective(lambda_, self.base, math.sqrt(LOW_EFFECTIVE * HIGH_EFFECTIVE)))
         for place in (LOW_EFFECTIVE, HIGH_EFFECTIVE):
             if bounds.at(place) is None:
                 self._solve(lambda_, place, bounds, ahead=True)
         for place in _places(_BOUNDED_AT):
             bounds.add(place, relaxed_bound(self._flow, by_objective(lambda_, self.base, place)))
+        left = _places(_LOOKED_AT)
         for _ in range(_PLANNED_AHEAD):
-            gaps = {place: self._gap(lambda_, place, bounds) for place in _places(_LOOKED_AT)}
+            gaps = {place: self._gap(lambda_, place, bounds) for place in left}
             widest = max(gaps, key=lambda place: gaps[place])
             if gaps[widest] <= _TOLERANCE:
                 break
             self._solve(lambda_, widest, bounds, ahead=True)
+            # What was not found there is not found by asking again.
+            left.remove(widest)
 
     def most_accurate(self) -> PlanPoint | None:
         """Return the certified plan with the highest accuracy."""
@@ -128,6 +142,11 @@ class LoadPlans:
 
     # --- inside
 
+    def _prepare(self, asked: Asked) -> None:
+        if not self._prepared:
+            self._list_small(asked)
+            self._prepared = True
+
     def _gap(self, lambda_: float, place: float, bounds: ConvexBound) -> float:
         asked = by_objective(lambda_, self.base, place)
         best, upper = self.frontier.best(asked), bounds.at(place)
@@ -141,9 +160,7 @@ class LoadPlans:
         return upper
 
     def _best_constrained(self, asked: Asked) -> tuple[PlanPoint | None, float]:
-        if not self._prepared:
-            self._list_small(asked)
-            self._prepared = True
+        self._prepare(asked)
         key = (asked.what, asked.least_accuracy_pct, asked.most_energy_j)
         if key not in self._constrained:
             self._constrained[key] = self._add_flow_plan(asked)
@@ -151,10 +168,11 @@ class LoadPlans:
 
     def _add_flow_plan(self, asked: Asked, *, ahead: bool = False) -> float:
         """Add the flow model's plan if it beats what is known; return the bound."""
-        known = self.frontier.best(asked)
-        at_least = -math.inf if known is None else asked_score(asked)(known) + _WORTH_MORE
+        at_least = self._known_score(asked)
         if not self._settings.any_routing:
             at_least = math.inf
+        if self._settings.any_routing and self._add_accurate(asked, at_least):
+            at_least = self._known_score(asked)
         point, upper = self.planner.best(
             asked, at_least=at_least, most_proofs=_PROOFS_AHEAD if ahead else MOST_PROOFS, careful=ahead
         )
@@ -165,6 +183,34 @@ class LoadPlans:
         if best is not None and upper < asked_score(asked)(best):
             upper = asked_score(asked)(best)
         return upper
+
+    def _known_score(self, asked: Asked) -> float:
+        """Return what a plan must score to be worth looking for."""
+        known = self.frontier.best(asked)
+        return -math.inf if known is None else asked_score(asked)(known) + _WORTH_MORE
+
+    def _add_accurate(self, asked: Asked, at_least: float) -> bool:
+        """Add the best certified plan that dispatches by accuracy if it beats what is known."""
+        if self.gpus > _UNIFORM_GPUS:
+            return False
+        if self._accurate is None:
+            self._accurate = self._accurate_fleets()
+        for point in self._accurate.best(asked, at_least=at_least)[:_ACCURATE_PROOFS]:
+            proven = self._prove(point)
+            if proven is not None:
+                self.frontier.add_point(proven)
+                return True
+        return False
+
+    def _accurate_fleets(self) -> AccurateFleets:
+        numbers = range(1, self.gpus + 1) if self.problem.parking != "none" else range(self.gpus, self.gpus + 1)
+        few = [n for n in numbers if n <= ENUMERATED_GPUS]
+        fleets = [self._enumeration.mixed_fleets(n, self.gpus - n, off=self._off) for n in few]
+        many = [n for n in numbers if n > ENUMERATED_GPUS]
+        if many:
+            fleets.append(self._enumeration.two_kinds_of_gpus(many, self.gpus, off=self._off))
+        problem, search = self.problem, self._enumeration.search
+        return AccurateFleets(problem.model, search, fleets, rate_rps=problem.rate_rps, sla_ms=problem.sla_ms)
 
     def _list_small(self, asked: Asked) -> None:
         """Add the fleets that can be listed: few serving GPUs that differ, and any number that are alike."""
@@ -182,7 +228,7 @@ class LoadPlans:
 
     def _flow_active(self, asked: Asked) -> int:
         """Return with how many serving GPUs the flow model would do, waiting left out."""
-        nearest = bound(self._flow, asked, narrow=1.0 / 40.0, whole_at=1.0 / 40.0, most_programs=2).nearest
+        nearest = bound(self._flow, asked, narrow=1.0 / 40.0, whole_at=1.0 / 40.0, most_programs=1).nearest
         return self.gpus if nearest is None else int(nearest.gpus.sum())
 
     def _point(self, pool: Pool, row: int) -> PlanPoint:
@@ -213,6 +259,7 @@ class LoadPlans:
             rate_rps=problem.rate_rps,
             sla_ms=problem.sla_ms,
             seed=self._settings.seed,
+            proofs=self._settings.proofs,
         )
         added = replace(point, layout=layout, evaluation=evaluation)
         # More GPUs of the same kinds are hardly later; should the proof fail nevertheless, the plan is not proven.

@@ -30,6 +30,11 @@ class Fleetwide:
     name: RuleName = "longest_idle"
     shares: Mapping[InstanceKind, float] = field(default_factory=dict[InstanceKind, float])
 
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Tells rules apart; shares that nobody could tell apart are the same."""
+        return (self.name, *sorted((str(kind), round(share, 9)) for kind, share in self.shares.items()))
+
     def by_node(self, configuration: Configuration) -> dict[str, DispatchRule]:
         """Return each serving node's rule.
 

@@ -38,6 +38,21 @@ class Pool:
         return len(self.energy_j)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Fleets:
+    """Fleets that nobody has evaluated yet.
+
+    Attributes:
+        counts: Instances by kind of the enumeration, (C, K).
+        idle_w: Power without any request, (C,).
+        layout: Returns the layout of a fleet by its row.
+    """
+
+    counts: Floats
+    idle_w: Floats
+    layout: Callable[[int], Layout]
+
+
 class Enumeration:
     """The small spaces of one application, board and SLA; built once, evaluated for every load.
 
@@ -57,16 +72,43 @@ class Enumeration:
 
     def mixed(self, active: int, spare: int, rate_rps: float, *, off: bool = False) -> Pool:
         """Return the fleets of some GPUs that differ from each other, the others spare."""
+        fleets = self.mixed_fleets(active, spare, off=off)
+        return self._pool(fleets.counts, fleets.idle_w, rate_rps, fleets.layout)
+
+    def mixed_fleets(self, active: int, spare: int, *, off: bool = False) -> Fleets:
+        """Return the fleets of some GPUs that differ from each other, not evaluated."""
         if active not in self._mixed:
             self._mixed[active] = mixed_fleets(self._gpus, active)
         space = self._mixed[active]
-        idle = self._idle_power_w(active, spare, off=off)
-        return self._pool(
-            space.counts,
-            np.full(len(space), idle),
-            rate_rps,
-            lambda row: self._layout(space.members_of(row), spare, off),
+        return Fleets(
+            counts=space.counts,
+            idle_w=np.full(len(space), self._idle_power_w(active, spare, off=off)),
+            layout=lambda row: self._layout(space.members_of(row), spare, off),
         )
+
+    def two_kinds_of_gpus(self, active: Sequence[int], gpus: int, *, off: bool = False) -> Fleets:
+        """Return fleets of two GPU configurations, each of one variant throughout, in every proportion."""
+        plain = [n for n, gpu in enumerate(self._gpus) if len({kind.variant for kind in gpu.instances}) == 1]
+        splits = [(a, n - a) for n in active for a in range(1, n)]
+        rows = [(p, q, a, b) for p in plain for q in plain if p < q for a, b in splits]
+        first, second, a, b = np.array(rows, dtype=np.intp).reshape(-1, 4).T
+        idle = np.array([self._idle_power_w(n, gpus - n, off=off) for n in range(gpus + 1)])
+
+        def layout(row: int) -> Layout:
+            n, m = int(a[row]), int(b[row])
+            members = [self._gpus[int(first[row])]] * n + [self._gpus[int(second[row])]] * m
+            return self._layout(members, gpus - n - m, off)
+
+        return Fleets(
+            counts=self._single[first] * a[:, None] + self._single[second] * b[:, None],
+            idle_w=idle[a + b],
+            layout=layout,
+        )
+
+    @property
+    def search(self) -> FleetSearch:
+        """The closed form for these kinds."""
+        return self._search
 
     def uniform(
         self, active: Sequence[int], gpus: int, rate_rps: float, *, off: bool = False, all_rows: bool = False

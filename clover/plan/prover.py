@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from clover.core.application import ServiceModel
 from clover.core.configuration import GpuId
 from clover.core.objective import LATE_LIMIT
-from clover.core.queueing import idle_power_w
+from clover.core.queueing import Evaluation, idle_power_w
 from clover.plan.certify import LEAST_REQUESTS, Certificate, certify
 from clover.plan.points import PlanPoint, assign, fleet_of
 from clover.plan.traffic import Traffic, agents_of
@@ -33,6 +33,20 @@ class Proof:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What a certificate says of a plan, whatever its GPUs draw while they are idle."""
+
+    certified: bool
+    late_upper: float
+    late_fraction: float
+    evaluation: Evaluation
+
+
+#: Certificates by all that they depend on.
+Proofs = dict[tuple[object, ...], Seen]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Prover:
     """Certifies plans of one fleet, load and SLA.
 
@@ -41,6 +55,7 @@ class Prover:
         ids: The fleet; node agents that share a stream are simulated as such.
         rate_rps, sla_ms: Load and promise.
         seed: Of the certificates.
+        proofs: What is known; to be shared by provers whose models differ in nothing but idle, parked and off watts.
     """
 
     model: ServiceModel
@@ -48,37 +63,51 @@ class Prover:
     rate_rps: float
     sla_ms: float
     seed: int = 0
+    proofs: Proofs = field(default_factory=Proofs)
 
     def prove(self, point: PlanPoint) -> Proof:
-        """Simulate a plan.
-
-        Under longest-idle one that looks good is simulated for longer before it is given up; with shares there is
-        always another plan that is nearly as good.
-        """
-        certificate = self._certificate(point, 1)
-        simple = point.dispatch.name == "longest_idle"
-        if simple and not certificate.certified and certificate.late_fraction <= _WORTH_IT:
-            certificate = self._certificate(point, _LONGER)
-        if not certificate.certified:
-            return Proof(point=None, late_fraction=certificate.late_fraction)
+        """Simulate a plan, unless that was done before."""
+        fleet = fleet_of(point.layout)
+        key = (self.ids, self.rate_rps, self.sla_ms, self.seed, point.layout, point.dispatch.key)
+        if key not in self.proofs:
+            self.proofs[key] = self._see(point)
+        seen = self.proofs[key]
+        if not seen.certified:
+            return Proof(point=None, late_fraction=seen.late_fraction)
+        evaluation = point.evaluation
         # The closed form stays in force where it holds, so that plans are compared by one evaluator without noise.
-        seen = point.evaluation if simple else certificate.simulation.evaluation
-        proven = dataclasses.replace(point, evaluation=seen, late_upper=certificate.late_upper)
-        return Proof(point=proven, late_fraction=certificate.late_fraction)
+        if point.dispatch.name != "longest_idle":
+            evaluation = dataclasses.replace(seen.evaluation, idle_power_w=idle_power_w(self.model, fleet))
+        proven = dataclasses.replace(point, evaluation=evaluation, late_upper=seen.late_upper)
+        return Proof(point=proven, late_fraction=seen.late_fraction)
 
     def __call__(self, point: PlanPoint) -> PlanPoint | None:
         """Return the plan with its certificate, None if it does not keep the promise."""
         return self.prove(point).point
 
+    def _see(self, point: PlanPoint) -> Seen:
+        """Simulate; what looks good but is not proven is simulated for longer before it is given up.
+
+        Not with shares: there is always another plan that is nearly as good.
+        """
+        found = self._certificate(point, 1)
+        patient = point.dispatch.name != "shares"
+        if patient and not found.certified and found.late_fraction <= _WORTH_IT:
+            found = self._certificate(point, _LONGER)
+        return Seen(
+            certified=found.certified,
+            late_upper=found.late_upper,
+            late_fraction=found.late_fraction,
+            evaluation=found.simulation.evaluation,
+        )
+
     def _certificate(self, point: PlanPoint, factor: int) -> Certificate:
-        fleet = fleet_of(point.layout)
         configuration = assign(point.layout, self.ids)
         return certify(
             self.model,
             agents_of(configuration, point.dispatch.by_node(configuration)),
             Traffic(rate_rps=self.rate_rps),
             sla_ms=self.sla_ms,
-            idle_power_w=idle_power_w(self.model, fleet),
             requests=factor * LEAST_REQUESTS,
             seed=self.seed,
         )

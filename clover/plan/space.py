@@ -168,10 +168,17 @@ def mixed_fleets(gpus: Sequence[GpuConfiguration], n: int) -> FleetSpace:
         ValueError: The fleet has less than one GPU, no configuration serves, or there are more than `MAX_FLEETS`.
     """
     _check(gpus, n)
-    space = _space(gpus, np.arange(len(gpus))[:, None])
+    members, single = np.arange(len(gpus))[:, None], _fingerprints(gpus)
+    prints = single
     for _ in range(n - 1):
-        first, second = _ascending_pairs(space.members[:, -1], len(gpus))
-        space = _distinct(_space(gpus, np.column_stack([space.members[first], second])))
+        first, second = _ascending_pairs(members[:, -1], len(gpus))
+        prints, kept = np.unique(prints[first] + single[second], return_index=True)
+        if len(kept) > MAX_FLEETS:
+            raise ValueError(f"{len(kept)} different fleets: expected at most {MAX_FLEETS}")
+        order = np.argsort(kept)
+        prints, kept = prints[order], kept[order]
+        members = np.column_stack([members[first[kept]], second[kept]])
+    space = _space(gpus, members)
     serving = space.active > 0
     return _subset(space, np.flatnonzero(serving))
 
@@ -205,13 +212,17 @@ def _space(gpus: Sequence[GpuConfiguration], members: NDArray[np.intp]) -> Fleet
     )
 
 
-def _distinct(space: FleetSpace) -> FleetSpace:
-    keys = np.column_stack([space.counts, space.active, space.parked, space.off]).astype(np.uint16)
-    packed = np.ascontiguousarray(keys).view(np.dtype((np.void, keys.dtype.itemsize * keys.shape[1]))).ravel()
-    _, first = np.unique(packed, return_index=True)
-    if len(first) > MAX_FLEETS:
-        raise ValueError(f"{len(first)} different fleets: expected at most {MAX_FLEETS}")
-    return _subset(space, np.sort(first))
+def _fingerprints(gpus: Sequence[GpuConfiguration]) -> NDArray[np.uint64]:
+    """Return a number per configuration so that fleets are alike exactly if the sums of their numbers are.
+
+    Sums of fixed random 64-bit weights, modulo 2**64: two different fleets among a million share one with a probability
+    of 1e-7, and the weights are always the same ones.
+    """
+    kinds = kinds_of(gpus)
+    modes = np.array([[gpu.mode == mode for mode in ("serving", "parked", "off")] for gpu in gpus])
+    columns = np.column_stack([count_matrix(gpus, kinds), modes]).astype(np.uint64)
+    weights = np.random.default_rng(0).integers(0, 2**64, columns.shape[1], dtype=np.uint64)
+    return (columns * weights).sum(axis=1, dtype=np.uint64)
 
 
 def _subset(space: FleetSpace, rows: NDArray[np.intp]) -> FleetSpace:

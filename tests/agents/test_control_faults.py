@@ -109,7 +109,7 @@ def pin_all(gpu: str, variant: str, *, nodes: int = 2, gpus: int = 4) -> Overrid
         return Pin(node=f"n{node + 1}", gpu=target)
 
     pins = tuple(pin(node, index) for node in range(nodes) for index in range(gpus))
-    return Override(at_ms=0.0, by="test", pins=pins)
+    return Override(by="test", pins=pins)
 
 
 # --- the controller dies --------------------------------------------------------------------------------------------
@@ -358,7 +358,7 @@ def test_a_pause_holds_through_a_change_of_controller_until_it_runs_out() -> Non
     async def script(stage: Stage) -> None:
         await asyncio.sleep(40.0)
         until_ms = stage.world.clock.now_ms() + 100e3
-        await stage.world.bus.set_override(Override(at_ms=0.0, by="test", paused=True, paused_until_ms=until_ms))
+        await stage.world.bus.set_override(Override(by="test", paused=True, paused_until_ms=until_ms))
         await asyncio.sleep(10.0)
         stage.tasks["first"].cancel()
         stage.group.create_task(stage.world.controller(name="second"))

@@ -35,6 +35,7 @@ TRIAL = (
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CLOVER_STATE_DIR", str(tmp_path / "state"))
     # Where it is set an experiment replays years as well.
     monkeypatch.delenv("CLOVER_LONG_TRACES", raising=False)
 

@@ -34,6 +34,10 @@ def test_up_serves_and_tells_what_it_did(tmp_path: Path) -> None:
     assert result["saved_pct"] == pytest.approx(result["predicted"]["saved_pct"], abs=4.0)
     assert result["accuracy_pct"] == pytest.approx(result["predicted"]["accuracy_pct"], rel=0.02)
     assert not (tmp_path / "clover.json").exists()
+    shown = json.loads(clover(tmp_path, "runs", "show", "last", "--json").stdout)
+    assert shown["summary"] == result
+    assert shown["run"]["state"] == "finished"
+    assert {node: len(uuids) for node, uuids in shown["run"]["hardware"]["uuids"].items()} == {"n1": 5, "n2": 5}
 
 
 def test_kill_9_of_a_node_and_of_the_controller_loses_nothing(tmp_path: Path) -> None:

@@ -604,6 +604,37 @@ def test_plans_and_targets_are_fenced(check: Check) -> None:
     check(test)
 
 
+def test_a_target_by_hand_raises_the_epoch_and_leaves_the_plan(check: Check) -> None:
+    async def test(bus: Bus) -> None:
+        assert await bus.send_by_hand(a_target("n1", reason="by hand")) == 1
+        assert await bus.lease_holder() == ""
+        await bus.acquire_lease("a", ttl_s=10)
+        assert await bus.lease_holder() == "a"
+        assert await bus.publish_plan("a", a_plan(), [a_target("n1")]) == 2
+        assert await bus.send_by_hand(a_target("n1", reason="by hand"), above=41) == 42
+        assert await bus.target("n1") == a_target("n1", epoch=42, reason="by hand")
+        assert await bus.plan() == a_plan(epoch=2)
+        assert await bus.publish_plan("a", a_plan(), [a_target("n1")]) == 43
+
+    check(test)
+
+
+def test_what_people_have_decided_is_kept(check: Check) -> None:
+    async def test(bus: Bus) -> None:
+        assert await bus.override() == Override()
+        decided = Override(nodes=("n1",), reason="a fan is broken", by="me@here", at_ms=1.0)
+        await bus.set_override(decided)
+        assert await bus.override() == decided
+        gpu = GpuTarget(index=0, mode="serving", instances=(InstanceTarget(profile="7g", variant="large"),))
+        pinned = Override(pins=(Pin(node="n1", gpu=gpu, until_ms=5.0),), paused=True, paused_until_ms=7.0)
+        await bus.set_override(pinned)
+        assert await bus.override() == pinned
+        await bus.set_override(Override(paused=True))
+        assert await bus.override() == Override(paused=True)
+
+    check(test)
+
+
 def test_an_epoch_is_above_what_nodes_have_reached(check: Check) -> None:
     async def test(bus: Bus) -> None:
         await bus.acquire_lease("a", ttl_s=10)
@@ -612,20 +643,6 @@ def test_an_epoch_is_above_what_nodes_have_reached(check: Check) -> None:
         assert await bus.next_target("n1", after_epoch=41, block_s=1) == a_target("n1", epoch=42)
         assert await bus.plan() == a_plan(epoch=42)
         assert await bus.publish_plan("a", a_plan(), [a_target("n1")], above=7) == 43
-
-    check(test)
-
-
-def test_an_override_stays_until_it_is_taken_back(check: Check) -> None:
-    async def test(bus: Bus) -> None:
-        assert await bus.override() is None
-        gpu = GpuTarget(index=0, mode="serving", instances=(InstanceTarget(profile="7g", variant="large"),))
-        pinned = Override(at_ms=1.0, by="me", pins=(Pin(node="n1", gpu=gpu, until_ms=5.0),), reason="why")
-        for override in (Override(at_ms=0.0, by="me", paused=True), pinned):
-            await bus.set_override(override)
-            assert await bus.override() == override
-        await bus.set_override(None)
-        assert await bus.override() is None
 
     check(test)
 

@@ -95,6 +95,7 @@ async def work_of_controller(bus: RedisBus) -> None:
     assert await bus.publish_plan("c", a_plan(), [a_target()]) == 1
     assert await bus.update_plan("c", a_plan())
     await bus.target("n1")
+    await bus.override()
     await bus.queue()
     await bus.reap(idle_s=60)
     await bus.sweep(grace_s=0)
@@ -164,6 +165,7 @@ DENIED: list[tuple[str, Role, Call]] = [
     ("a generator tells of nodes", "generator", lambda bus: bus.publish_telemetry(telemetry())),
     ("a generator tells of carbon", "generator", lambda bus: bus.publish_carbon([intensity()], a_checkpoint())),
     ("a node asks", "node", lambda bus: bus.admit([a_request("r1")], bound=10)),
+    ("a node sends targets", "node", lambda bus: bus.send_by_hand(a_target())),
     ("a node plans", "node", lambda bus: bus.acquire_lease("c", ttl_s=1)),
     ("a node reads replies", "node", lambda bus: bus.replies("generator", "0", block_s=0)),
     ("a node tells of carbon", "node", lambda bus: bus.publish_carbon([intensity()], a_checkpoint())),

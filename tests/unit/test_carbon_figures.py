@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import msgspec
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
-from support import intensity, ledger, telemetry
+from support import a_plan, a_target, intensity, ledger, telemetry
 
 from cli.status_carbon import sci_of
 from clover.agents.metrics import carbon_metrics, metrics_endpoint, node_metrics
-from clover.bus.messages import EnergyCounters, LedgerParts, Part
+from clover.agents.plan_metrics import PlanWatch
+from clover.agents.producer_metrics import ProducerTally
+from clover.bus.memory import MemoryBus
+from clover.bus.messages import EnergyCounters, GpuTarget, LedgerParts, Override, Part, RequestRecord
+from clover.core.outcome import ProducerOutcome
 from clover.core.sci import A100, sci_score
 from clover.errors import ConfigurationError
 
@@ -107,6 +112,75 @@ def test_a_nodes_metrics_are_per_gpu_and_cause() -> None:
     assert f'clover_node_energy_joules_total{{component="idle",{device},state="idle",uuid="GPU-1"}} 2.0' in lines
     assert 'clover_node_requests_answered_total{device="0",model="base",node="n1"} 3.0' in lines
     assert 'clover_node_host_energy_joules_total{source="rapl"} 9.0' in lines
+
+
+def _record(outcome: str, latency_ms: float | None, due_ms: float = 0.0) -> RequestRecord:
+    answered = latency_ms is not None
+    return RequestRecord(
+        id="r", due_ms=due_ms, received_ms=1.0, outcome=ProducerOutcome(outcome), latency_ms=latency_ms,
+        variant="base" if answered else "", accuracy_pct=80.0 if answered else None, energy_j=3.0 if answered else None,
+    )  # fmt: skip
+
+
+def test_a_producers_metrics_count_every_outcome_once() -> None:
+    tally = ProducerTally()
+    for record in (_record("ok", 40.0), _record("ok", 400.0), _record("late", 7e4), _record("lost", None)):
+        tally.take(record)
+    counts = {"sent": 5, "duplicate": 1}
+    lines = _text(tally.metrics("albert", counts, outstanding=1, sla_p95_ms=500.0))
+    for line in (
+        'clover_requests_total{application="albert",model="base",status="ok"} 2.0',
+        'clover_requests_total{application="albert",model="",status="lost"} 1.0',
+        'clover_request_latency_seconds_bucket{application="albert",le="0.05"} 1.0',
+        'clover_request_latency_seconds_bucket{application="albert",le="60.0"} 2.0',
+        'clover_request_latency_seconds_count{application="albert"} 3.0',
+        'clover_request_energy_joules_sum{model="base"} 9.0',
+        'clover_accuracy_ratio{application="albert"} 0.8',
+        "clover_requests_sent_total 5.0",
+        "clover_requests_outstanding 1.0",
+        "clover_late_ratio 0.5",
+        "clover_sla_ok 0.0",
+    ):
+        assert line in lines, line
+    for at in range(100):
+        tally.take(_record("ok", 40.0, due_ms=100_000.0 + at))
+    assert "clover_sla_ok 1.0" in _text(tally.metrics("albert", counts, outstanding=1, sla_p95_ms=500.0))
+    assert not [
+        line for line in _text(ProducerTally().metrics("a", counts, outstanding=0, sla_p95_ms=None)) if "sla" in line
+    ]
+
+
+def test_a_controllers_metrics_are_those_of_the_plan_in_force() -> None:
+    async def look() -> tuple[list[str], list[str]]:
+        bus = MemoryBus("d", lambda: 1000.0)
+        watch = PlanWatch(bus, "c1")
+        await watch.look()
+        before = _text(watch.metrics())
+        await bus.acquire_lease("c1", ttl_s=10)
+        await bus.publish_plan("c1", a_plan(state="serving"), [a_target()])
+        await watch.look()
+        parked = {"n1": (GpuTarget(index=0, mode="parked"),)}
+        await bus.publish_plan("c1", a_plan(decision=2, trigger="load", configuration=parked), [a_target()])
+        await bus.set_override(Override(nodes=("n2",)))
+        await watch.look()
+        return before, _text(watch.metrics())
+
+    before, after = asyncio.run(look())
+    assert "clover_controller_acting 0.0" in before
+    assert not [line for line in before if line.startswith("clover_plan")]
+    for line in (
+        "clover_controller_acting 1.0",
+        "clover_nodes_by_hand 1.0",
+        'clover_plan_info{application="albert",gpu_model="a100-40gb",scheme="clover",trigger="load"} 1.0',
+        "clover_plan_decisions_total 2.0",
+        'clover_reconfigurations_total{reason="load"} 1.0',
+        'clover_gpus{mode="parked"} 1.0',
+        "clover_plan_in_force 0.0",
+        "clover_queue_depth 0.0",
+        "clover_predicted_accuracy_ratio 0.8",
+    ):
+        assert line in after, line
+    assert not [line for line in after if line.startswith("clover_predicted_p95")]
 
 
 def test_a_taken_port_is_said_and_no_port_serves_nothing() -> None:

@@ -22,6 +22,7 @@ from clover.core.control import (
     Send,
     Sent,
     Settle,
+    TakenSeen,
     Tick,
 )
 from clover.core.controller import ControllerMachine
@@ -315,3 +316,40 @@ def test_in_any_history_targets_are_complete_and_steps_small(history: list[objec
         for node, boot in list(world.nodes.boots.items()):
             world.happen(world.nodes.seen(node, boot), now_s)
     assert world.machine.state == ("serving" if world.nodes.boots else "waiting")
+
+
+def test_a_node_that_is_taken_by_hand_is_left_alone_until_it_is_given_back() -> None:
+    machine = ControllerMachine(rate_rps=5.0)
+    serving(machine, WHOLE, "n1", "n2")
+    commands = machine.handle(TakenSeen(nodes=frozenset({"n2"})), 2.0)
+    assert isinstance(only(commands, Say), Say)
+    ask = only(commands, Decide)
+    assert isinstance(ask, Decide)
+    assert (ask.trigger, {gpu.node for gpu in ask.gpus}) == ("fleet", {"n1"})
+    send = only(machine.handle(Decided(configuration=everywhere(HALVES, "n1")), 2.0), Send)
+    assert isinstance(send, Send)
+    assert {gpu.node for gpu, _ in send.configuration.gpus} == {"n1"}
+    machine.handle(Sent(epoch=2), 2.0)
+    # It goes on telling what it does, which is nobody's business.
+    assert machine.handle(seen("n2", epoch=9, serves=HALVES), 3.0) == []
+    for epoch in range(2, 8):
+        machine.handle(seen("n1", epoch=epoch), 3.0)
+        if machine.state == "rolling":
+            machine.handle(Sent(epoch=epoch + 1), 3.0)
+    assert machine.state == "serving"
+    released = machine.handle(TakenSeen(nodes=frozenset()), 4.0)
+    assert [command.kind for command in released if isinstance(command, Say)] == ["node.released"]
+    ask = only(machine.handle(seen("n2", epoch=9, serves=HALVES), 5.0), Decide)
+    assert isinstance(ask, Decide)
+    assert len(ask.gpus) == 10
+
+
+def test_a_node_that_is_taken_while_a_plan_is_made_or_rolled_is_sent_nothing() -> None:
+    machine = ControllerMachine(rate_rps=5.0)
+    serving(machine, WHOLE, "n1", "n2")
+    machine.handle(LoadSeen(load=LoadEstimate.sure(8.0)), 2.0)
+    machine.handle(TakenSeen(nodes=frozenset({"n2"})), 2.0)
+    send = only(machine.handle(Decided(configuration=everywhere(HALVES, "n1", "n2")), 2.0), Send)
+    assert isinstance(send, Send)
+    assert {gpu.node for gpu in send.changed} == {"n1"}
+    assert {gpu.node for gpu, _ in send.configuration.gpus} == {"n1"}

@@ -173,19 +173,22 @@ class Pin(Message, frozen=True):
 
 
 class Override(Message, frozen=True):
-    """What people have told the controller; it holds until it is taken back or runs out.
+    """What people have decided over the controller's head; it holds until it is taken back or runs out.
 
     Attributes:
-        at_ms, by: When and by whom it was last changed.
         paused: No new decision is made; agents and a roll under way go on.
         paused_until_ms: When that ends, None for never.
         pins: GPUs that are fixed.
-        reason: For people.
+        nodes: Nodes that were taken by hand: the controller neither plans for them nor sends them targets.
+        reason: One line for people.
+        by: Who set it last, such as `alice@host`.
+        at_ms: When.
     """
 
-    at_ms: float
-    by: str
     paused: bool = False
     paused_until_ms: float | None = None
     pins: tuple[Pin, ...] = ()
+    nodes: tuple[str, ...] = ()
     reason: str = ""
+    by: str = ""
+    at_ms: float = 0.0

@@ -1,0 +1,1 @@
+"""Run folders: what was started, with which settings on what, and what came of it (docs/runs.md)."""
