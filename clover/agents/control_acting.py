@@ -8,11 +8,13 @@ from clover.agents.control_view import ControlView
 from clover.agents.control_writer import ControlWriter, guard_data
 from clover.agents.correcting import Correction
 from clover.agents.decision import Decision, DecisionMaker
+from clover.agents.live import LiveWindow
 from clover.agents.planner import Planner
 from clover.core import control
 from clover.core.clock import Clock
 from clover.core.configuration import Configuration
 from clover.core.controller import ControllerMachine
+from clover.plan.live import MEASURED_REQUESTS
 
 
 class ControlActing:
@@ -24,6 +26,7 @@ class ControlActing:
         writer: Writes.
         maker, planner: Make plans.
         clock: Wall time.
+        live: Measures candidates on live traffic.
         decisions: Number of the last decision of this deployment.
     """
 
@@ -36,6 +39,7 @@ class ControlActing:
         maker: DecisionMaker,
         planner: Planner[Decision],
         clock: Clock,
+        live: LiveWindow,
         decisions: int,
     ) -> None:
         self._machine = machine
@@ -44,6 +48,7 @@ class ControlActing:
         self._maker = maker
         self._planner = planner
         self._clock = clock
+        self._live = live
         self._decisions = decisions
         self._correction = Correction()
         self._overdue: tuple[control.Decide, asyncio.Future[Decision]] | None = None
@@ -106,7 +111,10 @@ class ControlActing:
         present = Configuration.of(self._machine.roll.assigned)
         await self._writer.settle(present, unchanged=unchanged, above=self._view.reached)
         decision = self._writer.decision
-        if decision is not None and decision.record.trigger != "intensity":
+        if decision is not None and self._maker.measuring:
+            length_s = MEASURED_REQUESTS / decision.problem.rate_rps
+            await self._live.begin(self._view.nodes, now_s=self._clock.now_s(), length_s=length_s)
+        elif decision is not None and decision.record.trigger != "intensity":
             # While nothing else is to be done: later changes of the grid are then look-ups.
             self._planner.spare(lambda: self._look_ahead(decision))
 
@@ -114,12 +122,30 @@ class ControlActing:
         self._maker.look_ahead(decision)
         return decision
 
+    async def _measure(self) -> None:
+        """Take a measurement in that is over, and go on with the search that asked for it."""
+        present = Configuration.of(self._machine.roll.assigned)
+        found = await self._live.result(self._view.nodes, present, now_s=self._clock.now_s())
+        decision = self._writer.decision
+        if found is None or decision is None:
+            return
+        evaluation, data = found
+        kept = "keeps" if data.meets_sla else "breaks"
+        reason = f"{kept} the SLA: {data.late} of {data.requests} late, {data.energy_j:.0f} J in {data.seconds:.0f} s"
+        await self._writer.say("live.measured", str(present), reason, data=data)
+        self._maker.measured(evaluation, data.requests)
+        await self.act(control.PlanReady(trigger=decision.record.trigger, reason="the search on live traffic goes on"))
+
     async def _after_tick(self) -> None:
         machine, writer = self._machine, self._writer
         if self._overdue is not None and self._overdue[1].done():
             ask, self._overdue = self._overdue[0], None
             await self.act(control.PlanReady(trigger=ask.trigger, reason=f"{ask.reason} (the plan is ready now)"))
         if machine.state != "serving" or writer.record is None:
+            self._live.cancel()
+            return
+        if self._live.open:
+            await self._measure()
             return
         rules = self._correction.corrected(
             writer.decision,

@@ -15,6 +15,7 @@ from clover.bus.messages import (
     DispatchRule,
     Event,
     GuardData,
+    LiveData,
     PlanData,
     PlanRecord,
     Prediction,
@@ -25,7 +26,7 @@ from clover.core.clock import Clock
 from clover.core.configuration import Configuration, GpuId
 from clover.core.guard import Verdict
 
-Data = DecisionData | PlanData | GuardData | CalibrationData
+Data = DecisionData | PlanData | GuardData | CalibrationData | LiveData
 
 
 class ControlWriter:

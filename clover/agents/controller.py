@@ -20,6 +20,7 @@ from clover.agents.control_writer import ControlWriter
 from clover.agents.decision import Decision, DecisionMaker
 from clover.agents.lease import Lease, LeaseLostError
 from clover.agents.lifetime import until_stopped
+from clover.agents.live import LiveWindow
 from clover.agents.overriding import Overrides
 from clover.agents.planner import Compute, Planner
 from clover.agents.sampling import Sampler
@@ -174,6 +175,7 @@ class ControllerAgent:
             maker=self._maker,
             planner=self._planner,
             clock=self._clock,
+            live=LiveWindow(self._bus, self._maker.model, self._maker.goals.sla_ms),
             decisions=plan.decision if plan else 0,
         )
         async with asyncio.TaskGroup() as group:

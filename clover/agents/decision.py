@@ -16,9 +16,10 @@ from clover.core.control import Decide, Send
 from clover.core.guard import GuardLevel
 from clover.core.objective import Objective, rightsized
 from clover.core.outcome import default_deadline_s
-from clover.core.queueing import evaluate
+from clover.core.queueing import Evaluation, evaluate
 from clover.plan import measures
 from clover.plan.exact import ExactScheme
+from clover.plan.live import LiveScheme
 from clover.plan.problem import Answer, Parking, Problem, Scheme
 
 #: How many of the beaten alternatives a plan record names.
@@ -190,6 +191,16 @@ class DecisionMaker:
             state="rolling",
             since_ms=at_ms,
         )
+
+    @property
+    def measuring(self) -> bool:
+        """Whether the last answer is a candidate that waits to be measured on live traffic."""
+        return isinstance(self._scheme, LiveScheme) and self._scheme.measuring is not None
+
+    def measured(self, evaluation: Evaluation, requests: int) -> None:
+        """Take in what live traffic said of the candidate."""
+        if isinstance(self._scheme, LiveScheme):
+            self._scheme.measured(evaluation, requests)
 
     def look_ahead(self, decision: Decision) -> None:
         """Let the scheme plan for other intensities at the same load, if it can; slow and pure like `decide`."""

@@ -19,6 +19,10 @@ LIVE_REQUESTS = 1000
 _LIVE_STREAM = 0x11FE
 
 
+def _key(problem: Problem, gpu: GpuConfiguration) -> tuple[object, ...]:
+    return (problem.model.table.application, len(problem.gpus), problem.rate_rps, problem.sla_ms, gpu.graph)
+
+
 class UniformEvaluator:
     """Evaluation by the closed form, with memory across questions of the same load, fleet and SLA."""
 
@@ -29,21 +33,19 @@ class UniformEvaluator:
 
     def evaluate(self, problem: Problem, gpu: GpuConfiguration) -> Evaluation:
         """Return the evaluation of a fleet whose GPUs are all configured like this."""
-        key = (
-            problem.model.table.application,
-            len(problem.gpus),
-            problem.rate_rps,
-            problem.sla_ms,
-            gpu.graph,
-        )
+        key = _key(problem, gpu)
         known = self._memory.get(key)
         if known is not None:
             return known
+        evaluation = self._fresh(problem, gpu)
+        self.remember(problem, gpu, evaluation)
+        return evaluation
+
+    def remember(self, problem: Problem, gpu: GpuConfiguration, evaluation: Evaluation) -> None:
+        """Remember the evaluation of a fleet whose GPUs are all configured like this."""
         if len(self._memory) >= _MAX_REMEMBERED:
             self._memory.clear()
-        evaluation = self._fresh(problem, gpu)
-        self._memory[key] = evaluation
-        return evaluation
+        self._memory[_key(problem, gpu)] = evaluation
 
     def explored(self) -> tuple[Explored, ...]:
         """Return what was tried on live traffic since the last call: nothing, since this is a model."""

@@ -47,6 +47,7 @@ class WorldSettings:
         duration_s: How long requests become due.
         telemetry_s: Telemetry interval.
         seed: Of everything random.
+        evaluate: How scheme `clover` judges candidates: `model`, or `live` on the traffic of this world.
         source: Makes what is asked for the intensity instead of the trace.
     """
 
@@ -62,6 +63,7 @@ class WorldSettings:
     faithful: bool = False
     telemetry_s: float = 1.0
     seed: int = 0
+    evaluate: str = "model"
     source: Callable[[Clock], IntensityFeed] | None = None
 
 
@@ -143,6 +145,7 @@ class World:
             clock=self.clock,
             seed=settings.seed,
             compute=_at_once,
+            evaluate=settings.evaluate,
         )
         await agent.run(stop or self.stop)
 

@@ -92,7 +92,6 @@ async def _script(script: Script, stage: Stage) -> None:
 
 async def nothing(stage: Stage) -> None:
     """Break nothing."""
-    del stage
 
 
 def check(result: dict[str, Any], events: list[Event], *, most_plans: int = 12) -> Counter[str]:
@@ -387,3 +386,18 @@ def test_what_cannot_be_is_refused_and_the_rest_done() -> None:
     assert "huge" in refused[0].reason
     moved = [event.reason for event in events if event.kind == "gpu.serving" and event.subject == "n1/gpu0"]
     assert moved[-1] == "7g:large"
+
+
+# --- the original's way ---------------------------------------------------------------------------------------------
+
+
+def test_candidates_are_measured_on_live_traffic_and_what_that_costs_is_told() -> None:
+    result, events = play(settings(evaluate="live", rate_rps=10.0, duration_s=2400.0), nothing)
+    check(result, events, most_plans=40)
+    measured = [event for event in events if event.kind == "live.measured"]
+    assert len(measured) >= 5
+    assert all(event.data["requests"] == pytest.approx(1000, rel=0.2) for event in measured)
+    assert all(event.data["seconds"] >= 100.0 and event.data["energy_j"] > 0.0 for event in measured)
+    told = [event.reason for event in events if event.kind == "decision" and "explored on live traffic" in event.reason]
+    assert len(told) == 1
+    assert f"{len(measured)} candidates explored" in told[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from random import Random
 
@@ -28,7 +29,10 @@ from clover.core.rolling import ROLL_LATE_LIMIT, Step, next_step
 from clover.core.transitions import STATES, TRANSITIONS, state_diagram, target_of
 from clover.core.triggers import INTENSITY_TRIGGER, Pace, PaceSettings, Situation, Triggers
 from clover.core.weights import ShareCorrector, fitted
+from clover.plan.live import LiveScheme
 from clover.plan.measures import awake, unfit
+from clover.plan.problem import Problem
+from clover.plan.search import SearchScheme
 from mig.partition import maximal_multisets
 from mig.profiles import gpu_model
 
@@ -428,3 +432,33 @@ def test_a_doubled_table_makes_the_model_later() -> None:
     fleet = FleetCounts.uniform(WHOLE, 4)
     sla_ms = model.table.sla_p95_ms
     assert evaluate(slow, fleet, 10.0, sla_ms).late_fraction > evaluate(model, fleet, 10.0, sla_ms).late_fraction
+
+
+# --- live evaluation ------------------------------------------------------------------------------------------------
+
+
+def test_a_live_search_asks_for_one_candidate_after_the_other_and_ends_where_the_modelled_one_does() -> None:
+    model = load_service("albert", "a100-40gb")
+    problem = Problem(
+        model=model,
+        multisets=maximal_multisets(gpu_model("a100-40gb")),
+        gpus=tuple(gpus(4)),
+        rate_rps=5.0,
+        sla_ms=model.table.sla_p95_ms,
+        lambda_=0.5,
+        intensity_g_per_kwh=250.0,
+        pue=1.5,
+    )
+    live, modelled = LiveScheme(seed=3), SearchScheme("clover", seed=3)
+    tried: list[GpuConfiguration] = []
+    answer = live.plan(problem)
+    while (gpu := live.measuring) is not None:
+        assert answer.configuration == Configuration.uniform(problem.gpus, gpu)
+        tried.append(gpu)
+        # What is measured is what the model says: the searches must then agree in everything.
+        live.measured(evaluate(model, FleetCounts.uniform(gpu, 4), 5.0, problem.sla_ms), 1000)
+        answer = live.plan(replace(problem, current=gpu, intensity_g_per_kwh=250.0))
+    expected = modelled.plan(problem)
+    assert len(tried) == len(set(tried)) == len(answer.explored) > 3
+    assert answer.configuration == expected.configuration
+    assert "explored on live traffic" in answer.reason

@@ -23,6 +23,7 @@ EVENT_KINDS: dict[str, str] = {
     "guard.raised": "too many requests are late: the SLA guard takes its next measure",
     "guard.lowered": "requests have been in time for long enough: the SLA guard takes a measure back",
     "calibration.updated": "measured service times or energy left the table: the table in use follows",
+    "live.measured": "a candidate was measured on live traffic (`--evaluate live`), and what that cost",
     "override.changed": "somebody paused, resumed, pinned or unpinned; or that ran out",
     "override.refused": "what somebody asked for cannot be, and why; it is left out",
     "gpu.fenced": "a GPU does not do what it shall: plans are made without it",
@@ -123,6 +124,27 @@ class GuardData(msgspec.Struct, frozen=True, kw_only=True):
     low_pct: float | None = None
     high_pct: float | None = None
     answered: int = 0
+
+
+class LiveData(msgspec.Struct, frozen=True, kw_only=True):
+    """The `data` of the event `live.measured`: what live traffic said of a candidate, which is also what it cost.
+
+    Attributes:
+        requests, late: That were due in the window, and that were not answered within the SLA.
+        p95_ms: Of all of them; None if that many were never answered.
+        accuracy_pct: Mean over the answered ones.
+        energy_j: Of all GPUs in the window.
+        seconds: Its length.
+        meets_sla: Whether at most 5 % were late.
+    """
+
+    requests: int
+    late: int
+    p95_ms: float | None
+    accuracy_pct: float
+    energy_j: float
+    seconds: float
+    meets_sla: bool
 
 
 class CalibrationData(msgspec.Struct, frozen=True, kw_only=True):
