@@ -303,7 +303,7 @@ def _read_plan(file: Path) -> list[tuple[str, GpuTarget]]:
 
     from clover.bus.messages import GpuTarget  # noqa: PLC0415
 
-    class Gpu(GpuTarget, frozen=True):
+    class Gpu(GpuTarget, frozen=True, kw_only=True):
         node: str
 
     class Plan(msgspec.Struct):

@@ -9,6 +9,7 @@ import msgspec
 
 from clover.agents.translate import alternative, by_node, prediction
 from clover.bus.messages import Calibration, DispatchRule, PlanRecord, Prediction, Target
+from clover.core.admission import admission_bound
 from clover.core.application import ServiceModel
 from clover.core.calibration import Factors, calibrated
 from clover.core.configuration import Configuration, FleetCounts, GpuId
@@ -115,7 +116,7 @@ class DecisionMaker:
     def decide(self, ask: Decide, *, number: int, intensity_g_per_kwh: float, pue: float, at_ms: float) -> Decision:
         """Run the scheme; slow and pure, so that it may run in a thread."""
         problem = self._problem(ask, intensity_g_per_kwh=intensity_g_per_kwh, pue=pue)
-        quick = measures.quick(problem, ask.guard) if ask.trigger == "sla" and not ask.pinned else None
+        quick = measures.quick(problem, ask.guard) if ask.raised and not ask.pinned else None
         answer = quick or measures.planned(self._scheme, problem, ask.guard, ask.pinned)
         objective = problem.objective()
         base = objective.baseline
@@ -238,19 +239,5 @@ class DecisionMaker:
     def _admission_bound(
         self, configuration: Configuration, *, changed: tuple[GpuId, ...] = (), guard: GuardLevel = "none"
     ) -> int:
-        """Most requests that may wait: what the fleet can finish between now and a request's deadline.
-
-        A GPU that is being changed begins that much later, so that overload is said at the door and not by expiry. At
-        the guard's last level only so many are let in as can begin and end within the SLA.
-        """
-        change = self._model.table.change
-        change_s = change.destroy_s + change.create_s + change.worker_start_s
-        until_s = self._goals.sla_ms / 1e3 if guard == "shed" else default_deadline_s(self._goals.sla_ms)
-        bound = 0.0
-        for gpu, content in configuration.gpus:
-            begins_s = change_s if gpu in changed else 0.0
-            for kind in content.instances:
-                mean_s = self._model.mean_ms(kind.variant, kind.profile, 1.0) / 1e3
-                spent_s = mean_s if guard == "shed" else self._goals.sla_ms / 1e3
-                bound += max(0.0, until_s - spent_s - begins_s) / mean_s
-        return max(1, int(bound))
+        shed = guard == "shed"
+        return admission_bound(self._model, configuration, sla_ms=self._goals.sla_ms, changed=changed, shed=shed)

@@ -155,6 +155,7 @@ class Decide:
         current: What all serving GPUs are if alike.
         present: What each GPU is, None at first.
         guard: Under which level of the SLA guard.
+        raised: Whether it has just gone up, so that there is no time to lose.
         pinned: GPUs that must be as given.
     """
 
@@ -165,6 +166,7 @@ class Decide:
     current: GpuConfiguration | None
     present: Configuration | None = None
     guard: GuardLevel = "none"
+    raised: bool = False
     pinned: Mapping[GpuId, GpuConfiguration] = field(default_factory=dict[GpuId, GpuConfiguration])
 
 

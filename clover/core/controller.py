@@ -7,10 +7,10 @@ and a raised guard end a roll early, when its present step is through.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from clover.core.configuration import Configuration, FleetCounts, GpuConfiguration, GpuId
+from clover.core.configuration import Configuration, GpuConfiguration, GpuId
 from clover.core.control import (
     Command,
     Decide,
@@ -34,21 +34,9 @@ from clover.core.control import (
 from clover.core.fleet import FleetView, said
 from clover.core.guard import GuardLevel, SlaGuard
 from clover.core.load import LoadEstimate
-from clover.core.rolling import Roll
-from clover.core.transitions import Cause, State, target_of
+from clover.core.rolling import Predict, Roll, never_late
+from clover.core.transitions import Cause, State, Story
 from clover.core.triggers import Pace, PaceSettings, Situation, Triggers
-from clover.errors import InvalidTransitionError
-
-#: Transitions that are remembered.
-_TOLD = 20
-
-#: P(late), 0..1, of a fleet at a rate in requests/s.
-Predict = Callable[[FleetCounts, float], float]
-
-
-def _never_late(fleet: FleetCounts, rate_rps: float) -> float:
-    del fleet, rate_rps
-    return 0.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -61,25 +49,23 @@ class ControllerMachine:
         predict: P(late) of a fleet at a load, by the performance model; tells how many GPUs may change at once.
         pace: How often it may decide.
         guard: Watches over the SLA; None leaves it unwatched.
-        state: See `clover.core.transitions`.
+        story: Its state and how it came there.
         roll: What the targets say, and what is wanted.
         fleet: What is there.
         load: As last estimated.
         paused: Somebody has paused planning.
-        story: The last transitions, told when something impossible happens.
     """
 
     rate_rps: float
     expected_nodes: int = 1
-    predict: Predict = _never_late
+    predict: Predict = never_late
     pace: PaceSettings = field(default_factory=PaceSettings)
     guard: SlaGuard | None = None
-    state: State = "waiting"
+    story: Story = field(default_factory=Story)
     roll: Roll = field(default_factory=Roll)
     fleet: FleetView = field(default_factory=FleetView)
     load: LoadEstimate | None = None
     paused: bool = False
-    story: list[str] = field(default_factory=list[str])
     _triggers: Triggers | None = None
     _trigger: Trigger = "start"
     _effective: float | None = None
@@ -90,6 +76,11 @@ class ControllerMachine:
     _ready: tuple[Trigger, str] | None = None
     _guard_news: str = ""
     _raised: bool = False
+
+    @property
+    def state(self) -> State:
+        """See `clover.core.transitions`."""
+        return self.story.state
 
     def handle(self, event: Event, now_s: float) -> list[Command]:
         """Take an event in and say what to do.
@@ -111,7 +102,7 @@ class ControllerMachine:
             case Decided(configuration=configuration, redispatch=redispatch):
                 return self._decided(configuration, now_s, redispatch=redispatch)
             case Sent(epoch=epoch):
-                self._expect("rolling", event)
+                self.story.expect("rolling", event)
                 self.roll.epoch = epoch
             case _:
                 return self._see(event, now_s) + self._go_on(now_s)
@@ -150,7 +141,7 @@ class ControllerMachine:
         if self.guard is not None:
             self.guard.restore(guard, now_s)
         self.rate_rps, self._decided_effective = rate_rps, effective
-        self._enter("resumed", f"epoch {epoch}")
+        self.story.enter("resumed", f"epoch {epoch}")
 
     # --- seeing
 
@@ -248,7 +239,7 @@ class ControllerMachine:
         self._trigger, self._override_news, self._drift_news, self._guard_news = trigger, "", "", ""
         self._ready = None
         self._judge().pace.decided(trigger, now_s)
-        self._enter(cause, f"{trigger}: {reason}")
+        self.story.enter(cause, f"{trigger}: {reason}")
         fit = self.fleet.fit
         present = {gpu: self.roll.assigned[gpu] for gpu in fit if gpu in self.roll.assigned}
         alike = {gpu for gpu in present.values() if gpu.instances}
@@ -261,6 +252,7 @@ class ControllerMachine:
                 current=next(iter(alike)) if len(alike) == 1 else None,
                 present=Configuration.of(present) if present else None,
                 guard=self.guard.level if self.guard is not None else "none",
+                raised=trigger == "sla" and self._raised,
                 pinned={gpu: pinned for gpu, pinned in self._pinned.items() if gpu in fit},
             )
         ]
@@ -268,12 +260,12 @@ class ControllerMachine:
     # --- rolling
 
     def _decided(self, configuration: Configuration, now_s: float, *, redispatch: bool) -> list[Command]:
-        self._expect("deciding", configuration)
+        self.story.expect("deciding", configuration)
         self.roll.begin(configuration.as_dict())
         if not self.roll.left and not redispatch:
-            self._enter("kept", "decision kept what was there")
+            self.story.enter("kept", "decision kept what was there")
             return [Settle(unchanged=True)]
-        self._enter("changes", str(configuration))
+        self.story.enter("changes", str(configuration))
         return [self._next_step(now_s)]
 
     def _roll_on(self, now_s: float) -> list[Command]:
@@ -285,9 +277,9 @@ class ControllerMachine:
         if reason := self._why_abort():
             return [*said_, *self._abort(*reason, now_s)]
         if any(self.fleet.report(gpu) for gpu in self.roll.left):
-            self._enter("step", f"epoch {self.roll.epoch} is in force")
+            self.story.enter("step", f"epoch {self.roll.epoch} is in force")
             return [*said_, self._next_step(now_s)]
-        self._enter("through", f"epoch {self.roll.epoch} is in force")
+        self.story.enter("through", f"epoch {self.roll.epoch} is in force")
         return [*said_, Settle(unchanged=False)]
 
     def _why_abort(self) -> tuple[Trigger, str] | None:
@@ -307,19 +299,3 @@ class ControllerMachine:
     def _next_step(self, now_s: float) -> Send:
         rate_rps = max(self.load.rate_rps, 0.01) if self.load is not None else self.rate_rps
         return self.roll.step(self.fleet, lambda fleet: self.predict(fleet, rate_rps), now_s)
-
-    # --- story
-
-    def _enter(self, cause: Cause, why: str) -> None:
-        target = target_of(self.state, cause)
-        if target is None:
-            raise InvalidTransitionError(f"{cause} in state {self.state}: no such way. Story: {'; '.join(self.story)}")
-        self.story = [*self.story[-_TOLD + 1 :], f"{self.state} -> {target}: {why}"]
-        self.state = target
-
-    def _expect(self, state: State, event: object) -> None:
-        if self.state != state:
-            told = "; ".join(self.story)
-            raise InvalidTransitionError(
-                f"{type(event).__name__} in state {self.state}, expected {state}. Story: {told}"
-            )

@@ -18,8 +18,17 @@ ROLL_LATE_LIMIT = 0.05
 #: A step whose GPUs have not reached its epoch after this long is given up: they are fenced off.
 STEP_PATIENCE_S = 180.0
 
+#: P(late), 0..1, of a fleet at a rate in requests/s.
+Predict = Callable[[FleetCounts, float], float]
+
 #: P(late) of a fleet at the present load, 0..1.
 LateOf = Callable[[FleetCounts], float]
+
+
+def never_late(fleet: FleetCounts, rate_rps: float) -> float:
+    """Predict that nobody is ever late: then only the number of GPUs counts."""
+    del fleet, rate_rps
+    return 0.0
 
 
 @dataclass(frozen=True, slots=True)

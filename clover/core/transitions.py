@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
+
+from clover.errors import InvalidTransitionError
 
 State = Literal["waiting", "deciding", "rolling", "serving"]
 Cause = Literal["ready", "resumed", "triggered", "kept", "changes", "step", "through", "aborted"]
+
+#: Transitions that are remembered.
+_TOLD = 20
 
 #: What each state means, for people.
 STATES: dict[State, str] = {
@@ -45,6 +50,30 @@ _TABLE: dict[tuple[State, Cause], State] = {(each.source, each.cause): each.targ
 def target_of(source: State, cause: Cause) -> State | None:
     """Return where a cause leads from a state; None if it must not happen there."""
     return _TABLE.get((source, cause))
+
+
+@dataclass(slots=True)
+class Story:
+    """The present state and the last transitions, which are told when something impossible happens."""
+
+    state: State = "waiting"
+    told: list[str] = field(default_factory=list[str])
+
+    def enter(self, cause: Cause, why: str) -> None:
+        """Go where a cause leads; raises InvalidTransitionError if it must not happen here."""
+        target = target_of(self.state, cause)
+        if target is None:
+            raise InvalidTransitionError(f"{cause} in state {self.state}: no such way. Story: {'; '.join(self.told)}")
+        self.told = [*self.told[-_TOLD + 1 :], f"{self.state} -> {target}: {why}"]
+        self.state = target
+
+    def expect(self, state: State, event: object) -> None:
+        """Raise InvalidTransitionError if an event came in another state than the one that asks for it."""
+        if self.state != state:
+            told = "; ".join(self.told)
+            raise InvalidTransitionError(
+                f"{type(event).__name__} in state {self.state}, expected {state}. Story: {told}"
+            )
 
 
 def state_diagram(transitions: Sequence[Transition] = TRANSITIONS) -> str:

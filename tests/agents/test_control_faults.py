@@ -21,7 +21,7 @@ from clover.bus.port import Feed
 from clover.catalog import load_service, load_trace
 from clover.core.application import ServiceModel
 from clover.core.configuration import GpuConfiguration
-from clover.errors import ServingError
+from clover.serving.port import ServingError
 from clover.sim.clock import run_virtual
 from clover.sim.world import World, WorldSettings
 
@@ -246,7 +246,7 @@ def test_a_gpu_whose_workers_die_again_and_again_is_fenced_off(monkeypatch: pyte
 
     monkeypatch.setattr(GpuRunner, "_enter", enter)
 
-    async def script(stage: Stage) -> None:
+    async def script(_: Stage) -> None:
         looping["is"] = True
         await asyncio.sleep(240.0)
         looping["is"] = False
@@ -322,14 +322,15 @@ async def _at_once(function: Callable[[], Any]) -> Any:
     return function()
 
 
-def test_a_table_that_is_wrong_by_two_is_found_out_while_the_guard_keeps_the_promise() -> None:
+@pytest.mark.parametrize("scheme", ["clover", pytest.param("exact", marks=pytest.mark.slow)])
+def test_a_table_that_is_wrong_by_two_is_found_out_while_the_guard_keeps_the_promise(scheme: str) -> None:
     true = slower(MODEL, 2.0)
     sla_ms = 1.5 * MODEL.table.sla_p95_ms
     # On paper few GPUs would do; in truth they cannot carry it.
     result, events = play(
         settings(
             fleet=make_fleet(backend="sim", board="a100-40gb", model=true),
-            scheme="exact",
+            scheme=scheme,
             goals=Goals(lambda_=0.1, sla_ms=sla_ms, parking="parked"),
             rate_rps=20.0,
             duration_s=900.0,
@@ -391,6 +392,7 @@ def test_what_cannot_be_is_refused_and_the_rest_done() -> None:
 # --- the original's way ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_candidates_are_measured_on_live_traffic_and_what_that_costs_is_told() -> None:
     result, events = play(settings(evaluate="live", rate_rps=10.0, duration_s=2400.0), nothing)
     check(result, events, most_plans=40)

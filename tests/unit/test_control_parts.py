@@ -11,6 +11,7 @@ from random import Random
 import pytest
 
 from clover.catalog import load_service
+from clover.core.admission import admission_bound
 from clover.core.calibration import Calibrator, DriftEstimate, Factors, Sample, calibrated
 from clover.core.configuration import PARKED, Configuration, FleetCounts, GpuConfiguration, GpuId, InstanceKind
 from clover.core.fencing import CHANGE_PATIENCE_S, FAILED_PATIENCE_S, HEALTHY_FIRST_S, Fence
@@ -26,9 +27,10 @@ from clover.core.load import (
 )
 from clover.core.queueing import evaluate
 from clover.core.rolling import ROLL_LATE_LIMIT, Step, next_step
-from clover.core.transitions import STATES, TRANSITIONS, state_diagram, target_of
+from clover.core.transitions import STATES, TRANSITIONS, Story, state_diagram, target_of
 from clover.core.triggers import INTENSITY_TRIGGER, Pace, PaceSettings, Situation, Triggers
 from clover.core.weights import ShareCorrector, fitted
+from clover.errors import InvalidTransitionError
 from clover.plan.live import LiveScheme
 from clover.plan.measures import awake, unfit
 from clover.plan.problem import Problem
@@ -55,6 +57,13 @@ def test_every_state_can_be_reached_and_left_and_every_cause_is_told_apart() -> 
     assert target_of("serving", "through") is None
     diagram = state_diagram()
     assert all(f"{each.source} --> {each.target} : {each.cause}" in diagram for each in TRANSITIONS)
+
+
+def test_a_way_that_is_not_in_the_table_is_an_error_that_tells_the_story() -> None:
+    story = Story()
+    story.enter("ready", "all are there")
+    with pytest.raises(InvalidTransitionError, match="through in state deciding.*waiting -> deciding: all are there"):
+        story.enter("through", "never")
 
 
 # --- guard ----------------------------------------------------------------------------------------------------------
@@ -270,6 +279,20 @@ def test_if_none_can_be_missed_the_one_that_is_missed_least_changes() -> None:
     wanted = dict.fromkeys(fleet, GpuConfiguration((InstanceKind("7g", "base"),)))
     step = next_step(assigned, wanted, dict.fromkeys(fleet, "serving"), lambda left: 0.9 if left.instances > 9 else 0.3)
     assert step.gpus == (fleet[3],)
+
+
+@pytest.mark.parametrize(("changed", "shed"), [((), False), ((0, 1), False), ((), True)])
+def test_fewer_may_wait_while_gpus_change_and_fewest_when_requests_are_shed(
+    changed: tuple[int, ...], shed: bool
+) -> None:
+    model, fleet = load_service("albert", "a100-40gb"), gpus(4)
+    configuration = Configuration.uniform(fleet, WHOLE)
+    sla_ms = model.table.sla_p95_ms
+    bound = admission_bound(model, configuration, sla_ms=sla_ms, changed=[fleet[i] for i in changed], shed=shed)
+    all_of_them = admission_bound(model, configuration, sla_ms=sla_ms)
+    assert 1 <= bound <= all_of_them
+    assert (bound < all_of_them) is bool(changed or shed)
+    assert not shed or bound <= 4 * sla_ms / model.mean_ms("xxlarge", "7g", 1.0)
 
 
 # --- triggers -------------------------------------------------------------------------------------------------------
