@@ -54,6 +54,7 @@ class WorldSettings:
         duration_s: How long requests become due.
         telemetry_s: Telemetry interval.
         seed: Of everything random.
+        evaluate: How scheme `clover` judges candidates: `model`, or `live` on the traffic of this world.
         source: Makes what is asked for the intensity instead of the trace.
         load: Arrival rate over time, from the first request on; None for `rate_rps` throughout.
     """
@@ -70,6 +71,7 @@ class WorldSettings:
     faithful: bool = False
     telemetry_s: float = 1.0
     seed: int = 0
+    evaluate: str = "model"
     source: Callable[[Clock], IntensityFeed] | None = None
     load: RateProfile | None = None
 
@@ -174,6 +176,7 @@ class World:
             clock=self.clock,
             seed=settings.seed,
             compute=_at_once,
+            evaluate=settings.evaluate,
         )
         await agent.run(stop or self.stop)
 
