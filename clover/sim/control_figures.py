@@ -170,7 +170,9 @@ def _savings(wanted: Sequence[Run], done: dict[str, dict[str, Any] | None]) -> s
 
 def main() -> int:
     """Run what is missing and write the page."""
-    parser = argparse.ArgumentParser(prog="python -m clover.sim.control_figures", description=__doc__.split("\n", 1)[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m clover.sim.control_figures", description=(__doc__ or "").split("\n", 1)[0]
+    )
     parser.add_argument("--work", type=Path, default=Path(".figures-control"), help="folder of finished runs")
     parser.add_argument("--hours", type=float, default=48.0)
     parser.add_argument("--only", action="append", default=[], metavar="PART")
