@@ -13,11 +13,18 @@ TORCH_INDEX := $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL))
 SOAK_S ?= 1800
 SOAK_SEED ?= 1
 
-.PHONY: up test test-slow test-all soak check docs figures-planner figures-control clean
+.PHONY: up report analysis test test-slow test-all soak check docs figures-planner figures-control pictures clean
 
 up: $(VENV)/.installed
 	@if echo "$(ARGS)" | grep -q -- "--backend[ =]cpu"; then $(PIP) $(TORCH_INDEX) -e ".[models]"; fi
 	@$(BIN)/clover up $(ARGS)
+
+# The report of the newest run (or of ARGS), in the browser where there is one.
+report: $(VENV)/.analysis
+	@$(BIN)/clover report --open $(ARGS)
+
+# What `clover query`, `clover logs export` and `clover report` need beside.
+analysis: $(VENV)/.analysis
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -m "not slow"
@@ -54,11 +61,19 @@ figures-planner: $(VENV)/.test
 figures-control: $(VENV)/.test
 	$(BIN)/python -m clover.sim.control_figures $(ARGS)
 
+# The pictures of the dashboard in docs/images, from a run of the real agents in virtual time.
+pictures: $(VENV)/.installed
+	$(BIN)/python tools/pictures.py
+
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.analysis: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e ".[analysis]"
 	@touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python

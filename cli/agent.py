@@ -283,6 +283,9 @@ def controller(
 @app.command()
 def generator(
     *,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Of this producer's reply stream (default: generator-<host>-<pid>).")
+    ] = None,
     rate: options.Rate = None,
     gpus: Annotated[int, typer.Option("--gpus", min=1, help="GPUs of the fleet, for the default rate.")] = 10,
     duration: options.Duration = None,
@@ -310,7 +313,7 @@ def generator(
     here = options.where(deployment, redis, state_dir, wait)
     fleet = options.fleet(application, backend, board, profile)
     settings = GeneratorSettings(
-        name=f"generator-{options.unique_name()}",
+        name=name or f"generator-{options.unique_name()}",
         application=fleet.model.application.name,
         rate_rps=options.rate_of(rate, gpus, fleet),
         duration_s=duration,

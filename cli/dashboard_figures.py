@@ -33,7 +33,7 @@ def header(snapshot: Snapshot, options: ViewOptions, width: int) -> Text:
     at = Text(clock(snapshot.at_ms), style="bold")
     what = " ".join(filter(None, (snapshot.application, snapshot.scheme and f"by {snapshot.scheme}")))
     parts = [
-        Text(f"clover {clean(options.deployment)}", style="bold"),
+        Text("clover" if options.deployment == "clover" else f"clover {clean(options.deployment)}", style="bold"),
         Text(f" {badge(snapshot)} ", style="black on yellow") if badge(snapshot) else None,
         *_marks(options),
         no_data(snapshot),

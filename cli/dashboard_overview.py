@@ -71,7 +71,8 @@ def _decision(snapshot: Snapshot, width: int, room: int) -> list[Text]:
     if decision is None:
         return [titled_rule(Text("no decision yet"), width)]
     title = f"decision {decision.number} on {decision.trigger}, {age(decision.age_s)} ago"
-    beat = f", beat {decision.alternatives} of {decision.evaluations} evaluated" if decision.alternatives else ""
+    of = f" of {decision.evaluations} evaluated" if decision.evaluations else ""
+    beat = f", beat {decision.alternatives}{of}" if decision.alternatives else ""
     lines = [titled_rule(Text(title + beat), width)]
     lines += wrapped(Text(clean(decision.reason)), width, min(2, room - 1))
     expected = (

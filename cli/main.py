@@ -77,7 +77,7 @@ def main() -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _describe(error: BaseException) -> tuple[str, str, int]:
+def _describe(error: BaseException) -> tuple[str, str, int]:  # noqa: PLR0911 - a kind of error each
     from mig.errors import MigError  # noqa: PLC0415 - only needed when something went wrong
 
     if isinstance(error, BaseExceptionGroup):

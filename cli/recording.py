@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 import sys
@@ -90,7 +91,7 @@ def recorded(context: typer.Context, plan: RunPlan) -> Iterator[Recording]:
     recording = Recording(begin(context, plan))
     try:
         yield recording
-    except (KeyboardInterrupt, SystemExit):
+    except (KeyboardInterrupt, SystemExit, asyncio.CancelledError):
         _end(recording, "interrupted")
         raise
     except BaseException as error:

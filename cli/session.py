@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import shutil
 import signal
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -16,8 +17,10 @@ from cli.dashboard_options import ViewOptions
 from cli.doctor import require_fit
 from cli.following import follow_into
 from cli.output import tell
+from clover.agents.backoff import Backoff
 from clover.agents.deployment import claim_state, given_url, release_state
 from clover.agents.lifetime import happens_within
+from clover.agents.readiness import wait_until_serving
 from clover.agents.runtime import check_state_folder
 from clover.agents.supervisor import ChildFailedError, ChildSpec, Supervisor
 from clover.agents.system_clock import SystemClock
@@ -31,8 +34,10 @@ from clover.bus.redis import connect
 from clover.errors import BusUnavailableError, CloverError, NotReadyError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
+    from cli.options import Where
     from cli.up import UpSettings
     from clover.runs.record import Hardware
 
@@ -48,13 +53,20 @@ NOTICE_RETRY_S = 0.5
 MAX_NOTICES = 1000
 
 GENERATOR = "generator"
+ARCHIVE = "archive"
 
 
 class UpSession:
-    """Runs a deployment and folds what it does into a summary."""
+    """Runs a deployment and folds what it does into a summary.
 
-    def __init__(self, settings: UpSettings) -> None:
+    Args:
+        settings: What was asked for.
+        archive: Folder for the run's tables; None writes none.
+    """
+
+    def __init__(self, settings: UpSettings, *, archive: Path | None = None) -> None:
         self._settings = settings
+        self._archive = archive
         self._clock = SystemClock()
         self._summary = RunSummary(sla_p95_ms=settings.goals.sla_ms)
         self._view = DeploymentView(self._summary)
@@ -145,8 +157,12 @@ class UpSession:
                         ).run(lambda: self._view, self._stop)
                     ),
                 ]
+                if not self._settings.own_load:
+                    observers.append(group.create_task(self._serve(bus)))
                 if self._server is not None:
                     observers.append(group.create_task(self._server.keep_running(self._server_notice)))
+                if self._archive is not None:
+                    group.create_task(self._keep_archive(supervisor, _archive_spec(where, self._archive, cursors)))
                 for spec in self._children():
                     group.create_task(self._keep(supervisor, spec))
                 await self._until_over()
@@ -165,6 +181,27 @@ class UpSession:
             self._failure = self._failure or error
             self._over.set()
         if spec.name == GENERATOR:
+            self._over.set()
+
+    async def _keep_archive(self, supervisor: Supervisor, spec: ChildSpec) -> None:
+        """Keep the archive alive; if that cannot be, the service goes on without it."""
+        try:
+            await supervisor.keep(spec)
+        except ChildFailedError as error:
+            tell(f"warning: the run is not archived any more: {error}")
+            self._notice("archive.failed", spec.name, str(error))
+
+    async def _serve(self, bus: Bus) -> None:
+        """Serve what others send until the duration, counted from readiness, is over."""
+        backoff = Backoff(Random())  # noqa: S311 - jitter
+        ready = await wait_until_serving(bus, seen_after_ms=0.0, block_s=1.0, backoff=backoff, stop=self._stop)
+        if ready is None:
+            return
+        self._started.set()
+        deployment = self._settings.where.deployment
+        tell(f"ready: clover generate{'' if deployment == 'clover' else f' --deployment {deployment}'}")
+        if self._settings.duration_s is not None:
+            await happens_within(self._stop, self._settings.duration_s)
             self._over.set()
 
     async def _until_over(self) -> None:
@@ -190,7 +227,9 @@ class UpSession:
         if self._failure is None and self._summary.started:
             await happens_within(self._complete, LEDGER_WITHIN_S)
         await supervisor.end([name for name in supervisor.pids if name.startswith("node-")])
-        await supervisor.end(list(supervisor.pids))
+        await supervisor.end([name for name in supervisor.pids if name != ARCHIVE])
+        # Last, so that it has everything that the others said.
+        await supervisor.end([ARCHIVE])
         await supervisor.end([spec.name for spec in self._children()])
 
     # --- children
@@ -230,11 +269,12 @@ class UpSession:
             *common,
             *self._metrics(len(s.gpus) + 1),
         ]
+        generator = ChildSpec(name=GENERATOR, arguments=lambda: self._generator_arguments([*fleet, *common]), once=True)
         return [
             *nodes,
             ChildSpec(name="carbon", arguments=lambda: carbon),
             ChildSpec(name="controller", arguments=lambda: controller),
-            ChildSpec(name=GENERATOR, arguments=lambda: self._generator_arguments([*fleet, *common]), once=True),
+            *([generator] if s.own_load else []),
         ]
 
     def _metrics(self, number: int) -> Sequence[str]:
@@ -303,6 +343,13 @@ class UpSession:
 
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, on_signal)
+
+
+def _archive_spec(where: Where, folder: Path, cursors: Mapping[Feed, str]) -> ChildSpec:
+    """Return the process that archives this run, and nothing that the server holds of earlier ones."""
+    after = [f"--after={feed.value}={cursor}" for feed, cursor in cursors.items()]
+    arguments = ["logs", "archive", str(folder), "--deployment", where.deployment, *after]
+    return ChildSpec(name=ARCHIVE, arguments=lambda: arguments)
 
 
 def _given(flag: str, value: float | None) -> list[str]:

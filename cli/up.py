@@ -40,6 +40,7 @@ class UpSettings:
         seed: Of everything random.
         dashboard: Whether to draw the dashboard where there is a terminal.
         as_json: Whether the summary is JSON.
+        own_load: Whether it sends requests of its own.
         require_durable: Whether a server that may lose data is refused.
         environment: Settings that only some agents know, as environment variables.
     """
@@ -62,6 +63,7 @@ class UpSettings:
     dashboard: bool
     as_json: bool
     require_durable: bool
+    own_load: bool
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -117,8 +119,19 @@ def up(
     deployment: options.Deployment = "clover",
     redis: options.Redis = None,
     state_dir: options.StateDir = None,
+    generator: Annotated[
+        bool,
+        typer.Option(
+            "--generator/--no-generator",
+            help="Send requests of its own at --rate; without, --rate is what is planned for, "
+            "and the load comes from `clover generate`.",
+        ),
+    ] = True,
     runs_dir: RunsDir = None,
     run_name: RunName = None,
+    archive: Annotated[
+        bool, typer.Option("--archive/--no-archive", help="Archive the run's tables in its folder (docs/analysis.md).")
+    ] = True,
     no_tui: Annotated[bool, typer.Option("--no-tui", help="No dashboard: a status line now and then.")] = False,
     as_json: options.Json = False,
 ) -> None:
@@ -167,10 +180,11 @@ def up(
         dashboard=not (no_tui or as_json),
         as_json=as_json,
         require_durable=require_durable,
+        own_load=generator,
     )
     from cli.session import UpSession  # noqa: PLC0415 - keeps --help fast
+    from clover.analysis.load import ARCHIVE  # noqa: PLC0415
 
-    session = UpSession(settings)
     files = [("performance table", profile)] if profile is not None else []
     if carbon == "trace":
         files += recording.carbon_files(trace)
@@ -184,6 +198,7 @@ def up(
         inputs=files,
     )
     with recording.recorded(context, plan) as run:
+        session = UpSession(settings, archive=run.folder.path / ARCHIVE if archive else None)
         result: dict[str, Any] = asyncio.run(session.run()) | {"run": str(run.folder.path)}
         run.interrupted = session.interrupted
         run.folder.describe(hardware=session.hardware(run.folder.record.hardware))
@@ -314,7 +329,7 @@ def _gpus(given: int | None, backend: str, helper: Path | None, board: str) -> i
 def _print_summary(result: dict[str, Any]) -> None:
     requests, predicted = result["requests"], result["predicted"]
     outcomes = ", ".join(f"{name} {count}" for name, count in requests.items() if count)
-    tell(f"requests    {outcomes or 'none'}")
+    tell(f"requests    {outcomes or 'none'} ({result['arrivals'] or 'no load'})")
     tell(
         f"latency     p95 {number(result['p95_ms'], ' ms')} (SLA {result['sla_p95_ms']:g} ms), "
         f"late {number(result['late_pct'], ' %', 2)}; predicted p95 {number(predicted['p95_ms'], ' ms')}"

@@ -153,7 +153,8 @@ async def _dashboard(here: options.Where, shown: _Shown) -> None:
         return
     stop = stop_on_signals()
     watched = await _Watched.find(here)
-    extras = DashboardExtras(here.deployment, (lambda: watched.bus) if shown.look.control else None)
+    bus = (lambda: watched.bus) if shown.look.control else None
+    extras = DashboardExtras(here.deployment, bus, lambda: _url_of(here))
     watched.extras = extras
     async with asyncio.TaskGroup() as group:
         follower = group.create_task(watched.follow(stop))

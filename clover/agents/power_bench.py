@@ -12,7 +12,7 @@ The states, in the order in which they are taken:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -84,7 +84,7 @@ class PowerBench:
         self._sleep = sleep
         self._allow_reset = allow_reset
 
-    async def run(self) -> AsyncIterator[StatePower]:
+    async def run(self) -> AsyncGenerator[StatePower, None]:
         """Give each state's figure as it is known.
 
         Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,10 @@ from clover.catalog import load_service
 from clover.core.application import ServiceModel
 from clover.core.objective import PLANNED_LATE_LIMIT
 from clover.core.queueing import FleetSearch
+from clover.plan.bound import bound
 from clover.plan.exact import ExactScheme
-from clover.plan.problem import Problem
+from clover.plan.flow import FlowModel
+from clover.plan.problem import Answer, Problem
 from clover.plan.space import all_gpu_configurations, count_matrix, kinds_of, mixed_fleets
 
 BOARD = "a100-40gb"
@@ -32,16 +35,20 @@ def parking(application: str, gpus: int, lambda_: float) -> dict[str, Any]:
     """Compare what parking saves per request at 1x with (n - k_min) x (P_idle - P_park) / rate.
 
     k_min is the smallest number of GPUs with which any fleet keeps the promise, by brute force; dynamic energy may
-    differ between the two plans (another mix of variants, higher contention) and is told apart.
+    differ between the two plans (another mix of variants, higher contention) and is told apart. Fewer GPUs than the
+    objective wants are no goal: `k_wanted` is the smallest number that a sound bound does not rule out, so that every
+    plan with fewer GPUs, whatever its configuration and routing, scores less than the plan that was found.
     """
     model = load_service(application, BOARD)
     rate = own_rate_rps(model, gpus)
-    answers = {}
-    for how in ("none", "parked"):
-        problem = problem_of(model, Case(gpus=gpus, rate_rps=rate, lambda_=lambda_, parking=how))
-        answers[how] = ExactScheme(seed=0).plan(problem)
+    problem = problem_of(model, Case(gpus=gpus, rate_rps=rate, lambda_=lambda_, parking="parked"))
+    answers = {how: ExactScheme(seed=0).plan(replace(problem, parking=how)) for how in ("none", "parked")}
     k_min = fewest(problem_of(model, Case(gpus=gpus, rate_rps=rate)))
-    maximum = (gpus - k_min) * (model.table.idle_power_w - model.table.parked_power_w) / rate
+    k_wanted = k_min
+    while k_wanted < answers["parked"].configuration.fleet.active and ruled_out(problem, k_wanted, answers["parked"]):
+        k_wanted += 1
+    watts = model.table.idle_power_w - model.table.parked_power_w
+    maximum, wanted = (gpus - k_min) * watts / rate, (gpus - k_wanted) * watts / rate
     all_on, parked = answers["none"].evaluation, answers["parked"].evaluation
     saved = all_on.energy_j_per_request - parked.energy_j_per_request
     return {
@@ -49,15 +56,33 @@ def parking(application: str, gpus: int, lambda_: float) -> dict[str, Any]:
         "gpus": gpus,
         "lambda": lambda_,
         "k_min": k_min,
+        "k_wanted": k_wanted,
         "active_gpus": answers["parked"].configuration.fleet.active,
+        "gap": answers["parked"].gap,
         "analytic_j": maximum,
+        "wanted_j": wanted,
         "saved_j": saved,
         "idle_saved_j": (all_on.idle_power_w - parked.idle_power_w) / rate,
         "part": saved / maximum if maximum > 0 else None,
+        "part_of_wanted": None if wanted <= 0 else (all_on.idle_power_w - parked.idle_power_w) / rate / wanted,
         "accuracy_pct": {"none": all_on.accuracy_pct, "parked": parked.accuracy_pct},
         "certified": answers["parked"].late_upper is not None,
         "zero_w": model.table.idle_power_w if k_min < gpus else None,
     }
+
+
+def ruled_out(problem: Problem, active: int, answer: Answer) -> bool:
+    """Return whether no plan with at most so many serving GPUs can score as much as an answer."""
+    flow = FlowModel(
+        problem.model,
+        problem.multisets,
+        len(problem.gpus),
+        rate_rps=problem.rate_rps,
+        sla_ms=problem.sla_ms,
+        spare_power_w=problem.model.table.parked_power_w,
+        most_active=active,
+    )
+    return bound(flow, problem.asked(problem.baseline())).upper_bound < answer.objective
 
 
 def fewest(problem: Problem) -> int:

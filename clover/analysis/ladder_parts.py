@@ -1,4 +1,4 @@
-"""The ladder as parts that a process each can compute: by application and lambda, all traces and parked watts at once."""
+"""The ladder as parts that a process each can compute: by application and lambda, with all traces and watts."""
 
 from __future__ import annotations
 

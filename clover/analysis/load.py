@@ -5,6 +5,7 @@ Both read what the archive's manifest names, so a run that is still open reads a
 
 from __future__ import annotations
 
+import errno
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -145,8 +146,9 @@ class Run:
                 return pl.read_parquet(path)
             with path.open("rb") as lines:
                 return read_lines(table, lines.read(segment.bytes))
-        except FileNotFoundError:
-            raise
+        except FileNotFoundError as error:
+            # polars leaves the name out.
+            raise FileNotFoundError(errno.ENOENT, "missing", str(path)) from error
         except (OSError, pl.exceptions.PolarsError) as error:
             raise ConfigurationError(f"table {table}: {path}: {str(error).splitlines()[0]}") from error
 

@@ -1,7 +1,8 @@
 """Year-long series of carbon intensity, hourly, from two public files that are not part of Clover.
 
-`pjm-2022-eia930.csv` (PJM, EIA data) and `gb-2021-neso-actual-forecast.csv` (Great Britain, NESO, CC BY 4.0), read by the
-rules of `clover carbon import`: short gaps are filled in a straight line, longer ones with the same hour of another day.
+`pjm-2022-eia930.csv` (PJM, EIA data) and `gb-2021-neso-actual-forecast.csv` (Great Britain, NESO, CC BY 4.0), read by
+the rules of `clover carbon import`: short gaps are filled in a straight line, longer ones with the same hour of another
+day.
 """
 
 from __future__ import annotations

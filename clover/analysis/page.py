@@ -116,11 +116,14 @@ def parking(parts: Parts) -> str:
         (
             f"{p['app']}, {p['gpus']} GPUs, lambda {p['lambda']:g}",
             str(p["k_min"]),
+            str(p["k_wanted"]),
             str(p["active_gpus"]),
+            "-" if p["gap"] is None else f"{p['gap']:.4f}",
             f"{p['analytic_j']:.2f}",
             f"{p['idle_saved_j']:.2f}",
             f"{p['saved_j']:.2f}",
             "-" if p["part"] is None else f"{100.0 * p['part']:.1f}",
+            "-" if p["part_of_wanted"] is None else f"{100.0 * p['part_of_wanted']:.1f}",
             f"{p['accuracy_pct']['none']:.2f} / {p['accuracy_pct']['parked']:.2f}",
         )
         for p in (parts[name] for name in names if name in parts)
@@ -128,11 +131,14 @@ def parking(parts: Parts) -> str:
     header = (
         "case at 1x",
         "k_min",
+        "k wanted",
         "serving",
+        "gap",
         "maximum J",
         "idle J saved",
         "J saved",
         "% of maximum",
+        "idle: % of what is wanted",
         "accuracy on / parked %",
     )
     return table(header, rows)

@@ -1,5 +1,6 @@
-"""One look per variant, everywhere: dashboard, reports, pictures. Colours of Okabe and Ito, told apart by all kinds of
-eyes; where there are no colours (grey print), hatches and lines tell variants apart.
+"""One look per variant, everywhere: dashboard, reports, pictures.
+
+Colours of Okabe and Ito, told apart by all kinds of eyes; in grey print, hatches tell variants apart.
 """
 
 from __future__ import annotations
@@ -10,24 +11,23 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """How a variant is drawn: `colour` of its area, `ink` of text on it, `hatch` and `line` in matplotlib's words."""
+    """How a variant is drawn: `colour` of its area, `ink` of text on it, `hatch` in matplotlib's words."""
 
     colour: str
     ink: str
     hatch: str
-    line: str
 
 
 #: In the order of variants; what has no place in the order has the last look.
 LOOKS = (
-    Look("#56b4e9", "#000000", "", "-"),
-    Look("#e69f00", "#000000", "////", "--"),
-    Look("#009e73", "#000000", "....", "-."),
-    Look("#cc79a7", "#000000", "xxxx", ":"),
-    Look("#f0e442", "#000000", "\\\\\\\\", "-"),
-    Look("#0072b2", "#ffffff", "oo", "--"),
-    Look("#d55e00", "#000000", "++", "-."),
-    Look("#999999", "#000000", "--", ":"),
+    Look("#56b4e9", "#000000", ""),
+    Look("#e69f00", "#000000", "////"),
+    Look("#009e73", "#000000", "...."),
+    Look("#cc79a7", "#000000", "xxxx"),
+    Look("#f0e442", "#000000", "\\\\\\\\"),
+    Look("#0072b2", "#ffffff", "oo"),
+    Look("#d55e00", "#000000", "++"),
+    Look("#999999", "#000000", "--"),
 )
 
 

@@ -17,7 +17,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from clover.analysis import acceptance, ladder_parts, page, paper, plots, sensitivity, work
+from clover.analysis import acceptance, ladder_parts, meaning, page, paper, plots, sensitivity, work
 
 _NO_YEAR = "Not computed for this page: the ladder ran on the short traces only.\n"
 _GROUPS = ("paper", "ladder", "acceptance", "sensitivity")
@@ -61,18 +61,39 @@ def write_page(parts: page.Parts, docs: Path) -> None:
     if found:
         _write_rows(docs / "results" / "paper.csv", [row for part in found for row in part["rows"]])
     template = (resources.files("clover") / "data" / "results.md").read_text()
+    for name, rows in (("ladder", short), ("year", year)):
+        if rows:
+            _write_rows(docs / "results" / f"{name}.csv", [_flat(row) for row in rows])
     text = template.format(
+        summary=meaning.summary(parts),
         paper=page.paper_way(parts),
         check=page.check(parts),
         parking=page.parking(parts),
         gaps=page.gaps(parts),
-        ladder=page.ladder_table([row for row in short if row["parked_w"] in {0.0, 25.0} or not row["host_w"]]),
+        ladder=page.ladder_table(_shown(short)),
         zero=page.zero_watts(short),
-        year=page.ladder_table(year) if year else _NO_YEAR,
+        year=page.ladder_table(_shown(year)) if year else _NO_YEAR,
         sensitivity=page.sensitivities(parts),
         missing=_missing(parts),
     )
     (docs / "results.md").write_text(text)
+
+
+def _shown(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows that the page has room for."""
+    return [row for row in rows if row["parked_w"] in {0.0, 25.0} or not row["host_w"]]
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row without dictionaries in it: their keys are appended to the name."""
+    flat: dict[str, Any] = {}
+    for key, value in row.items():
+        if key in {"interval_95_pct", "uniform_static"}:
+            continue
+        flat |= {f"{key}_{name}": each for name, each in value.items()} if isinstance(value, dict) else {key: value}
+    for name, (low, high) in row["interval_95_pct"].items():
+        flat |= {f"{name}_low_95_pct": low, f"{name}_high_95_pct": high}
+    return flat
 
 
 def _missing(parts: page.Parts) -> str:

@@ -70,6 +70,8 @@ class RunSummary:
         self._started_ms: float | None = None
         self._ended_ms: float | None = None
         self._generating: set[str] = set()
+        #: What loads there were, each of which says whether its loop was open or closed.
+        self._arrivals: dict[str, None] = {}
         self._outcomes: Counter[ProducerOutcome] = Counter()
         self._latencies = LatencyHistogram()
         self._accuracy_sum = 0.0
@@ -134,6 +136,7 @@ class RunSummary:
             case "generator.started":
                 self._started_ms = event.at_ms if self._started_ms is None else self._started_ms
                 self._generating.add(event.subject)
+                self._arrivals[str(event.data.get("arrivals", "not said"))] = None
                 self._ended_ms = None
             case "generator.finished":
                 self._generating.discard(event.subject)
@@ -166,6 +169,7 @@ class RunSummary:
         changes, change_s = self._change.since_start()
         base_feasible, base_late_pct = self._baseline()
         return {
+            "arrivals": "; ".join(self._arrivals) or None,
             "requests": {
                 "sent": finished,
                 **{outcome.value: self._outcomes[outcome] for outcome in ProducerOutcome},

@@ -5,7 +5,7 @@
 | own, moments | `time_s` | a row |
 | own, rates | `time_s,rate_rps` | drawn at that rate until the next row |
 | own, counts | `time_s,requests` | drawn, so many on average until the next row |
-| Azure Functions 2019 (invocations per function) | `HashOwner,HashApp,HashFunction,Trigger,1,...,1440` | counts per minute, summed over functions |
+| Azure Functions 2019 | `HashOwner,HashApp,HashFunction,Trigger,1,...,1440` | counts per minute, all functions |
 | Azure Functions 2021 | `app,func,end_timestamp,duration` | a row, at end minus duration (s) |
 | Azure LLM inference 2023, 2024 | `TIMESTAMP,ContextTokens,GeneratedTokens` | a row; tokens are not used |
 
@@ -15,6 +15,7 @@ The Azure traces are published under CC-BY by Microsoft (github.com/Azure/AzureP
 from __future__ import annotations
 
 import csv
+import itertools
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -61,7 +62,8 @@ def read_arrivals(lines: Iterable[str], *, name: str) -> ArrivalTrace:
         TraceError: An unknown header, or a row that cannot be right; the message names the line of the file.
     """
     rows = _rows(lines, name)
-    _, first = next(rows, (0, []))
+    nothing: list[str] = []
+    _, first = next(rows, (0, nothing))
     if not first:
         raise TraceError(f"arrivals {name}: the file is empty, expected a header line")
     header = [cell.strip() for cell in first]
@@ -76,8 +78,8 @@ def read_arrivals(lines: Iterable[str], *, name: str) -> ArrivalTrace:
         return _moments(rows, name, "azure-llm", len(header), _stamp)
     shown = ",".join(header)
     raise TraceError(
-        f"arrivals {name}: header {shown[:80]!r} is of no known trace; expected time_s, time_s,rate_rps, time_s,requests, "
-        "or one of the Azure Functions or Azure LLM traces"
+        f"arrivals {name}: header {shown[:80]!r} is of no known trace; expected time_s, time_s,rate_rps, "
+        "time_s,requests, or one of the Azure Functions or Azure LLM traces"
     )
 
 
@@ -190,7 +192,7 @@ def _of_rates(times: list[float], values: list[float], name: str, *, counts: boo
     starts = [time_s - times[0] for time_s in times]
     end_s = starts[-1] + (starts[-1] - starts[-2])
     edges = [*starts, end_s]
-    widths = [b - a for a, b in zip(edges, edges[1:], strict=False)]
+    widths = [b - a for a, b in itertools.pairwise(edges)]
     rates = [value / width if counts else value for value, width in zip(values, widths, strict=True)]
     return _of_profile(starts, rates, end_s, name, "own counts" if counts else "own rates")
 

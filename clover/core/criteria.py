@@ -33,15 +33,16 @@ _OPERATORS: dict[str, Callable[[float, float], bool]] = {
 }
 _MS = {"": 1.0, "ms": 1.0, "s": 1000.0}
 _PCT = {"": 1.0, "%": 1.0}
+_RPS = {"": 1.0, "rps": 1.0}
 _COUNTS = {"ok": "ok", "late": "late", "expired": "expired", "shed": "overloaded", "failed": "failed", "lost": "lost"}
 _UNITS: dict[str, dict[str, float]] = {
     **dict.fromkeys(QUANTILES, _MS),
     **{f"send.{name}": _MS for name in QUANTILES},
     **dict.fromkeys(("lag.p50", "lag.p99", "lag.max"), _MS),
-    **dict.fromkeys(_COUNTS, {"": 1.0, "%": 1.0}),
+    **dict.fromkeys(_COUNTS, _PCT),
     "duplicate": {"": 1.0},
     **dict.fromkeys(("not_ok", "goodput", "accuracy"), _PCT),
-    **dict.fromkeys(("rate", "goodput_rate"), {"": 1.0, "rps": 1.0}),
+    **dict.fromkeys(("rate", "goodput_rate"), _RPS),
     "energy": {"": 1.0, "j": 1.0},
     "carbon": {"": 1.0, "g": 1.0, "mg": 1e-3},
 }

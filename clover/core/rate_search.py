@@ -21,7 +21,7 @@ from clover.errors import ConfigurationError
 CONFIDENCE = 0.99
 
 #: Doubling or halving further than this from the first guess tells that something else is wrong.
-MAX_STEPS = 12
+MAX_STEPS = 16
 
 Verdict = Literal["passed", "failed", "undecided", "refused"]
 

@@ -149,10 +149,9 @@ class Tally:
     @classmethod
     def from_data(cls, data: dict[str, Any]) -> Tally:
         """Read what `as_data` gave."""
-        plain = {name: data[name] for name in _NUMBERS}
-        return cls(
-            outcomes=Counter(data["outcomes"]), **plain, **{name: _histogram(data[name]) for name in _HISTOGRAMS}
-        )
+        numbers: dict[str, Any] = {name: data[name] for name in _NUMBERS}
+        histograms: dict[str, Any] = {name: _histogram(data[name]) for name in _HISTOGRAMS}
+        return cls(outcomes=Counter(data["outcomes"]), **(numbers | histograms))
 
 
 _NUMBERS = (

@@ -53,6 +53,7 @@ class _Agent:
         self.begun = 0
         self._able = able
         self._by_share, self._by_idleness = crew.rule.name == "shares", crew.rule.name == "longest_idle"
+        self._hold_back = crew.rule.hold_back
         self._size = [len(numbers) for numbers in crew.instances]
         self._accuracy = crew.accuracy_pct
         self._shares = crew.shares
@@ -82,10 +83,15 @@ class _Agent:
                 return min(candidates, key=lambda k: idle[k][0])
             return candidates[0] if candidates else -1
         order = self._order[part]
-        best = next((k for k in order if idle[k]), -1)
-        if best >= 0 and self._ties:
+        for best in order:
+            if idle[best]:
+                break
+        else:
+            return -1
+        if self._ties:
             best = min((k for k in order if idle[k]), key=lambda k: (self._keys[k], idle[k][0]))
-        if best >= 0 and self.rule.hold_back and self._sooner_elsewhere(order, best):
+        # The fastest kind of all is never sooner done elsewhere.
+        if self._hold_back and best != order[0] and self._sooner_elsewhere(order, best):
             return -1
         return best
 
@@ -135,6 +141,7 @@ class EventEngine:
         self._queues = [deque[tuple[float, int, float, float]]() for _ in classes]
         self._waiting = 0
         self._turn = OrderedDict.fromkeys(range(len(crews)))
+        self._several = len(crews) > 1
         self._patient = any(crew.rule.name == "shares" for crew in crews)
         self._busy: list[tuple[float, int]] = []
         self._now = 0.0
@@ -229,19 +236,20 @@ class EventEngine:
                         break
 
     def _place(self, part: int, number: int, arrival: float, host: float, gpu: float) -> bool:
-        for name in self._turn:
+        now, turn = self._now, self._turn
+        for name in turn:
             agent = self._agents[name]
-            kind = agent.choose(part, self._now - arrival)
+            kind = agent.choose(part, now - arrival)
             if kind < 0:
                 continue
             i = agent.take(kind)
-            finish = self._now + host * self._host[i] + gpu * self._gpu[i]
+            finish = now + host * self._host[i] + gpu * self._gpu[i]
             heappush(self._busy, (finish, i))
             self._begun.append((number, finish, i))
-            if agent.idle_count:
-                self._turn.move_to_end(name)
-            else:
-                del self._turn[name]
+            if not agent.idle_count:
+                del turn[name]
+            elif self._several:
+                turn.move_to_end(name)
             return True
         return False
 

@@ -98,6 +98,7 @@ class FlowModel:
         rate_rps: Arrival rate.
         sla_ms: Latency beyond which a request is late.
         spare_power_w: Of a GPU that is parked or off; None if all must serve.
+        most_active: No more GPUs than this serve; None if all may. To bound what fewer GPUs could do.
     """
 
     def __init__(
@@ -109,10 +110,11 @@ class FlowModel:
         rate_rps: float,
         sla_ms: float,
         spare_power_w: float | None,
+        most_active: int | None = None,
     ) -> None:
         self.model, self.multisets, self.gpus = model, tuple(multisets), gpus
         self.rate_rps, self.sla_ms = rate_rps, sla_ms
-        self._spare_power_w = spare_power_w
+        self._spare_power_w, self._most_active = spare_power_w, most_active
         self._sizes = sorted({size for multiset in multisets for size in multiset})
         kinds = [
             InstanceKind(size, variant.name)
@@ -224,7 +226,7 @@ class FlowModel:
     ) -> highspy.HighsLp:
         rows = Rows(partitions=len(self.multisets), kinds=len(self.arrays.kinds))
         self._fill(rows, asked, interval, late_limit, utilisation)
-        return rows.program(self._costs(asked, interval), self._spare_limit(), relaxed=relaxed)
+        return rows.program(self._costs(asked, interval), self._spare_limits(), relaxed=relaxed)
 
     def _costs(self, asked: Asked, interval: Interval) -> Floats:
         energy = self._energy_row(interval)
@@ -259,8 +261,11 @@ class FlowModel:
         if asked.most_energy_j is not None:
             rows.add_row(self._energy_row(interval), -infinite, asked.most_energy_j)
 
-    def _spare_limit(self) -> float:
-        return 0.0 if self._spare_power_w is None else float(self.gpus - 1)
+    def _spare_limits(self) -> tuple[float, float]:
+        if self._spare_power_w is None:
+            return 0.0, 0.0
+        fewest = 0 if self._most_active is None else self.gpus - self._most_active
+        return float(fewest), float(self.gpus - 1)
 
     def _solution(self, bound: float, values: Floats, *, found: bool) -> FlowSolution:
         partitions, kinds = len(self.multisets), len(self.arrays.kinds)

@@ -52,17 +52,25 @@ class Rows:
         self._lower.append(lower)
         self._upper.append(upper)
 
-    def program(self, costs: Floats, spare_limit: float, *, relaxed: bool) -> highspy.HighsLp:
-        """Return the program that maximises the costs; everything but the flows is whole unless relaxed."""
+    def program(self, costs: Floats, spare: tuple[float, float], *, relaxed: bool) -> highspy.HighsLp:
+        """Return the program that maximises the costs; everything but the flows is whole unless relaxed.
+
+        Args:
+            costs: Of a row's length.
+            spare: Fewest and most spare GPUs.
+            relaxed: Whether all numbers are real.
+        """
         matrix = np.array(self._rows)
         filled = matrix != 0.0
         program = highspy.HighsLp()
         program.num_col_, program.num_row_ = len(costs), len(matrix)
         program.sense_ = highspy.ObjSense.kMaximize
         program.col_cost_ = costs
-        program.col_lower_ = np.zeros(len(costs))
+        lower = np.zeros(len(costs))
+        lower[self._partitions] = spare[0]
+        program.col_lower_ = lower
         upper = np.full(len(costs), highspy.kHighsInf)
-        upper[self._partitions] = spare_limit
+        upper[self._partitions] = spare[1]
         program.col_upper_ = upper
         program.row_lower_, program.row_upper_ = np.array(self._lower), np.array(self._upper)
         program.a_matrix_.format_ = highspy.MatrixFormat.kRowwise

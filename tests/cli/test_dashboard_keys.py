@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from view_messages import (
@@ -23,6 +24,7 @@ from view_messages import (
 
 from cli.dashboard import ViewOptions, view
 from cli.dashboard_charts import Chart, bars, columns_of
+from cli.dashboard_control import command_for
 from cli.dashboard_keys import Looking, keys_of, press
 from cli.dashboard_options import PAGES, WINDOWS_S, passes, scrolled
 from cli.dashboard_record import Recorder, Replay
@@ -149,6 +151,17 @@ def test_columns_cover_the_window_with_the_newest_at_the_right() -> None:
     columns = columns_of(slots, 60.0, 24, lambda slot: slot.rate_rps)
     assert columns == [10.0] * 24
     assert columns_of((), 60.0, 24, lambda slot: slot.rate_rps) == []
+
+
+def test_keys_run_the_command_that_does_it_or_takes_it_back() -> None:
+    pin = SimpleNamespace(node="n1", gpu=SimpleNamespace(index=3))
+    free, held = SimpleNamespace(paused=False, pins=()), SimpleNamespace(paused=True, pins=(pin,))
+    assert command_for("pause", None)[:2] == command_for("pause", free)[:2] == ["plan", "pause"]
+    assert command_for("pause", held) == ["plan", "resume"]
+    assert (command_for("pin", free)[:2], command_for("pin", held)) == (["plan", "pin"], ["plan", "unpin"])
+    assert command_for("park n1/3", free)[:5] == ["plan", "pin", "n1/gpu3", "--as", "parked"]
+    assert command_for("park n1/gpu3", held) == ["plan", "unpin", "n1/gpu3"]
+    assert command_for("park n1/4", held)[1] == "pin"
 
 
 # --- recordings

@@ -79,6 +79,13 @@ def test_every_command_and_flag_that_a_document_names_exists(document: Path) -> 
     assert wrong == []
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_file_that_a_document_links_to_is_there(document: Path) -> None:
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", document.read_text(encoding="utf-8"))
+    gone = [link for link in links if "://" not in link and not (document.parent / link).exists()]
+    assert gone == []
+
+
 def test_every_example_of_help_names_what_exists() -> None:
     wrong = []
     for words, command in commands().items():

@@ -111,7 +111,8 @@ def test_an_impossible_sla_exits_10_and_says_what_would_be_feasible():
         (("experiment", "--loads", "0"), "--loads = 0.0", "above 0"),
         (("experiment", "--traces", "nowhere"), "'nowhere'", "expected one of"),
         (("experiment", "--schemes", "base,"), "--schemes = 'base,'", "separated by commas"),
-        (("experiment", "--long-traces", "/nonexistent"), "--long-traces = /nonexistent", "not a folder"),
+        (("experiment", "--year"), "--year", "CLOVER_LONG_TRACES"),
+        (("experiment", "--year", "--long-traces", "/nonexistent"), "--long-traces = /nonexistent", "not a folder"),
     ],
 )
 def test_bad_input_is_one_line_that_names_field_value_and_what_was_expected(

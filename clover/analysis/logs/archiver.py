@@ -1,8 +1,8 @@
 """Archives the feeds of a deployment: reads on behind a position of its own, and says what it missed.
 
-It reads with plain XREAD, not with a consumer group: the server keeps nothing for it, a slow archive holds nobody up, and
-the position lies in the same file as the rows that belong to it. The price is that a bounded stream may be trimmed before
-it was read; the server's own count of entries tells that, and the archive states it as a gap.
+It reads with plain XREAD, not with a consumer group: the server keeps nothing for it, a slow archive holds nobody up,
+and the position lies in the same file as the rows that belong to it. The price is that a bounded stream may be trimmed
+before it was read; the server's own count of entries tells that, and the archive states it as a gap.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -41,6 +41,7 @@ class Archiver:
         bus: Of the deployment.
         files: Opened archive.
         now_ms: Wall time.
+        after: Where a new archive begins; without it with the oldest entries that are kept.
         pause_s, block_s: Between two reads, and of one.
         aside: Runs what takes long beside the event loop.
     """
@@ -51,6 +52,7 @@ class Archiver:
         files: ArchiveFiles,
         now_ms: Callable[[], float],
         *,
+        after: Mapping[Feed, str] | None = None,
         pause_s: float = _PAUSE_S,
         block_s: float = _BLOCK_S,
         aside: Callable[[Callable[[], Any]], Awaitable[Any]] = asyncio.to_thread,
@@ -62,6 +64,10 @@ class Archiver:
         self._block_s = block_s
         self._aside = aside
         self._told = ""
+        for feed in Feed:
+            position = FeedPosition(cursor=(after or {}).get(feed, "0-0"))
+            files.manifest.feeds.setdefault(feed.value, position)
+        files.commit(now_ms())
 
     async def run(self, stop: asyncio.Event) -> None:
         """Archive until `stop`, then read to the end and close the files.
@@ -69,13 +75,14 @@ class Archiver:
         Raises:
             ArchiveWriteError: It was stopped while nothing could be written.
         """
-        converting = asyncio.create_task(self._convert_regularly(), name="convert")
-        try:
-            await self._until(stop)
-            caught_up = await self._drain()
-        finally:
-            converting.cancel()
-            await asyncio.wait({converting})
+        over = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._convert_until(over), name="convert")
+            try:
+                await self._until(stop)
+                caught_up = await self._drain()
+            finally:
+                over.set()
         await self._close(caught_up=caught_up)
 
     async def _until(self, stop: asyncio.Event) -> None:
@@ -115,8 +122,7 @@ class Archiver:
         """
         manifest = self._files.manifest
         for feed in Feed:
-            position = manifest.feeds.setdefault(feed.value, FeedPosition())
-            self._note_gap(feed, position, await self._bus.extent(feed))
+            self._note_gap(feed, manifest.feeds[feed.value], await self._bus.extent(feed))
         cursors = {feed: manifest.feeds[feed.value].cursor for feed in Feed}
         entries = await self._bus.follow(cursors, block_s=block_s, count=_COUNT)
         try:
@@ -185,9 +191,10 @@ class Archiver:
 
     # --- closing
 
-    async def _convert_regularly(self) -> None:
-        while True:
-            await asyncio.sleep(_BLOCK_S)
+    async def _convert_until(self, over: asyncio.Event) -> None:
+        """Convert what is closed now and then; a file that was begun is finished first."""
+        while not over.is_set():
+            await _set_within(over, _BLOCK_S)
             await self._convert()
 
     async def _convert(self) -> None:

@@ -42,7 +42,8 @@ def export(
         out: Folder to be made; one that exists must be empty.
         form: Of the files.
         tables: Which.
-        since_ms, until_ms: Rows of which time, by each table's time column; None for all. `until_ms` is not included.
+        since_ms: First moment of rows, by each table's time column; None for all.
+        until_ms: First moment that is not included any more; None for all.
 
     Raises:
         ConfigurationError: The folder has files in it, cannot be written, or the disk is full: nothing was written.

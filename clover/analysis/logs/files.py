@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 import orjson
@@ -52,7 +52,7 @@ class ArchiveFiles:
         self._synced_s = time.monotonic()
         self.manifest = Manifest(deployment=deployment, began_ms=now_ms)
 
-    def __enter__(self) -> ArchiveFiles:
+    def __enter__(self) -> Self:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)

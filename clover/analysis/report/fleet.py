@@ -40,9 +40,10 @@ def fleet_of(run: Run, axis: Axis) -> Fleet | None:
         return None
     slices = _slices(run)
     heard = power.with_columns(bin=pl.Series(axis.bin_of(power["at_ms"].to_numpy())))
-    last = heard.sort("at_ms").group_by("node", "gpu", "bin", maintain_order=True).last()
+    # Rows are in the order of the stream; a node may tell of itself twice in one moment.
+    last = heard.group_by("node", "gpu", "bin", maintain_order=True).last()
     instances = run.frame("instances").join(
-        last.select("node", "gpu", "bin", "at_ms"), on=["node", "gpu", "at_ms"], how="inner"
+        last.select("node", "gpu", "bin", "stream_id"), on=["node", "gpu", "stream_id"], how="inner"
     )
     sizes: dict[tuple[str, int, int], dict[str, int]] = {}
     for node, gpu, place, profile in instances.select("node", "gpu", "bin", "profile").iter_rows():

@@ -46,6 +46,11 @@ class Axis:
         return float(self.edges_ms[1] - self.edges_ms[0]) / 1e3
 
     @property
+    def known_ms(self) -> Numbers:
+        """Bounds of bins as far as the run goes: the last bin ends with it."""
+        return np.minimum(self.edges_ms, self.end_ms)
+
+    @property
     def middles_s(self) -> Numbers:
         """Middle of each bin, in s since the start."""
         return (self.edges_ms[:-1] + self.edges_ms[1:] - 2.0 * self.start_ms) / 2e3
@@ -55,7 +60,7 @@ class Axis:
         """Bounds of bins, in s since the start."""
         return (self.edges_ms - self.start_ms) / 1e3
 
-    def bin_of(self, at_ms: Any) -> NDArray[np.int64]:
+    def bin_of(self, at_ms: Any) -> NDArray[np.intp]:
         """Return the bin of each moment; what is outside goes to the first or last."""
         found = np.searchsorted(self.edges_ms, np.asarray(at_ms, dtype=np.float64), side="right") - 1
         return np.clip(found, 0, self.bins - 1)
@@ -232,8 +237,7 @@ def carbon_of(run: Run, axis: Axis, requests: Requests) -> Carbon | None:
     base, rightsized = _modelled(run, axis, requests, effective)
 
     def used(name: str) -> Numbers:
-        # Up to the ledger's last reading; what the last bin lacks is not known.
-        total = np.interp(axis.edges_ms, ledger["at_ms"].to_numpy(), ledger[name].to_numpy())
+        total = np.interp(axis.known_ms, ledger["at_ms"].to_numpy(), ledger[name].to_numpy())
         return total - total[0]
 
     return Carbon(
@@ -257,7 +261,7 @@ def _modelled(run: Run, axis: Axis, requests: Requests, grid: Steps) -> tuple[Nu
     if plans.is_empty():
         return None, None
     seconds = axis.width_s
-    edges = np.minimum(axis.edges_ms, axis.end_ms)
+    edges = axis.known_ms
     sums = np.diff(grid.sums(edges))
     mean = np.divide(sums, np.diff(edges) / 1e3, out=np.zeros_like(sums), where=np.diff(edges) > 0)
     middles = axis.edges_ms[:-1] + 500.0 * seconds

@@ -48,6 +48,7 @@ EVENT_KINDS: dict[str, str] = {
     "carbon.stale": "no live figure has come for longer than the limit: plans stay as they are",
     "carbon.recovered": "the figure for the grid is live again",
     "process.died": "the supervisor starts a process again",
+    "archive.failed": "the run is not archived any more, and why; the service goes on",
     "server.restarted": "the supervisor has started the embedded server again",
 }
 

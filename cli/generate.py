@@ -1,0 +1,299 @@
+"""`clover generate`: load on a running deployment, and an account of it that can be trusted."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli import options
+from cli.recording import RunName, RunsDir
+from clover.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from clover.core.criteria import Condition
+    from clover.core.rate_search import Promise
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateSettings:
+    """What `generate` was asked for, checked as far as that needs no deployment.
+
+    Attributes:
+        where: Deployment and server.
+        order: Fields of `LoadOrder` that the user chose.
+        rate_rps: None takes the rate that the deployment is planned for.
+        app, inputs: For real models.
+        processes: Generator processes.
+        fail_if: Conditions that must not hold.
+        promise: What to search the highest rate for; None for one load test.
+        samples, tolerance: Of that search.
+        keep_requests: Whether each request is written to the run folder.
+        seed, runs_dir, run_name, as_json: As everywhere.
+        trace: File of arrivals.
+    """
+
+    where: options.Where
+    order: dict[str, Any]
+    rate_rps: float | None
+    app: str
+    inputs: Path | None
+    processes: int
+    fail_if: tuple[Condition, ...]
+    promise: Promise | None
+    samples: int | None
+    tolerance: float
+    keep_requests: bool
+    seed: int
+    trace: Path | None
+    runs_dir: Path | None
+    run_name: str | None
+    as_json: bool
+
+
+def generate(
+    context: typer.Context,
+    *,
+    rate: Annotated[
+        float | None,
+        typer.Option("--rate", help="Mean rate, requests/s (default: what the deployment is planned for)."),
+    ] = None,
+    arrivals: Annotated[str, typer.Option("--arrivals", help="poisson, constant or gamma.")] = "poisson",
+    smoothness: Annotated[
+        float, typer.Option("--smoothness", help="gamma: below 1 burstier than Poisson, above 1 smoother.")
+    ] = 1.0,
+    shape: Annotated[
+        str, typer.Option("--shape", help="How the rate moves: flat, sine, step, spike or diurnal.")
+    ] = "flat",
+    period: Annotated[
+        float | None,
+        typer.Option(
+            "--period",
+            parser=options.parse_duration,
+            metavar="DURATION",
+            help="Of the shape (default: the duration, else 1h).",
+        ),
+    ] = None,
+    peak: Annotated[float | None, typer.Option("--peak", help="Of the shape: highest rate over the mean.")] = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option("--trace", help="Arrivals of the past: a CSV file of ours or of Azure (docs/load.md)."),
+    ] = None,
+    speed: Annotated[str, typer.Option("--speed", help="How many times as fast the trace runs, such as 60x.")] = "1x",
+    scale_to: Annotated[
+        float | None, typer.Option("--scale-to", help="Mean rate that the trace is brought to, requests/s.")
+    ] = None,
+    concurrency: Annotated[
+        int, typer.Option("--concurrency", min=0, help="Closed loop: so many users, one request each at a time.")
+    ] = 0,
+    priority_share: Annotated[
+        float, typer.Option("--priority-share", help="Share (0 to 1) of requests of high priority.")
+    ] = 0.0,
+    min_accuracy: Annotated[
+        list[str] | None,
+        typer.Option("--min-accuracy", help="Least accuracy in %, of all or of a share: 85 or 85:0.2; repeatable."),
+    ] = None,
+    duration: Annotated[
+        float | None,
+        typer.Option(
+            "--duration", parser=options.parse_duration, metavar="DURATION", help="How long, after the warm-up."
+        ),
+    ] = None,
+    count: Annotated[int | None, typer.Option("--count", min=1, help="How many requests, after the warm-up.")] = None,
+    warmup: Annotated[
+        float | None,
+        typer.Option(
+            "--warmup", parser=options.parse_duration, metavar="DURATION", help="Sent before, and not counted."
+        ),
+    ] = None,
+    fail_if: Annotated[
+        list[str] | None,
+        typer.Option("--fail-if", help="Exit with 10 if this holds: 'p95>180ms', 'late>5%', 'lost>0'; repeatable."),
+    ] = None,
+    find_max: Annotated[
+        str | None, typer.Option("--find-max", help="Search the highest rate that keeps 'late<5%' or 'p99<200ms'.")
+    ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option("--samples", min=1, help="find-max: requests per trial (default: as MLPerf's rules ask for)."),
+    ] = None,
+    tolerance: Annotated[float, typer.Option("--tolerance", help="find-max: how close, relative.")] = 0.05,
+    processes: Annotated[int, typer.Option("--processes", min=1, max=64, help="Generator processes.")] = 1,
+    keep_requests: Annotated[
+        bool, typer.Option("--requests/--no-requests", help="Write each request to the run folder.")
+    ] = True,
+    application: Annotated[str, typer.Option("--app", help="Application of your own (.toml), for its inputs.")] = "",
+    inputs: options.Inputs = None,
+    seed: options.Seed = 0,
+    runs_dir: RunsDir = None,
+    run_name: RunName = None,
+    deployment: options.Deployment = "clover",
+    redis: options.Redis = None,
+    state_dir: options.StateDir = None,
+    wait: Annotated[
+        float | None,
+        typer.Option(
+            "--wait",
+            parser=options.parse_duration,
+            metavar="DURATION",
+            help="Longest wait for the server and its plan (default: not for the server, 60s for the plan).",
+        ),
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Send requests to a running deployment and account for every one of them; open loop unless --concurrency is given.
+
+    Latency runs from when a request was due, not from when it was sent. What one Ctrl-C stops is the sending; answers
+    are still waited for.
+
+    Examples: clover generate --rate 12 --duration 5m --warmup 30s --fail-if 'p95>180ms' --fail-if 'lost>0';
+    clover generate --trace day.csv --speed 60x --scale-to 20; clover generate --find-max 'late<5%' --samples 3000
+    """
+    settings = GenerateSettings(
+        where=options.where(deployment, redis, state_dir, wait or 0.0),
+        order=_load(
+            rate=rate,
+            arrivals=arrivals,
+            smoothness=smoothness,
+            shape=shape,
+            period_s=period,
+            peak=peak,
+            trace=trace,
+            speed=_speed(speed),
+            scale_to=scale_to,
+            concurrency=concurrency,
+            duration_s=duration,
+            count=count,
+            warmup_s=warmup or 0.0,
+            find_max=find_max,
+            processes=processes,
+        )
+        | _mix(priority_share, min_accuracy or []),
+        rate_rps=rate,
+        app=application,
+        inputs=inputs,
+        processes=processes,
+        fail_if=_conditions(fail_if or []),
+        promise=_promise(find_max),
+        samples=samples,
+        tolerance=options.check_positive("--tolerance", tolerance),
+        keep_requests=keep_requests and find_max is None,
+        seed=seed,
+        trace=trace,
+        runs_dir=runs_dir,
+        run_name=run_name,
+        as_json=as_json,
+    )
+    from cli.generate_run import GenerateRun  # noqa: PLC0415 - keeps --help fast
+
+    try:
+        code = asyncio.run(GenerateRun(context, settings).run())
+    except asyncio.CancelledError:
+        code = 130
+    if code:
+        sys.exit(code)
+
+
+def _load(
+    *,
+    rate: float | None,
+    arrivals: str,
+    smoothness: float,
+    shape: str,
+    period_s: float | None,
+    peak: float | None,
+    trace: Path | None,
+    speed: float,
+    scale_to: float | None,
+    concurrency: int,
+    duration_s: float | None,
+    count: int | None,
+    warmup_s: float,
+    find_max: str | None,
+    processes: int,
+) -> dict[str, Any]:
+    """Refuse what contradicts itself; return fields of `LoadOrder`."""
+    from random import Random  # noqa: PLC0415 - keeps --help fast
+
+    from clover.core.arrivals import shaped, unit_gaps  # noqa: PLC0415
+
+    for name, value in (("--rate", rate), ("--scale-to", scale_to)):
+        if value is not None:
+            options.check_positive(name, value)
+    kinds = [("--concurrency", concurrency > 0), ("--trace", trace is not None), ("--shape", shape != "flat")]
+    given = [name for name, is_given in kinds if is_given]
+    if len(given) > 1:
+        raise ConfigurationError(f"{given[0]} and {given[1]}: expected one of them")
+    if given and find_max is not None:
+        raise ConfigurationError(f"--find-max and {given[0]}: the search needs an open loop of constant rate")
+    if rate is not None and given[:1] in (["--concurrency"], ["--trace"]):
+        hint = "bring a trace to a rate with --scale-to" if trace else "a closed loop has no rate of its own"
+        raise ConfigurationError(f"--rate and {given[0]}: expected one of them", hint=hint)
+    if trace is None and (speed != 1.0 or scale_to is not None):
+        raise ConfigurationError("--speed and --scale-to: expected a --trace with them")
+    if 0 < concurrency < processes:
+        raise ConfigurationError(f"--processes = {processes}: expected at most --concurrency = {concurrency}")
+    next(unit_gaps(arrivals, Random(0), smoothness=smoothness))  # noqa: S311 - only checked
+    period = period_s or duration_s or 3600.0
+    shaped(shape, rate_rps=1.0, period_s=period, peak=peak)
+    return {
+        "process": arrivals,
+        "smoothness": smoothness,
+        "shape": shape,
+        "period_s": period,
+        "peak": peak,
+        "trace": str(trace.resolve()) if trace else None,
+        "speed": speed,
+        "scale_to_rps": scale_to,
+        "concurrency": concurrency,
+        "duration_s": duration_s,
+        "count": count,
+        "warmup_s": warmup_s,
+    }
+
+
+def _speed(text: str) -> float:
+    try:
+        speed = float(text.removesuffix("x"))
+    except ValueError:
+        raise ConfigurationError(f"--speed = {text!r}: expected a number such as 60x") from None
+    return options.check_positive("--speed", speed)
+
+
+def _mix(high_share: float, min_accuracies: list[str]) -> dict[str, Any]:
+    from clover.core.schedule import Mix  # noqa: PLC0415 - keeps --help fast
+
+    pairs: list[tuple[float, float]] = []
+    for text in min_accuracies:
+        accuracy, colon, share = text.partition(":")
+        try:
+            pairs.append((float(accuracy), float(share) if colon else 1.0))
+        except ValueError:
+            raise ConfigurationError(f"--min-accuracy = {text!r}: expected such as 85 or 85:0.2") from None
+        if not (math.isfinite(pairs[-1][0]) and 0.0 <= pairs[-1][0] <= 100.0):
+            raise ConfigurationError(f"--min-accuracy = {text!r}: expected an accuracy from 0 to 100 %")
+    try:
+        Mix(high_share=high_share, min_accuracies=tuple(pairs))
+    except ValueError as error:
+        raise ConfigurationError(f"--priority-share, --min-accuracy: {error}") from None
+    return {"high_share": high_share, "min_accuracies": tuple(pairs)}
+
+
+def _conditions(texts: list[str]) -> tuple[Condition, ...]:
+    from clover.core.criteria import parse_condition  # noqa: PLC0415 - keeps --help fast
+
+    return tuple(parse_condition(text, option="--fail-if") for text in texts)
+
+
+def _promise(text: str | None) -> Promise | None:
+    from clover.core.criteria import parse_condition  # noqa: PLC0415 - keeps --help fast
+    from clover.core.rate_search import promise_of  # noqa: PLC0415
+
+    if text is None:
+        return None
+    return promise_of(parse_condition(text, option="--find-max"), option="--find-max")

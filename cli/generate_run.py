@@ -1,0 +1,361 @@
+"""One run of `clover generate`: the deployment, the generators, what is observed, and the verdict."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from cli import options, recording
+from cli.connection import connected
+from cli.following import follow_into
+from cli.generate_text import print_load, print_trial, progress_bar
+from cli.output import print_json, tell
+from clover.agents.backoff import Backoff
+from clover.agents.deployment import find_url
+from clover.agents.find_max import find_max
+from clover.agents.lifetime import happens_within
+from clover.agents.load_fleet import LoadResult, run_here, run_processes
+from clover.agents.load_order import LoadOrder
+from clover.agents.load_process import inputs_of
+from clover.agents.readiness import wait_until_serving
+from clover.agents.system_clock import SystemClock
+from clover.analysis.summary import RunSummary
+from clover.analysis.view import DeploymentView
+from clover.bus.messages import Event, PlanData
+from clover.core.criteria import judge
+from clover.core.load_report import hgrm, load_figures
+from clover.core.rate_search import RateSearch
+from clover.core.tally import Tally
+from clover.errors import BusError, BusUnavailableError, NotReadyError
+
+if TYPE_CHECKING:
+    import typer
+
+    from cli.generate import GenerateSettings
+    from cli.recording import Recording
+    from clover.bus.messages import PlanRecord
+    from clover.bus.port import Bus
+
+#: The plan must be in force after this long, unless --wait gives more.
+READY_WITHIN_S = 60.0
+#: After the last answer the ledger has this long to catch up.
+LEDGER_WITHIN_S = 15.0
+#: A server that has been away for so long ends the load; it is asked so often.
+AWAY_S = 30.0
+_PING_S = 2.0
+
+#: What is taken from the account of the whole deployment.
+_DEPLOYMENT = (
+    "energy_j",
+    "energy_j_per_request",
+    "footprint_g",
+    "saved_pct",
+    "saved_pct_rightsized",
+    "baseline",
+    "baseline_late_pct",
+    "baseline_feasible",
+    "energy_source",
+    "replans",
+    "mig_changes",
+)
+
+
+class GenerateRun:
+    """Runs one load test, or a search of several."""
+
+    def __init__(self, context: typer.Context, settings: GenerateSettings) -> None:
+        self._context = context
+        self._settings = settings
+        self._clock = SystemClock()
+        self._stop = asyncio.Event()
+        self._url = ""
+
+    async def run(self) -> int:
+        """Run it; return the exit code."""
+        where = self._settings.where
+        bus = await connected(where, "generate")
+        try:
+            self._url = find_url(where.redis, where.state_folder, where.deployment) or ""
+            self._install_signals()
+            plan = await self._serving(bus)
+            order = await self._order(bus, plan)
+            with recording.recorded(self._context, await self._run_plan(bus, plan)) as run:
+                code = await self._run_recorded(bus, plan, order, run)
+                run.interrupted = self._stop.is_set()
+                return code
+        finally:
+            await bus.close()
+
+    async def _run_recorded(self, bus: Bus, plan: PlanRecord, order: LoadOrder, run: Recording) -> int:
+        settings = self._settings
+        head = {
+            "arrivals": order.load().description,
+            "deployment": settings.where.deployment,
+            "application": plan.application,
+            "seed": settings.seed,
+            "processes": settings.processes,
+            "warmup_s": order.warmup_s,
+        }
+        if settings.promise is not None:
+            result = head | {"find_max": await self._search(bus, plan, order)}
+            code = 0 if result["find_max"]["max_rate_rps"] is not None else 10
+        else:
+            result, code = await self._one(bus, plan, order, run, head)
+        told = result | {"interrupted": self._stop.is_set(), "run": str(run.folder.path)}
+        if settings.as_json:
+            print_json(told)
+        else:
+            print_load(told)
+        run.summary(told)
+        return code
+
+    # --- one load test
+
+    async def _one(
+        self, bus: Bus, plan: PlanRecord, order: LoadOrder, run: Recording, head: dict[str, Any]
+    ) -> tuple[dict[str, Any], int]:
+        from clover.runs.folder import LATENCIES, REQUESTS  # noqa: PLC0415
+
+        order = _replace(order, requests_file=str(run.folder.path / REQUESTS) if self._settings.keep_requests else None)
+        summary = RunSummary(sla_p95_ms=plan.sla_p95_ms)
+        done, complete = asyncio.Event(), asyncio.Event()
+
+        def seen() -> None:
+            if summary.complete:
+                complete.set()
+
+        watcher = await connected(self._settings.where, "generate-watch")
+        try:
+            cursors = await _newest(watcher)
+            await _take_present(watcher, plan, summary)
+            async with asyncio.TaskGroup() as group:
+                view = DeploymentView(summary)
+                following = group.create_task(follow_into(watcher, view, done, cursors=cursors, seen=seen))
+                with progress_bar(order) as advance:
+                    load = await self._load(bus, order, advance)
+                await happens_within(complete, LEDGER_WITHIN_S)
+                done.set()
+                await following
+        finally:
+            await watcher.close()
+        closed = order.concurrency > 0
+        figures = load_figures(load.tally, sla_p95_ms=plan.sla_p95_ms, closed=closed)
+        figures |= _of_deployment(summary, complete=complete.is_set())
+        run.folder.write(LATENCIES, hgrm(load.tally.latencies, closed=closed).encode())
+        return self._judged(head | figures | {"troubles": load.troubles})
+
+    def _judged(self, result: dict[str, Any]) -> tuple[dict[str, Any], int]:
+        judged = [judge(condition, result) for condition in self._settings.fail_if]
+        conditions = [
+            {
+                "fail_if": one.condition.text,
+                # Infinity is no JSON number.
+                "value": None if one.value == float("inf") else one.value,
+                "limit": one.condition.limit,
+                "failed": one.holds is not False,
+                "reason": one.why,
+            }
+            for one in judged
+        ]
+        refused = bool(judged) and result["verdict"] == "refused"
+        failed = refused or any(condition["failed"] for condition in conditions)
+        lost = result["requests"]["lost"] > 0
+        return result | {"conditions": conditions, "failed": failed}, 10 if failed else 11 if lost else 0
+
+    async def _load(self, bus: Bus, order: LoadOrder, progress: Callable[[Tally], bool]) -> LoadResult:
+        """Run the generators of one load test."""
+        own_stop = asyncio.Event()
+        of = self._settings.processes
+
+        async def run() -> LoadResult:
+            if of == 1:
+                inputs = inputs_of(order)
+                return await run_here(
+                    order, bus=bus, clock=self._clock, inputs=inputs, stop=own_stop, progress=progress
+                )
+            parts = [order.part(index, of) for index in range(of)]
+            if order.requests_file is not None:
+                parts = [
+                    _replace(part, requests_file=order.requests_file.replace(".jsonl", f"-{part.index + 1}.jsonl"))
+                    for part in parts
+                ]
+            return await run_processes(parts, url=self._url, stop=own_stop, progress=progress)
+
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(run())
+            watching = group.create_task(self._watch_server(bus))
+            stopping = group.create_task(self._stop.wait())
+            stopping.add_done_callback(lambda task: None if task.cancelled() else own_stop.set())
+            await asyncio.wait({running, watching}, return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
+            watching.cancel()
+        return running.result()
+
+    async def _watch_server(self, bus: Bus) -> None:
+        """End the load when the server has been away for so long that nobody can be waiting for it any more."""
+        away_s = 0.0
+        while True:
+            await asyncio.sleep(_PING_S)
+            try:
+                await bus.ping()
+                away_s = 0.0
+            except BusUnavailableError as error:
+                away_s += _PING_S
+                if away_s >= AWAY_S:
+                    raise BusError(f"the server has been away for {AWAY_S:g} s: {error}") from error
+
+    # --- a search
+
+    async def _search(self, bus: Bus, plan: PlanRecord, order: LoadOrder) -> dict[str, Any]:
+        promise = self._settings.promise
+        if promise is None:
+            raise AssertionError("asked for by --find-max")
+
+        async def trial(one: LoadOrder, enough: Callable[[Tally], bool]) -> Tally:
+            await self._serving(bus)
+            with progress_bar(one) as advance:
+                return (await self._load(bus, one, lambda tally: advance(tally) or enough(tally))).tally
+
+        return await find_max(
+            order,
+            RateSearch(first_rps=order.rate_rps, tolerance=self._settings.tolerance),
+            promise,
+            samples=self._settings.samples or promise.samples,
+            sla_ms=plan.sla_p95_ms,
+            run=trial,
+            tell=print_trial,
+            stopped=self._stop.is_set,
+        )
+
+    # --- the deployment
+
+    async def _serving(self, bus: Bus) -> PlanRecord:
+        """Return the plan in force, waiting for it."""
+        from random import Random  # noqa: PLC0415
+
+        within_s = max(READY_WITHIN_S, self._settings.where.wait_s)
+        try:
+            async with asyncio.timeout(within_s):
+                plan = await wait_until_serving(
+                    bus,
+                    # Telemetry comes every second; what was not heard for longer may be of an earlier run.
+                    seen_after_ms=self._clock.now_ms() - 10_000.0,
+                    block_s=1.0,
+                    backoff=Backoff(Random()),  # noqa: S311 - jitter
+                    stop=self._stop,
+                )
+        except TimeoutError:
+            plan = None
+        if plan is None:
+            raise NotReadyError(
+                f"deployment {self._settings.where.deployment!r} did not serve within {within_s:g} s",
+                hint="`clover status` tells what it is doing",
+            )
+        return plan
+
+    async def _order(self, bus: Bus, plan: PlanRecord) -> LoadOrder:
+        settings = self._settings
+        backends = {state.backend for state in (await bus.node_states()).values()}
+        order = LoadOrder(
+            deployment=settings.where.deployment,
+            name=f"generator-{options.unique_name()}-{os.urandom(2).hex()}",
+            application=plan.application,
+            backend="sim" if backends <= {"sim"} else min(backends - {"sim"}),
+            app=settings.app,
+            inputs=str(settings.inputs.resolve()) if settings.inputs else None,
+            rate_rps=settings.rate_rps or plan.prediction.rate_rps,
+            seed=settings.seed,
+            **settings.order,
+        )
+        load = order.load()
+        if load.mean_rps is not None and load.trace is not None and order.of == 1:
+            tell(f"arrivals    {load.description}: {load.mean_rps:.4g} requests/s on average")
+        return order
+
+    async def _run_plan(self, bus: Bus, plan: PlanRecord) -> recording.RunPlan:
+        import msgspec  # noqa: PLC0415
+
+        settings = self._settings
+        nodes = dict(sorted((await bus.node_states()).items()))
+        backend = next((node.backend for node in nodes.values()), "sim")
+        hardware = recording.hardware(backend, plan.gpu_model, [])
+        return recording.RunPlan(
+            command="generate",
+            runs=settings.runs_dir,
+            name=settings.run_name,
+            deployment=settings.where.deployment,
+            seed=settings.seed,
+            hardware=msgspec.structs.replace(
+                hardware,
+                gpus={name: len(node.gpus) for name, node in nodes.items()},
+                uuids={name: tuple(gpu.uuid for gpu in node.gpus) for name, node in nodes.items()},
+            ),
+            inputs=[("arrival trace", settings.trace)] if settings.trace else [],
+        )
+
+    def _install_signals(self) -> None:
+        """First signal: no new requests, let the rest finish. Second: end at once."""
+        loop = asyncio.get_running_loop()
+        main = asyncio.current_task()
+
+        def on_signal() -> None:
+            if self._stop.is_set() and main is not None:
+                main.cancel()
+                return
+            self._stop.set()
+            tell("stopping: requests in work are finished; Ctrl-C again stops at once")
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, on_signal)
+
+
+def _replace(order: LoadOrder, **changes: Any) -> LoadOrder:
+    import msgspec  # noqa: PLC0415
+
+    return msgspec.structs.replace(order, **changes)
+
+
+async def _newest(bus: Bus) -> dict[Any, str]:
+    from clover.bus.port import Feed  # noqa: PLC0415
+
+    return {feed: await bus.newest_id(feed) for feed in Feed}
+
+
+async def _take_present(bus: Bus, plan: PlanRecord, summary: RunSummary) -> None:
+    """Tell a summary what was so before it began: the grid, and the plan in force with its baselines."""
+    import msgspec  # noqa: PLC0415
+
+    for message in (await bus.carbon_now()).values():
+        summary.take(message)
+    data = PlanData(
+        prediction=plan.step_prediction,
+        base=plan.base,
+        base_rightsized=plan.base_rightsized,
+        decision=plan.decision,
+    )
+    summary.take(
+        Event(
+            at_ms=plan.since_ms,
+            kind="plan.serving",
+            source="controller",
+            epoch=plan.epoch,
+            data=msgspec.to_builtins(data),
+        )
+    )
+
+
+def _of_deployment(summary: RunSummary, *, complete: bool) -> dict[str, Any]:
+    """Return energy and footprint of the whole deployment per request that it answered."""
+    result = summary.result()
+    answered = result["requests"]["ok"] + result["requests"]["late"]
+    if not complete:
+        return {"energy_j_per_request": None, "footprint_g_per_request": None, "whole_deployment": None}
+    return {
+        "energy_j_per_request": result["energy_j_per_request"],
+        "footprint_g_per_request": result["footprint_g"] / answered if answered else None,
+        "whole_deployment": {name: result[name] for name in _DEPLOYMENT}
+        | {"answered": answered, "scope": "all producers, from the first request to the last answer, warm-up included"},
+    }

@@ -1,0 +1,107 @@
+"""What one generator process of a load test is told, as one line of JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import msgspec
+
+from clover.arrivals import load_arrivals
+from clover.core.schedule import Load, Mix
+
+
+class LoadOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """One load test, or one process's part of it.
+
+    Attributes:
+        deployment: Whom to load; the server's URL comes by the environment.
+        name: Producer name, unique.
+        application: Name of the application.
+        backend: Of its nodes: `sim` needs no inputs.
+        app: Application as it can be loaded for its inputs: a name or a file.
+        inputs: File or folder of what is asked; None for samples.
+        process, smoothness, rate_rps, shape, period_s, peak, speed, scale_to_rps, concurrency: As in
+            `clover.core.schedule.Load`.
+        trace: File of arrivals, None without.
+        high_share, min_accuracies: As in `clover.core.schedule.Mix`.
+        seed: Of schedule, mix and ids.
+        index, of: Which part of the schedule this is.
+        warmup_s, duration_s, count: How long; the count is that of all parts together.
+        requests_file: Where each request is written to, None for nowhere.
+    """
+
+    deployment: str
+    name: str
+    application: str
+    backend: str
+    app: str = ""
+    inputs: str | None = None
+    process: str = "poisson"
+    smoothness: float = 1.0
+    rate_rps: float = 1.0
+    shape: str = "flat"
+    period_s: float = 3600.0
+    peak: float | None = None
+    trace: str | None = None
+    speed: float = 1.0
+    scale_to_rps: float | None = None
+    concurrency: int = 0
+    high_share: float = 0.0
+    min_accuracies: tuple[tuple[float, float], ...] = ()
+    seed: int = 0
+    index: int = 0
+    of: int = 1
+    warmup_s: float = 0.0
+    duration_s: float | None = None
+    count: int | None = None
+    requests_file: str | None = None
+
+    def load(self) -> Load:
+        """Return the whole load, of all parts; reads the trace.
+
+        Raises:
+            ConfigurationError: The trace cannot be read.
+        """
+        return Load(
+            process=self.process,
+            smoothness=self.smoothness,
+            rate_rps=self.rate_rps,
+            shape=self.shape,
+            period_s=self.period_s,
+            peak=self.peak,
+            trace=load_arrivals(Path(self.trace)) if self.trace else None,
+            speed=self.speed,
+            scale_to_rps=self.scale_to_rps,
+            concurrency=self.concurrency,
+        )
+
+    def times_s(self, load: Load) -> Iterator[float]:
+        """Return when this part's requests are due."""
+        return load.share(self.seed, self.index, self.of)
+
+    def mix(self) -> Mix:
+        """Return what requests ask for."""
+        return Mix(high_share=self.high_share, min_accuracies=self.min_accuracies)
+
+    def rng(self, what: str) -> Random:
+        """Return this part's own source of chance for one purpose."""
+        return Random(f"{self.seed}/{what}/{self.index}")  # noqa: S311 - load
+
+    def part(self, index: int, of: int, **changes: Any) -> LoadOrder:
+        """Return one of several parts: its own name, its share of the users and of the count."""
+        return msgspec.structs.replace(
+            self,
+            index=index,
+            of=of,
+            name=f"{self.name}-{index + 1}",
+            concurrency=_share(self.concurrency, index, of),
+            count=None if self.count is None else _share(self.count, index, of),
+            **changes,
+        )
+
+
+def _share(whole: int, index: int, of: int) -> int:
+    return whole // of + (index < whole % of)
