@@ -1,4 +1,4 @@
-"""A day's load with parking: 15 minutes across the ramp here, three hours with the twin among the slow ones."""
+"""A day's load with parking: 15 minutes across the ramp, and three hours with the twin, both slow."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ def test_a_lower_bound_lies_below_the_mean_by_the_spread_of_the_batches() -> Non
     assert lower_bound([0.3]) == 0.0
 
 
+@pytest.mark.slow
 def test_a_quarter_of_an_hour_across_the_ramp() -> None:
     result = run_diurnal(RAMP)
     assert result["requests"]["lost"] == result["requests"]["duplicate"] == result["requests"]["failed"] == 0
