@@ -176,6 +176,7 @@ def archive(
     redis: options.Redis = None,
     state_dir: options.StateDir = None,
     wait: options.Wait = "60s",  # pyright: ignore[reportArgumentType] - parsed like a flag
+    as_json: options.Json = False,
 ) -> None:
     """Write everything that a deployment logs into tables of files, until Ctrl-C; `clover up` does so by itself.
 
@@ -191,7 +192,25 @@ def archive(
         # Whatever else runs on this host goes first.
         os.nice(10)
     asyncio.run(_archive(here, folder, _positions(after or [])))
-    tell(f"archive     {folder}")
+    if as_json:
+        print_json(_archived(folder))
+    else:
+        tell(f"archive     {folder}")
+
+
+def _archived(folder: Path) -> dict[str, Any]:
+    """Return what an archive holds."""
+    from clover.analysis.logs.manifest import read_manifest  # noqa: PLC0415 - keeps --help fast
+
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise ConfigurationError(f"archive {folder}: its manifest is gone")
+    return {
+        "archive": str(folder),
+        "caught_up": manifest.caught_up,
+        "rows": {table: manifest.rows(table) for table in sorted(manifest.tables)},
+        "gaps": len(manifest.gaps),
+    }
 
 
 def _positions(given: list[str]) -> dict[Feed, str]:

@@ -114,6 +114,9 @@ class Savings:
                     self._summary.take(last)
         if not self._summary.started:
             self._begin(event, joined=False)
+        else:
+            # Another one beside it: the run lasts until both have finished.
+            self._summary.take(event)
         for log in self._held:
             self._summary.take(log)
         self._held.clear()

@@ -220,9 +220,9 @@ def _fingerprints(gpus: Sequence[GpuConfiguration]) -> NDArray[np.uint64]:
     """
     kinds = kinds_of(gpus)
     modes = np.array([[gpu.mode == mode for mode in ("serving", "parked", "off")] for gpu in gpus])
-    columns = np.column_stack([count_matrix(gpus, kinds), modes]).astype(np.uint64)
-    weights = np.random.default_rng(0).integers(0, 2**64, columns.shape[1], dtype=np.uint64)
-    return (columns * weights).sum(axis=1, dtype=np.uint64)
+    columns: NDArray[np.uint64] = np.column_stack([count_matrix(gpus, kinds), modes]).astype(np.uint64)
+    weights = np.frombuffer(np.random.default_rng(0).bytes(8 * columns.shape[1]), dtype=np.uint64)
+    return np.matmul(columns, weights)
 
 
 def _subset(space: FleetSpace, rows: NDArray[np.intp]) -> FleetSpace:

@@ -98,9 +98,9 @@ async def _with_stall(order: LoadOrder, *, service_s: float) -> Tally:
         # What the readiness of a generator needs stays there: its plan and the telemetry of its node.
         pull = world.bus.pull
 
-        async def only_trivial(consumer: str, *, count: int, block_s: float) -> Any:
+        async def only_trivial(consumer: str, *, count: int, block_s: float, **more: Any) -> Any:
             if consumer == "trivial":
-                return await pull(consumer, count=count, block_s=block_s)
+                return await pull(consumer, count=count, block_s=block_s, **more)
             await asyncio.sleep(_BLOCK_S)
             return []
 
@@ -177,10 +177,10 @@ def test_users_of_a_closed_loop_have_one_request_each_and_it_is_said():
     assert all("closed loop, 3 users" in each and "open" not in each for each in told)
 
 
-def test_find_max_ends_between_a_rate_that_one_gpu_carries_and_one_that_it_does_not():
+def test_find_max_ends_between_a_rate_that_two_gpus_carry_and_one_that_they_do_not():
     async def main() -> dict[str, Any]:
         world = _world(gpus=2)
-        promise = promise_of(parse_condition("late<5%", option="--find-max"), option="--find-max")
+        promise = promise_of(parse_condition("p95<250ms", option="--find-max"), option="--find-max")
         sla_ms = world.settings.goals.sla_ms
 
         async def trial(order: LoadOrder, enough: Callable[[Tally], bool]) -> Tally:
@@ -189,17 +189,17 @@ def test_find_max_ends_between_a_rate_that_one_gpu_carries_and_one_that_it_does_
         return await _serving(
             world,
             lambda: find_max(
-                _order(warmup_s=10.0), RateSearch(first_rps=1.0, tolerance=0.3), promise, samples=800, sla_ms=sla_ms,
+                _order(warmup_s=10.0), RateSearch(first_rps=4.0, tolerance=0.5), promise, samples=300, sla_ms=sla_ms,
                 run=trial, tell=lambda _trial: None, stopped=lambda: False,
             ),
         )  # fmt: skip
 
     found = run_virtual(main())
-    # The SLA is the p95 of two such GPUs at 2.5 requests/s; with so few samples a rate must be well within to pass.
-    assert 0.8 <= found["max_rate_rps"] <= 3.5
-    assert found["max_rate_rps"] < found["lowest_missed_rps"] <= found["max_rate_rps"] * 1.3
+    # Two such GPUs were measured at 12.5 requests/s with a p95 of 229 ms, and are saturated above about 14.
+    assert 4.0 <= found["max_rate_rps"] <= 14.0
+    assert found["max_rate_rps"] < found["lowest_missed_rps"] <= found["max_rate_rps"] * 1.5
     assert found["outcome"].startswith("provisional")
     assert found["samples_by_mlperf_rules"] == 50_425
     hopeless = [trial for trial in found["trials"] if trial["verdict"] == "failed"]
     # A trial that could not pass any more was cut short.
-    assert any(trial["sent"] < 800 for trial in hopeless)
+    assert any(trial["sent"] < 300 for trial in hopeless)

@@ -32,7 +32,7 @@ HEAVY = (
 )
 LEAVES: dict[str, Any] = {" ".join(words): command for words, command in leaves(command_tree())}
 #: Processes that run until they are stopped; what they have to say goes to the bus and the log.
-NO_JSON = {"agent node", "agent carbon", "agent controller", "mig helper"}
+NO_JSON = {"agent node", "agent carbon", "agent controller", "mig helper", "logs archive"}
 
 
 def clover(*arguments: str, folder: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -153,7 +153,7 @@ def mix(drawer: Drawer, series: Series) -> Picture:
     text = "Above: share of the answers of each bin by variant."
     if fleet is not None:
         drawer.stack(panels[1], axis.edges_s / seconds, fleet.slices, of_sizes=True)
-        panels[1].set_ylim(0.0, max(sum(fleet.slices.values())))
+        panels[1].set_ylim(0.0, float(np.sum(list(fleet.slices.values()), axis=0).max()))
         panels[1].set_ylabel("compute slices")
         drawer.below(panels[1], columns=8)
         text += " Below: compute slices by the size of the instance that holds them, or by what they are instead."
