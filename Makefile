@@ -13,7 +13,7 @@ TORCH_INDEX := $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL))
 SOAK_S ?= 1800
 SOAK_SEED ?= 1
 
-.PHONY: up report analysis test test-slow test-all soak check docs figures-planner pictures clean
+.PHONY: up report analysis test test-slow test-all soak check docs figures-planner figures-control pictures clean
 
 up: $(VENV)/.installed
 	@if echo "$(ARGS)" | grep -q -- "--backend[ =]cpu"; then $(PIP) $(TORCH_INDEX) -e ".[models]"; fi
@@ -50,10 +50,16 @@ check: $(VENV)/.check
 docs: $(VENV)/.test
 	$(BIN)/python -m clover.bus.wire > docs/wire.md
 	$(BIN)/python -m clover.bus.asyncapi > docs/asyncapi.json
+	$(BIN)/python -m clover.agents.control_document docs/control.md
 
 # The tables and pictures of docs/results.md; ARGS="--year --long-traces FOLDER" for the ladder over a year.
 figures-planner: $(VENV)/.test
 	$(BIN)/python -m clover.analysis.results $(ARGS)
+
+# The tables of docs/results-control.md. Whole runs take hours; finished ones are kept in .figures-control, and
+# ARGS="--only phase-9" runs one part, ARGS=--list tells which there are.
+figures-control: $(VENV)/.test
+	$(BIN)/python -m clover.sim.control_figures $(ARGS)
 
 # The pictures of the dashboard in docs/images, from a run of the real agents in virtual time.
 pictures: $(VENV)/.installed

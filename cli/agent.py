@@ -214,6 +214,7 @@ def controller(
     sla: options.Sla = None,
     rate: options.Rate = None,
     gpus: Annotated[int, typer.Option("--gpus", min=1, help="GPUs of the fleet, for the default rate.")] = 10,
+    evaluate: options.Evaluate = "model",
     faithful: options.Faithful = False,
     application: options.App = "albert",
     backend: options.Backend = "sim",
@@ -230,7 +231,7 @@ def controller(
 
     Example: clover agent controller --scheme exact --expect-nodes 2 --rate 12.5
     """
-    from clover.agents.assembly import make_controller  # noqa: PLC0415 - keeps --help fast
+    from clover.agents.assembly import checked_evaluate, make_controller  # noqa: PLC0415 - keeps --help fast
     from clover.agents.controller import ControllerSettings  # noqa: PLC0415
     from clover.agents.plan_metrics import PlanWatch  # noqa: PLC0415
     from clover.plan.schemes import make_scheme  # noqa: PLC0415
@@ -248,6 +249,7 @@ def controller(
         carbon_budget=carbon_budget,
         gpus=gpus,
     )
+    checked_evaluate(evaluate, scheme, goals)
     settings = ControllerSettings(
         name=name or options.unique_name(),
         rate_rps=options.rate_of(rate, gpus, fleet),
@@ -265,6 +267,7 @@ def controller(
             clock=clock,
             seed=seed,
             compute=asyncio.to_thread,
+            evaluate=evaluate,
         )
 
         async def run(stop: asyncio.Event) -> None:

@@ -105,8 +105,8 @@ class _Printer:
         return not self._kinds or any(kind == each or kind.startswith(f"{each}.") for each in self._kinds)
 
 
-def describe(event: Event) -> list[str]:
-    """Write an event for people: a line, and for a decision what it expects and what it beat."""
+def describe(event: Event, *, why: bool = False) -> list[str]:
+    """Write an event for people: a line, and for a decision what it expects and what it beat (and `why`)."""
     from cli.dashboard_text import clean, clock  # noqa: PLC0415 - keeps --help fast
     from clover.bus.messages import DecisionData, data_of  # noqa: PLC0415
 
@@ -118,7 +118,9 @@ def describe(event: Event) -> list[str]:
         return [clean(f"{clock(event.at_ms)}  decision  {event.reason}{epoch} (its figures cannot be read)")]
     head = f"{clock(event.at_ms)}  decision {data.decision} on {data.trigger}: {event.reason}{epoch}"
     lines = [head, f"          chose {event.subject}{_figures(data.prediction)}"]
-    lines += [f"          beat  {other.configuration}{_figures(other)}" for other in data.alternatives]
+    for other in data.alternatives:
+        lines.append(f"          beat  {other.configuration}{_figures(other)}")
+        lines += [f"                for {other.why}"] if why and other.why else []
     return [clean(line) for line in lines]
 
 

@@ -37,6 +37,7 @@ class Asked:
         variant: The only one to start where no deployment runs; None takes the largest.
         weights, trace: As in `clover up`.
         content_type, payload: The input.
+        min_accuracy: Least accuracy in % that may answer, None for any.
     """
 
     where: options.Where
@@ -46,6 +47,7 @@ class Asked:
     trace: str
     content_type: str
     payload: bytes
+    min_accuracy: float | None = None
 
 
 def infer(
@@ -60,6 +62,10 @@ def infer(
     context_file: Annotated[Path | None, typer.Option("--context-file", help="File with the text (UTF-8).")] = None,
     variant: Annotated[
         str | None, typer.Option("--variant", help="Variant to start where no deployment runs (default: the largest).")
+    ] = None,
+    min_accuracy: Annotated[
+        float | None,
+        typer.Option("--min-accuracy", min=0.0, max=100.0, help="Least accuracy in % that may answer (default: any)."),
     ] = None,
     weights: options.Weights = "",
     trace: options.Trace = "ciso-march",
@@ -94,6 +100,7 @@ def infer(
         trace=trace,
         content_type=content_type,
         payload=payload,
+        min_accuracy=min_accuracy,
     )
     answer, started = asyncio.run(_ask(asked, found.name))
     if as_json:
@@ -150,7 +157,11 @@ async def _ask(asked: Asked, name: str) -> tuple[Answer, bool]:
             name=f"infer-{options.unique_name()}",
         )
         return await client.infer(
-            asked.content_type, asked.payload, wait_s=ANSWER_WITHIN_S, bound=plan.admission_bound
+            asked.content_type,
+            asked.payload,
+            wait_s=ANSWER_WITHIN_S,
+            bound=plan.admission_bound,
+            min_accuracy=asked.min_accuracy,
         ), not running
 
 

@@ -179,6 +179,14 @@ Sla: TypeAlias = Annotated[
         "--sla", text="Promised p95 in ms, or a multiple of the table's such as 1.5x (default: 1x).", env="CLOVER_SLA"
     ),
 ]
+Evaluate: TypeAlias = Annotated[
+    str,
+    _option(
+        "--evaluate",
+        text="How scheme clover judges candidates: by the model, or live on real traffic as the original did.",
+        env="CLOVER_EVALUATE",
+    ),
+]
 Faithful: TypeAlias = Annotated[
     bool,
     _option("--faithful", text="Judge candidates that miss the SLA exactly as the original.", env="CLOVER_FAITHFUL"),

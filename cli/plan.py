@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from cli import options, planning
+from cli import options, plan_manual, planning
 from cli.output import number, print_json, tell
 from clover.errors import ConfigurationError
 
@@ -20,7 +20,17 @@ _THRESHOLD_FAILED = 10
 _ASKABLE = ("exact", "oracle", "threshold")
 
 
+app = typer.Typer(invoke_without_command=True)
+app.command("apply", help=plan_manual.apply.__doc__)(plan_manual.apply)
+app.command("pin", help=plan_manual.pin.__doc__)(plan_manual.pin)
+app.command("unpin", help=plan_manual.unpin.__doc__)(plan_manual.unpin)
+app.command("pause", help=plan_manual.pause.__doc__)(plan_manual.pause)
+app.command("resume", help=plan_manual.resume.__doc__)(plan_manual.resume)
+
+
+@app.callback()
 def plan(
+    context: typer.Context,
     *,
     application: options.App = "albert",
     gpus: planning.Gpus = 10,
@@ -47,8 +57,12 @@ def plan(
     upper_bound and gap are in units of what is asked: the objective; J per request (negative) under an accuracy floor;
     accuracy in % under a carbon budget.
 
+    Needs no deployment; the subcommands tell one what to do.
+
     Examples: clover plan --app yolov5 --gpus 10 --rate 25 --lambda 0.1; clover plan --accuracy-floor 85 --json
     """
+    if context.invoked_subcommand is not None:
+        return
     asked = planning.problem(
         application=application,
         board=board,

@@ -264,6 +264,7 @@ class UpSession:
             *_given("--accuracy-floor", s.goals.accuracy_floor_pct),
             *_given("--carbon-budget", s.goals.carbon_budget_g),
             *(["--faithful"] if s.faithful else []),
+            *("--evaluate", s.evaluate),
             *fleet,
             *common,
             *self._metrics(len(s.gpus) + 1),

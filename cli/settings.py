@@ -60,7 +60,9 @@ def _defaults(command: Any, general: dict[str, Any], tables: dict[str, Any], pat
         here = {key.replace("-", "_"): value for key, value in table.items() if not isinstance(value, dict)}
         if getattr(child, "commands", None) is not None:
             inner = {key: value for key, value in table.items() if isinstance(value, dict)}
-            result[name] = _defaults(child, general | here, inner, path)
+            own = _options(child)
+            mine = {own[key]: value for key, value in (general | here).items() if key in own}
+            result[name] = mine | _defaults(child, general | here, inner, path)
             continue
         options = _options(child)
         _refuse_unknown(here, set(options), path)

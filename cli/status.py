@@ -142,9 +142,11 @@ async def _until_ready(bus: Bus, left_s: float, wait_s: float) -> None:
 async def _read(bus: Bus) -> dict[str, Any]:
     import msgspec  # noqa: PLC0415 - keeps --help fast
 
+    from clover.agents.overriding import in_force  # noqa: PLC0415
+
     plan, nodes, carbon = await bus.plan(), await bus.node_states(), await bus.carbon_now()
     queue, alive, now_ms = await bus.queue(), await bus.alive(), _now_ms()
-    checkpoint, override = await bus.checkpoint(), await bus.override()
+    checkpoint, override = await bus.checkpoint(), in_force(await bus.override(), _now_ms())
     return {
         "deployment": bus.deployment,
         "at_ms": now_ms,
@@ -207,13 +209,14 @@ def _now_ms() -> float:
 
 
 def _print(found: dict[str, Any]) -> None:
-    from cli.status_carbon import print_carbon  # noqa: PLC0415 - keeps --help fast
+    from cli.plan_manual import override_lines  # noqa: PLC0415 - keeps --help fast
+    from cli.status_carbon import print_carbon  # noqa: PLC0415
 
     now_ms = found["at_ms"]
     print(f"deployment {found['deployment']}")
     _print_plan(found["plan"], now_ms)
-    if found["override"]["nodes"]:
-        print(f"by hand    {', '.join(found['override']['nodes'])}: the controller leaves them alone")
+    for line in override_lines(found["override"], now_ms):
+        print(line)
     print_carbon(found["intensity"], found["ledger"], found["sci"], now_ms)
     queue = found["queue"]
     print(
@@ -240,6 +243,13 @@ def _print_plan(plan: dict[str, Any] | None, now_ms: float) -> None:
         f"plan       epoch {plan['epoch']}, {plan['state']} {_since(plan['since_ms'], now_ms)}, "
         f"scheme {plan['scheme']}, decision {plan['decision']} on {plan['trigger']}: {plan['reason']}"
     )
+    if plan["guard"] != "none":
+        print(f"guard      at level {plan['guard']}: too many requests were late")
+    if plan["fenced"]:
+        print(f"fenced     {', '.join(plan['fenced'])}: broken, plans are made without")
+    if off := plan["calibration"]["service"]:
+        factors = ", ".join(f"{kind} x {factor:.2f}" for kind, factor in off.items())
+        print(f"calibrated service times of the table, as measured: {factors}")
     prediction = plan["prediction"]
     expected = prediction["p95_ms"]
     print(

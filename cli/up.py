@@ -34,7 +34,7 @@ class UpSettings:
         shared: Options that every agent gets.
         node_options: Options that node agents get beside.
         carbon, pue: Grid.
-        scheme, faithful: Planning.
+        scheme, faithful, evaluate: Planning.
         duration_s: How long requests become due, None until stopped.
         metrics_port: Of the carbon monitor; nodes, controller and generator have the ports after it. None: no metrics.
         seed: Of everything random.
@@ -56,6 +56,7 @@ class UpSettings:
     pue: float
     scheme: str
     faithful: bool
+    evaluate: str
     duration_s: float | None
     metrics_port: int | None
     seed: int
@@ -110,6 +111,7 @@ def up(
     inputs: options.Inputs = None,
     input_root: options.InputRoots = None,
     faithful: options.Faithful = False,
+    evaluate: options.Evaluate = "model",
     duration: options.Duration = None,
     metrics_port: options.MetricsPort = None,
     seed: options.Seed = 0,
@@ -171,6 +173,7 @@ def up(
         inputs=inputs,
         input_roots=input_root or [],
         faithful=faithful,
+        evaluate=evaluate,
         duration_s=duration,
         metrics_port=metrics_port,
         seed=seed,
@@ -236,7 +239,8 @@ def _check(
     **rest: Any,
 ) -> UpSettings:
     """Refuse what cannot work before anything is started."""
-    from clover.plan.schemes import make_scheme  # noqa: PLC0415 - keeps --help fast
+    from clover.agents.assembly import checked_evaluate  # noqa: PLC0415 - keeps --help fast
+    from clover.plan.schemes import make_scheme  # noqa: PLC0415
 
     options.check_goals(lambda_, pue)
     make_scheme(scheme, seed=seed)
@@ -253,6 +257,7 @@ def _check(
         real_models.process_servicer(None, fleet, app=application, weights=weights)
         real_models.tell_weights(weights)
     goals = options.goals(fleet, lambda_=lambda_, sla=sla, gpus=count, **asks)
+    checked_evaluate(rest["evaluate"], scheme, goals)
     if backend == "cpu":
         real_models.check_memory(workers=count * fleet.board.compute_slices, each_mb=real_models.worker_mb(application))
     shared = [

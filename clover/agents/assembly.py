@@ -5,22 +5,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
 from clover.agents.carbon_monitor import CarbonMonitor, CarbonSettings
-from clover.agents.controller import Compute, ControllerAgent, ControllerSettings
+from clover.agents.controller import ControllerAgent, ControllerSettings
 from clover.agents.decision import Decision, DecisionMaker, Goals
 from clover.agents.metering import CounterStore, NodeMetering
 from clover.agents.node import NodeAgent, NodeSettings
 from clover.agents.nvml_node import OpenedGpus, node_gpus
+from clover.agents.planner import Compute
 from clover.agents.pool import InstancePool
 from clover.bus.port import Bus
 from clover.carbon.port import IntensityFeed
 from clover.core.application import ServiceModel
 from clover.core.clock import Clock
 from clover.errors import ConfigurationError
+from clover.plan.live import LiveScheme
 from clover.plan.schemes import make_scheme
 from clover.power.host_estimate import CpuEstimateMeter
 from clover.power.nvml import NvmlMeter
@@ -34,6 +36,9 @@ from mig.profiles import GpuModel, gpu_model
 from mig.simulated import SimulatedGpu
 
 BACKENDS = ("sim", "cpu", "nvml")
+
+#: How schemes judge candidates: by the model, or as the original did on live traffic.
+EVALUATE = ("model", "live")
 
 Sleep = Callable[[float], Awaitable[None]]
 
@@ -204,6 +209,17 @@ def make_metering(
     return NodeMetering(clock, gpus={gpu.uuid: NvmlMeter(gpu) for gpu in gpus}, host=host, store=store)
 
 
+def checked_evaluate(evaluate: str, scheme: str, goals: Goals) -> str:
+    """Return how candidates are judged if that can be, else raise `ConfigurationError`."""
+    if evaluate not in EVALUATE:
+        raise ConfigurationError(f"--evaluate = {evaluate!r}: expected {' or '.join(EVALUATE)}")
+    if evaluate == "live" and (scheme != "clover" or goals.parking != "none"):
+        raise ConfigurationError(
+            f"--evaluate live with scheme {scheme}, parking {goals.parking}: expected --scheme clover --parking none"
+        )
+    return evaluate
+
+
 def make_controller(
     settings: ControllerSettings,
     *,
@@ -215,12 +231,22 @@ def make_controller(
     clock: Clock,
     seed: int,
     compute: Compute[Decision],
+    evaluate: str = "model",
 ) -> ControllerAgent:
-    """Build a controller."""
+    """Build a controller.
+
+    With `evaluate` live candidates are measured on live traffic, and neither guard nor re-calibration interferes.
+
+    Raises:
+        ConfigurationError: The scheme is unknown, or cannot be evaluated live.
+    """
+    live = checked_evaluate(evaluate, scheme, goals) == "live"
+    if live:
+        settings = replace(settings, guarded=False, calibrated=False)
     maker = DecisionMaker(
         model=fleet.model,
         multisets=fleet.multisets,
-        scheme=make_scheme(scheme, seed=seed, faithful=faithful),
+        scheme=LiveScheme(seed=seed, faithful=faithful) if live else make_scheme(scheme, seed=seed, faithful=faithful),
         goals=goals,
         controller=settings.name,
     )

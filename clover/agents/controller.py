@@ -1,42 +1,47 @@
 """The controller agent: feeds what it sees to the state machine and carries out what that commands.
 
 One controller acts: it holds a lease, and everything it writes is checked against it. A standby waits for the lease
-and then takes over the plan that is in force, including an unfinished roll.
+and then takes over the plan that is in force, including an unfinished roll, the guard's level, GPUs that are fenced
+off, and the table as it was re-calibrated.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
-from typing import TypeVar
-
-import msgspec
 
 from clover.agents.backoff import Backoff
 from clover.agents.care import Sweeper
+from clover.agents.control_acting import ControlActing
+from clover.agents.control_view import ControlView
+from clover.agents.control_writer import ControlWriter
 from clover.agents.decision import Decision, DecisionMaker
-from clover.agents.inbox import Inbox
+from clover.agents.lease import Lease, LeaseLostError
 from clover.agents.lifetime import until_stopped
-from clover.agents.translate import dispatch_target, gpu_configuration, serving_configuration
+from clover.agents.live import LiveWindow
+from clover.agents.overriding import Overrides
+from clover.agents.planner import Compute, Planner
+from clover.agents.sampling import Sampler
+from clover.agents.taking_over import configurations, factors_of, gpu_ids
 from clover.bus import messages
-from clover.bus.messages import DecisionData, IntensityReading, NodeTelemetry, PlanData, PlanRecord, Prediction
+from clover.bus.messages import CalibrationData, DispatchRule, PlanRecord
 from clover.bus.port import Bus, Feed
 from clover.core import control
+from clover.core.calibration import Calibrator
 from clover.core.clock import Clock
-from clover.core.configuration import Configuration, GpuConfiguration, GpuId
+from clover.core.configuration import GpuConfiguration, GpuId
 from clover.core.controller import ControllerMachine
-from clover.core.load import LoadEstimator
+from clover.core.guard import GuardSettings, SlaGuard
+from clover.core.load import LoadEstimator, LoadProfile
+from clover.core.triggers import PaceSettings
 from clover.errors import BusUnavailableError
-
-_T = TypeVar("_T")
+from clover.plan.measures import unfit
 
 _log = logging.getLogger("clover.controller")
 
-#: Runs a slow pure function; in a thread when live, at once in virtual time.
-Compute = Callable[[Callable[[], _T]], Awaitable[_T]]
+__all__ = ["ControllerAgent", "ControllerSettings"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,11 +52,17 @@ class ControllerSettings:
         name: Unique among controllers.
         rate_rps: Load to plan for until it is measured.
         expected_nodes: The first decision waits for this many nodes.
-        tick_s: How often lost nodes and the load are looked at.
+        tick_s: How often lost nodes, the load, and late answers are looked at.
         lease_s: After this long without a sign of life a standby may take over.
         sweep_s: How often to look for requests that nobody will answer.
         reap_s: How often to forget consumers of nodes that are gone, and how long they must have been silent.
         block_s: Longest wait for news in one call.
+        plan_within_s: Longest wait for a plan before the present one is kept for the time being.
+        pace: How often it may decide.
+        guarded: Whether the SLA guard acts.
+        calibrated: Whether the table in use follows what is measured.
+        load_ahead_s: How far ahead of a ramp GPUs are woken; None for what a change takes by the table.
+        load_profile: The load as it is known in advance, in seconds since the Unix epoch.
     """
 
     name: str
@@ -62,10 +73,12 @@ class ControllerSettings:
     sweep_s: float = 0.5
     reap_s: float = 60.0
     block_s: float = 1.0
-
-
-class LeaseLostError(Exception):
-    """Another controller has taken over; this one becomes a standby."""
+    plan_within_s: float = 60.0
+    pace: PaceSettings = field(default_factory=PaceSettings)
+    guarded: bool = True
+    calibrated: bool = True
+    load_ahead_s: float | None = None
+    load_profile: LoadProfile | None = None
 
 
 class ControllerAgent:
@@ -85,27 +98,56 @@ class ControllerAgent:
         self._bus = bus
         self._clock = clock
         self._maker = maker
-        self._compute = compute
         self._rng = rng
-        self._machine = self._new_machine()
-        self._load = LoadEstimator()
-        self._intensity: IntensityReading | None = None
-        self._decision: Decision | None = None
-        self._record: PlanRecord | None = None
-        self._dispatch: dict[str, messages.DispatchRule] = {}
-        self._decisions = 0
-        #: Highest epoch that a node has reported.
-        self._reached = 0
-        #: Nodes that were taken by hand, as far as the machine knows.
-        self._taken: frozenset[str] = frozenset()
-        self._events = Inbox()
+        self._planner = Planner(compute, within_s=settings.plan_within_s)
+        self._lease = Lease(settings.name, bus=bus, ttl_s=settings.lease_s, rng=rng)
+        self._writer = ControlWriter(settings.name, bus=bus, clock=clock, maker=maker)
+        #: What was seen, and what is to be said; new for each term.
+        self._events: asyncio.Queue[control.Event | messages.Event] = asyncio.Queue()
+
+    def _new_machine(self) -> ControllerMachine:
+        settings, maker = self._settings, self._maker
+        guard = SlaGuard(GuardSettings(sla_ms=maker.goals.sla_ms)) if settings.guarded else None
+        return ControllerMachine(
+            rate_rps=settings.rate_rps,
+            expected_nodes=settings.expected_nodes,
+            predict=maker.late_fraction,
+            pace=settings.pace,
+            guard=guard,
+        )
+
+    def _new_view(self, machine: ControllerMachine, calibrator: Calibrator) -> ControlView:
+        settings, maker = self._settings, self._maker
+        change = maker.model.table.change
+        change_s = change.destroy_s + change.create_s + change.worker_start_s
+        # Two steps of a roll, each seen by a tick, and the plan.
+        ahead_s = 2.0 * (change_s + settings.tick_s) + 10.0 if settings.load_ahead_s is None else settings.load_ahead_s
+
+        def tell(kind: str, subject: str, reason: str, data: CalibrationData | None) -> None:
+            self._events.put_nowait(self._writer.event(kind, subject, reason, data=data))
+
+        return ControlView(
+            bus=self._bus,
+            clock=self._clock,
+            application=maker.model.application.name,
+            load=LoadEstimator(horizon_s=ahead_s, profile=settings.load_profile),
+            sampler=Sampler(maker.model, calibrator),
+            # What is not asked for is measured, but nothing follows from it.
+            calibrator=calibrator if settings.calibrated else Calibrator(),
+            overrides=Overrides(lambda gpu: unfit(gpu, maker.model, maker.multisets)),
+            put=self._events.put_nowait,
+            calibrate=maker.calibrate,
+            tell=tell,
+            planned_rps=lambda: machine.rate_rps,
+        )
 
     async def run(self, stop: asyncio.Event) -> None:
         """Wait for the lease, then control, until `stop` is set."""
         try:
             await until_stopped(stop, self._terms())
         finally:
-            await self._give_back_lease()
+            await self._planner.close()
+            await self._lease.give_back()
 
     async def _terms(self) -> None:
         """Control again and again; a term ends when the lease is lost or the server is away."""
@@ -119,298 +161,87 @@ class ControllerAgent:
 
     async def _term(self) -> None:
         """Control from winning the lease to losing it."""
-        await self._win_lease()
-        await self._take_over()
+        await self._lease.win()
+        self._events = asyncio.Queue()
+        machine, calibrator = self._new_machine(), Calibrator()
+        plan = await self._take_over(machine, calibrator)
+        view = self._new_view(machine, calibrator)
+        # Before anything else is believed: a node that is somebody else's must not be sent anything.
+        await view.look_at_override()
+        acting = ControlActing(
+            machine=machine,
+            view=view,
+            writer=self._writer,
+            maker=self._maker,
+            planner=self._planner,
+            clock=self._clock,
+            live=LiveWindow(self._bus, self._maker.model, self._maker.goals.sla_ms),
+            decisions=plan.decision if plan else 0,
+        )
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._hold_lease(), name="lease")
-            group.create_task(self._follow(), name="follow")
-            group.create_task(self._tick(), name="tick")
+            group.create_task(self._lease.hold(self._written), name="lease")
+            group.create_task(view.follow(block_s=self._settings.block_s), name="follow")
+            group.create_task(view.tick(every_s=self._settings.tick_s), name="tick")
             group.create_task(Sweeper(self._bus, period_s=self._settings.sweep_s).run(), name="sweep")
             group.create_task(self._reap(), name="reap")
-            group.create_task(self._handle(), name="handle")
+            group.create_task(self._act(acting), name="act")
 
-    # --- lease
+    def _written(self) -> int | None:
+        return self._writer.record.epoch if self._writer.record is not None else None
 
-    async def _win_lease(self) -> None:
-        backoff = Backoff(self._rng)
+    async def _act(self, acting: ControlActing) -> None:
         while True:
-            try:
-                await self._bus.beat(f"controller:{self._settings.name}")
-                if await self._bus.acquire_lease(self._settings.name, ttl_s=self._settings.lease_s):
-                    return
-                await asyncio.sleep(self._settings.lease_s / 3.0)
-            except BusUnavailableError:
-                await asyncio.sleep(backoff.next_s())
+            event = await self._events.get()
+            if isinstance(event, messages.Event):
+                await self._bus.publish(Feed.EVENTS, [event])
+            else:
+                await acting.act(event)
 
-    async def _hold_lease(self) -> None:
-        while True:
-            await asyncio.sleep(self._settings.lease_s / 3.0)
-            if not await self._bus.acquire_lease(self._settings.name, ttl_s=self._settings.lease_s):
-                raise LeaseLostError
-            await self._bus.beat(f"controller:{self._settings.name}")
-            if self._record is not None and await self._bus.plan() is None:
-                _log.error("the server has lost the plan of epoch %d; deciding anew", self._record.epoch)
-                raise LeaseLostError
+    # --- taking over
 
-    async def _give_back_lease(self) -> None:
-        try:
-            await self._bus.release_lease(self._settings.name)
-        except BusUnavailableError:
-            return  # it runs out by itself
-
-    async def _take_over(self) -> None:
-        """Begin from the plan that is in force, if there is one."""
-        self._machine = self._new_machine()
-        self._events = Inbox()
-        self._taken = frozenset()
-        self._decision = None
-        self._dispatch = {}
-        # Before anything else is believed: a node that is somebody else's must not be sent anything.
-        self._see_override(await self._bus.override())
-        self._record = plan = await self._bus.plan()
+    async def _take_over(self, machine: ControllerMachine, calibrator: Calibrator) -> PlanRecord | None:
+        """Begin from the plan that is in force, if there is one; return it."""
+        self._writer.begin(None, {})
+        plan = await self._bus.plan()
         if plan is None:
-            return
+            return None
         try:
-            wanted = _configurations(plan.configuration)
-            assigned = await self._assigned(plan)
+            wanted = configurations(plan.configuration)
+            assigned, dispatch = await self._assigned(plan)
+            fenced = gpu_ids(plan.fenced)
         except ValueError as error:
             _log.warning("the plan of epoch %d makes no sense and is made anew: %s", plan.epoch, error)
-            self._record = None
-            return
-        self._decisions = plan.decision
-        self._machine.resume(
+            return None
+        self._writer.begin(plan, dispatch)
+        calibrator.in_use = factors_of(plan.calibration)
+        self._maker.calibrate(calibrator.in_use)
+        machine.resume(
             assigned=assigned,
             wanted=wanted,
             epoch=plan.epoch,
             effective=plan.intensity_g_per_kwh * plan.pue,
             rate_rps=plan.prediction.rate_rps,
             now_s=self._clock.now_s(),
+            fenced=fenced,
+            guard=plan.guard,
         )
-        await self._say("controller.took_over", self._settings.name, f"plan of epoch {plan.epoch} stays in force")
+        reason = f"plan of epoch {plan.epoch} stays in force"
+        await self._writer.say("controller.took_over", self._settings.name, reason)
+        return plan
 
-    async def _assigned(self, plan: PlanRecord) -> dict[GpuId, GpuConfiguration]:
-        """Return what the newest targets of the plan's nodes say of each GPU, and keep their dispatch."""
+    async def _assigned(self, plan: PlanRecord) -> tuple[dict[GpuId, GpuConfiguration], dict[str, DispatchRule]]:
+        """Return what the newest targets of the plan's nodes say of each GPU, and their dispatch."""
         assigned: dict[GpuId, GpuConfiguration] = {}
+        dispatch: dict[str, DispatchRule] = {}
         for node in plan.configuration:
             target = await self._bus.target(node)
-            assigned |= _configurations({node: target.gpus} if target else {})
             if target is not None:
-                self._dispatch[node] = target.dispatch
-        return assigned
-
-    def _new_machine(self) -> ControllerMachine:
-        return ControllerMachine(rate_rps=self._settings.rate_rps, expected_nodes=self._settings.expected_nodes)
-
-    # --- seeing
-
-    async def _follow(self) -> None:
-        now = await self._bus.carbon_now()
-        if isinstance(intensity := now.get("intensity"), IntensityReading):
-            self._see_intensity(intensity)
-        cursors = {feed: await self._bus.newest_id(feed) for feed in (Feed.CARBON, Feed.TELEMETRY)}
-        for telemetry in (await self._bus.node_states()).values():
-            self._see_node(telemetry)
-        while True:
-            for entry in await self._bus.follow(cursors, block_s=self._settings.block_s):
-                cursors[entry.feed] = entry.id
-                if isinstance(entry.message, IntensityReading):
-                    self._see_intensity(entry.message)
-                elif isinstance(entry.message, NodeTelemetry):
-                    self._see_node(entry.message)
-
-    def _see_intensity(self, reading: IntensityReading) -> None:
-        if reading.stale and self._intensity is not None:
-            # Old news changes no plan; the ledger goes on with it, marked.
-            return
-        self._intensity = reading
-        self._events.put(control.IntensitySeen(effective=reading.g_per_kwh * reading.pue))
-
-    def _see_node(self, telemetry: NodeTelemetry) -> None:
-        if telemetry.application != self._maker.model.application.name:
-            return
-        self._reached = max(self._reached, telemetry.epoch)
-        gpus = {
-            gpu.index: control.GpuReport(
-                phase=gpu.phase, applied_epoch=gpu.applied_epoch, configuration=serving_configuration(gpu)
-            )
-            for gpu in telemetry.gpus
-        }
-        self._events.put(
-            control.NodeSeen(node=telemetry.node, boot_id=telemetry.boot_id, interval_s=telemetry.interval_s, gpus=gpus)
-        )
-
-    async def _tick(self) -> None:
-        while True:
-            await asyncio.sleep(self._settings.tick_s)
-            self._see_override(await self._bus.override())
-            queue = await self._bus.queue()
-            rate = self._load.observe(self._clock.now_s(), queue.admitted, expected_rps=self._machine.rate_rps)
-            if rate is not None:
-                self._events.put(control.LoadSeen(rate_rps=rate))
-            self._events.put(control.Tick())
-
-    def _see_override(self, override: messages.Override) -> None:
-        taken = frozenset(override.nodes)
-        if taken != self._taken:
-            self._taken = taken
-            self._events.put(control.TakenSeen(nodes=taken))
+                assigned |= configurations({node: target.gpus})
+                dispatch[node] = target.dispatch
+        return assigned, dispatch
 
     async def _reap(self) -> None:
         """Forget consumers that are gone: each start of a node agent is a new one."""
         while True:
             await asyncio.sleep(self._settings.reap_s)
             await self._bus.reap(idle_s=self._settings.reap_s)
-
-    # --- acting
-
-    async def _handle(self) -> None:
-        while True:
-            event = await self._events.get()
-            for command in self._machine.handle(event, self._clock.now_s()):
-                await self._carry_out(command)
-
-    async def _carry_out(self, command: control.Command) -> None:
-        match command:
-            case control.Decide():
-                await self._decide(command)
-            case control.Send():
-                await self._send(command)
-            case control.Settle():
-                await self._settle(command)
-            case control.Say(kind=kind, subject=subject, reason=reason):
-                await self._say(kind, subject, reason)
-
-    async def _decide(self, ask: control.Decide) -> None:
-        intensity = self._intensity
-        if intensity is None:
-            raise AssertionError("a decision is only asked for when the intensity is known")
-        self._decisions += 1
-        number, at_ms = self._decisions, self._clock.now_ms()
-        decision = await self._compute(
-            lambda: self._maker.decide(
-                ask, number=number, intensity_g_per_kwh=intensity.g_per_kwh, pue=intensity.pue, at_ms=at_ms
-            )
-        )
-        self._decision = decision
-        await self._report_decision(decision)
-        dispatch = {node: dispatch_target(rule) for node, rule in decision.answer.dispatch.items()}
-        plain = messages.DispatchRule()
-        nodes = dispatch.keys() | self._dispatch.keys()
-        changed = any(dispatch.get(node, plain) != self._dispatch.get(node, plain) for node in nodes)
-        self._dispatch = dispatch
-        done = control.Decided(configuration=decision.answer.configuration, redispatch=changed)
-        for command in self._machine.handle(done, self._clock.now_s()):
-            await self._carry_out(command)
-
-    async def _report_decision(self, decision: Decision) -> None:
-        record = decision.record
-        await self._say(
-            "decision",
-            str(decision.answer.configuration),
-            record.reason,
-            data=DecisionData(
-                decision=record.decision,
-                trigger=record.trigger,
-                scheme=record.scheme,
-                intensity_g_per_kwh=record.intensity_g_per_kwh,
-                rate_rps=record.prediction.rate_rps,
-                evaluations=record.evaluations,
-                meets_sla=decision.answer.meets_sla,
-                prediction=record.prediction,
-                alternatives=record.alternatives,
-            ),
-        )
-
-    async def _send(self, step: control.Send) -> None:
-        if self._decision is None:
-            # A roll that another controller began: only its record is known, and the configuration is as good.
-            record = self._require_record()
-        else:
-            now_ms = self._clock.now_ms()
-            record = self._maker.step_record(self._decision, step.configuration, changed=step.changed, at_ms=now_ms)
-        # On the way kinds come and go; only the last step has those that the plan's dispatch is made for.
-        epoch = await self._publish(record, step.configuration, self._dispatch if step.last else {})
-        self._record = msgspec.structs.replace(record, epoch=epoch)
-        moved = ", ".join(str(gpu) for gpu in step.changed)
-        await self._say(
-            "plan.step",
-            str(step.configuration),
-            f"{len(step.changed)} GPUs change: {moved}",
-            epoch=epoch,
-            data=_plan_data(record, record.step_prediction, changed=step.changed, last=step.last),
-        )
-        self._events.put(control.Sent(epoch=epoch))
-
-    async def _publish(
-        self, record: PlanRecord, configuration: Configuration, dispatch: Mapping[str, messages.DispatchRule]
-    ) -> int:
-        """Publish a plan with the targets of a configuration; return its epoch, above all that any node has reached."""
-        targets = self._maker.targets(configuration, reason=record.reason, dispatch=dispatch)
-        epoch = await self._bus.publish_plan(self._settings.name, record, targets, above=self._reached)
-        if epoch is None:
-            raise LeaseLostError
-        return epoch
-
-    async def _settle(self, command: control.Settle) -> None:
-        record = self._decision.record if self._decision else self._require_record()
-        epoch = self._record.epoch if self._record else 0
-        record = msgspec.structs.replace(record, epoch=epoch, state="serving", since_ms=self._clock.now_ms())
-        if self._record is None and self._decision is not None:
-            # Nodes are as decided, but the server knows of no plan (it has lost it): nodes to come need their targets.
-            epoch = await self._publish(record, self._decision.answer.configuration, self._dispatch)
-            record = msgspec.structs.replace(record, epoch=epoch)
-        elif not await self._bus.update_plan(self._settings.name, record):
-            raise LeaseLostError
-        self._record = record
-        reason = "kept as it was" if command.unchanged else "in force everywhere"
-        await self._say(
-            "plan.serving",
-            f"decision {record.decision}",
-            reason,
-            epoch=epoch,
-            data=_plan_data(record, record.prediction),
-        )
-        decision = self._decision
-        if decision is not None and record.trigger != "intensity":
-            # While nothing else is to be done: later changes of the grid are then look-ups.
-            await self._compute(lambda: self._look_ahead(decision))
-
-    def _look_ahead(self, decision: Decision) -> Decision:
-        self._maker.look_ahead(decision)
-        return decision
-
-    def _require_record(self) -> PlanRecord:
-        if self._record is None:
-            raise AssertionError("a roll without a decision can only be one that was taken over")
-        return self._record
-
-    async def _say(
-        self, kind: str, subject: str, reason: str, *, epoch: int = 0, data: DecisionData | PlanData | None = None
-    ) -> None:
-        event = messages.Event(
-            at_ms=self._clock.now_ms(),
-            kind=kind,
-            source="controller",
-            subject=subject,
-            reason=reason,
-            epoch=epoch,
-            data=msgspec.to_builtins(data) if data is not None else {},
-        )
-        await self._bus.publish(Feed.EVENTS, [event])
-
-
-def _plan_data(
-    record: PlanRecord, prediction: Prediction, *, changed: tuple[GpuId, ...] = (), last: bool = True
-) -> PlanData:
-    return PlanData(
-        decision=record.decision,
-        prediction=prediction,
-        base=record.base,
-        base_rightsized=record.base_rightsized,
-        changed=tuple(str(gpu) for gpu in changed),
-        last=last,
-    )
-
-
-def _configurations(nodes: Mapping[str, tuple[messages.GpuTarget, ...]]) -> dict[GpuId, GpuConfiguration]:
-    return {GpuId(node, gpu.index): gpu_configuration(gpu) for node, gpus in nodes.items() for gpu in gpus}

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import msgspec
 
 from clover.agents.translate import alternative, by_node, prediction
-from clover.bus.messages import DispatchRule, PlanRecord, Prediction, Target, Tier
+from clover.bus.messages import Calibration, DispatchRule, PlanRecord, Prediction, Target, Tier
+from clover.core.admission import admission_bound, tier_bound
 from clover.core.application import ServiceModel
-from clover.core.configuration import Configuration, GpuId
-from clover.core.controller import Decide
+from clover.core.calibration import Factors, calibrated
+from clover.core.configuration import Configuration, FleetCounts, GpuId
+from clover.core.control import Decide, Send
+from clover.core.guard import GuardLevel
 from clover.core.objective import Objective, rightsized
 from clover.core.outcome import default_deadline_s
-from clover.core.queueing import evaluate
+from clover.core.queueing import Evaluation, evaluate
 from clover.core.tiers import accuracy_tiers
+from clover.plan import measures
 from clover.plan.exact import ExactScheme
+from clover.plan.live import LiveScheme
 from clover.plan.problem import Answer, Parking, Problem, Scheme
 
 #: How many of the beaten alternatives a plan record names.
@@ -80,37 +84,47 @@ class DecisionMaker:
         self._scheme = scheme
         self._goals = goals
         self._controller = controller
+        self._given = model
+        self._factors = Factors()
+        #: Tables that plans were made with stay, for schemes know them by their identity.
+        self._tables = [model]
 
     @property
     def model(self) -> ServiceModel:
-        """Application and table."""
-        return self._model
+        """Application and the table as it was given."""
+        return self._given
+
+    @property
+    def goals(self) -> Goals:
+        """What to achieve."""
+        return self._goals
+
+    @property
+    def multisets(self) -> tuple[tuple[str, ...], ...]:
+        """Partitions that the board allows."""
+        return self._multisets
+
+    def calibrate(self, factors: Factors) -> None:
+        """Plan with the table as it was measured from now on."""
+        self._factors = factors
+        self._model = calibrated(self._given, factors)
+        self._tables.append(self._model)
+
+    def late_fraction(self, fleet: FleetCounts, rate_rps: float) -> float:
+        """Predict P(late), 0..1, of a fleet at a load."""
+        return evaluate(self._model, fleet, rate_rps, self._goals.sla_ms).late_fraction
 
     def decide(self, ask: Decide, *, number: int, intensity_g_per_kwh: float, pue: float, at_ms: float) -> Decision:
         """Run the scheme; slow and pure, so that it may run in a thread."""
-        problem = Problem(
-            model=self._model,
-            multisets=self._multisets,
-            gpus=ask.gpus,
-            rate_rps=ask.rate_rps,
-            sla_ms=self._goals.sla_ms,
-            lambda_=self._goals.lambda_,
-            intensity_g_per_kwh=intensity_g_per_kwh,
-            pue=pue,
-            current=ask.current,
-            present=ask.present,
-            parking=self._goals.parking,
-            # A fleet that has lost GPUs serves with what is left of it.
-            reserve=min(self._goals.reserve, len(ask.gpus) - 1),
-            accuracy_floor_pct=self._goals.accuracy_floor_pct,
-            carbon_budget_g=self._goals.carbon_budget_g,
-        )
-        answer = self._scheme.plan(problem)
+        problem = self._problem(ask, intensity_g_per_kwh=intensity_g_per_kwh, pue=pue)
+        quick = measures.quick(problem, ask.guard) if ask.raised and not ask.pinned else None
+        answer = quick or measures.planned(self._scheme, problem, ask.guard, ask.pinned)
         objective = problem.objective()
         base = objective.baseline
         small = rightsized(self._model, problem.whole, len(ask.gpus), ask.rate_rps, self._goals.sla_ms)
         wanted = prediction(answer.evaluation, answer.objective)
-        beaten = [c for c in answer.candidates if c.evaluation is not answer.evaluation]
+        chosen = str(answer.configuration)
+        beaten = [c for c in answer.candidates if c.evaluation is not answer.evaluation and c.text != chosen]
         record = PlanRecord(
             epoch=0,
             decision=number,
@@ -124,42 +138,77 @@ class DecisionMaker:
             intensity_g_per_kwh=intensity_g_per_kwh,
             pue=pue,
             deadline_s=default_deadline_s(self._goals.sla_ms),
-            admission_bound=self._admission_bound(answer.configuration),
-            tiers=self._tiers(answer.configuration),
+            admission_bound=self._admission_bound(answer.configuration, guard=ask.guard),
+            tiers=self._tiers(answer.configuration, guard=ask.guard),
             configuration=by_node(answer.configuration),
             prediction=wanted,
             step_prediction=wanted,
             base=prediction(base.evaluation, objective.value(base.evaluation)),
             base_rightsized=prediction(small, objective.value(small)),
             base_feasible=base.feasible,
-            alternatives=tuple(alternative(candidate) for candidate in beaten[:TOLD_ALTERNATIVES]),
+            alternatives=tuple(alternative(candidate, wanted) for candidate in beaten[:TOLD_ALTERNATIVES]),
             evaluations=answer.evaluations,
             state="serving",
             decided_at_ms=at_ms,
             since_ms=at_ms,
             controller=self._controller,
+            guard=ask.guard,
+            calibration=Calibration(
+                service={f"{kind.variant}/{kind.profile}": f for kind, f in sorted(self._factors.service.items())},
+                energy=dict(sorted(self._factors.energy.items())),
+            ),
         )
         return Decision(problem=problem, objective=objective, answer=answer, record=record)
 
-    def step_record(
-        self, decision: Decision, configuration: Configuration, *, changed: tuple[GpuId, ...], at_ms: float
-    ) -> PlanRecord:
-        """Return the decision's record with the evaluation of one step of its roll, which moves the GPUs `changed`."""
-        step = decision.record.prediction
-        if configuration != decision.answer.configuration:
-            step = self._evaluate(decision.objective, configuration, decision.problem)
+    def _problem(self, ask: Decide, *, intensity_g_per_kwh: float, pue: float) -> Problem:
+        goals = self._goals
+        return Problem(
+            model=self._model,
+            multisets=self._multisets,
+            gpus=ask.gpus,
+            rate_rps=ask.rate_rps,
+            sla_ms=goals.sla_ms,
+            lambda_=goals.lambda_,
+            intensity_g_per_kwh=intensity_g_per_kwh,
+            pue=pue,
+            current=ask.current,
+            present=ask.present,
+            parking=goals.parking,
+            # A fleet that has lost GPUs serves with what is left of it.
+            reserve=min(goals.reserve, len(ask.gpus) - 1),
+            accuracy_floor_pct=goals.accuracy_floor_pct,
+            carbon_budget_g=goals.carbon_budget_g,
+        )
+
+    def step_record(self, decision: Decision, step: Send, *, at_ms: float) -> PlanRecord:
+        """Return the decision's record with the evaluation of one step of its roll."""
+        serving = Configuration(tuple(each for each in step.configuration.gpus if each[0] not in step.fenced))
+        expected = decision.record.prediction
+        if serving != decision.answer.configuration and serving.fleet.instances:
+            expected = self._evaluate(decision.objective, serving, decision.problem)
         return msgspec.structs.replace(
             decision.record,
-            admission_bound=self._admission_bound(configuration, changed=changed),
-            tiers=self._tiers(configuration, changed=changed),
-            step_prediction=step,
+            admission_bound=self._admission_bound(serving, changed=step.changed, guard=decision.record.guard),
+            tiers=self._tiers(serving, changed=step.changed, guard=decision.record.guard),
+            step_prediction=expected,
+            fenced=tuple(str(gpu) for gpu in step.fenced),
             state="rolling",
             since_ms=at_ms,
         )
 
+    @property
+    def measuring(self) -> bool:
+        """Whether the last answer is a candidate that waits to be measured on live traffic."""
+        return isinstance(self._scheme, LiveScheme) and self._scheme.measuring is not None
+
+    def measured(self, evaluation: Evaluation, requests: int) -> None:
+        """Take in what live traffic said of the candidate."""
+        if isinstance(self._scheme, LiveScheme):
+            self._scheme.measured(evaluation, requests)
+
     def look_ahead(self, decision: Decision) -> None:
         """Let the scheme plan for other intensities at the same load, if it can; slow and pure like `decide`."""
-        if isinstance(self._scheme, ExactScheme):
+        if isinstance(self._scheme, ExactScheme) and decision.problem.model is self._model:
             self._scheme.look_ahead(decision.problem)
 
     def targets(
@@ -181,6 +230,7 @@ class DecisionMaker:
                 gpus=gpus,
                 dispatch=rules.get(node, DispatchRule()),
                 reason=reason,
+                sla_p95_ms=self._goals.sla_ms,
             )
             for node, gpus in by_node(configuration).items()
         ]
@@ -189,37 +239,21 @@ class DecisionMaker:
         evaluation = evaluate(self._model, configuration.fleet, problem.rate_rps, problem.sla_ms)
         return prediction(evaluation, objective.value(evaluation))
 
-    def _tiers(self, configuration: Configuration, *, changed: tuple[GpuId, ...] = ()) -> tuple[Tier, ...]:
-        """Return the application's accuracy tiers with what the fleet can finish of each in time."""
-        accuracies = accuracy_tiers(variant.accuracy_pct for variant in self._model.application.variants)
+    def _tiers(
+        self, configuration: Configuration, *, changed: tuple[GpuId, ...] = (), guard: GuardLevel = "none"
+    ) -> tuple[Tier, ...]:
+        """Return the application's accuracy tiers with how many requests of each may wait."""
+        sla_ms, shed = self._goals.sla_ms, guard == "shed"
         return tuple(
             Tier(
-                accuracy_pct=accuracy,
-                bound=math.ceil(self._finishable(configuration, changed=changed, min_accuracy_pct=accuracy)),
+                accuracy_pct=least,
+                bound=tier_bound(self._model, configuration, least, sla_ms=sla_ms, changed=changed, shed=shed),
             )
-            for accuracy in accuracies
+            for least in accuracy_tiers(variant.accuracy_pct for variant in self._model.application.variants)
         )
 
-    def _admission_bound(self, configuration: Configuration, *, changed: tuple[GpuId, ...] = ()) -> int:
-        """Most requests that may wait: what the fleet can finish between now and a request's deadline.
-
-        A GPU that is being changed begins that much later, so that overload is said at the door and not by expiry.
-        """
-        return max(1, int(self._finishable(configuration, changed=changed)))
-
-    def _finishable(
-        self, configuration: Configuration, *, changed: tuple[GpuId, ...], min_accuracy_pct: float = 0.0
-    ) -> float:
-        """Return how many requests variants of at least some accuracy can finish before the default deadline."""
-        change = self._model.table.change
-        change_s = change.destroy_s + change.create_s + change.worker_start_s
-        window_s = default_deadline_s(self._goals.sla_ms) - self._goals.sla_ms / 1e3
-        count = 0.0
-        for gpu, content in configuration.gpus:
-            rate_rps = sum(
-                1e3 / self._model.mean_ms(kind.variant, kind.profile, 1.0)
-                for kind in content.instances
-                if self._model.application.variant(kind.variant).accuracy_pct >= min_accuracy_pct
-            )
-            count += rate_rps * max(0.0, window_s - (change_s if gpu in changed else 0.0))
-        return count
+    def _admission_bound(
+        self, configuration: Configuration, *, changed: tuple[GpuId, ...] = (), guard: GuardLevel = "none"
+    ) -> int:
+        shed = guard == "shed"
+        return admission_bound(self._model, configuration, sla_ms=self._goals.sla_ms, changed=changed, shed=shed)

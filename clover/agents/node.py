@@ -238,6 +238,7 @@ class NodeAgent:
             return
         self._pool.set_rule(dispatch_rule(target.dispatch))
         self._server.epoch = target.epoch
+        self._server.sla_ms = target.sla_p95_ms
         for runner in self._runners:
             runner.want(target.epoch, wanted[runner.index])
         self._news.set()
@@ -314,6 +315,8 @@ class NodeAgent:
             suppressed=self._server.counts.suppressed,
             claimed=self._server.counts.claimed,
             handed_back=self._server.counts.handed_back,
+            answered=self._server.counts.answered,
+            late=self._server.counts.late,
             mig_changes=sum(runner.mig_changes for runner in self._runners),
             change_s=sum(runner.change_s for runner in self._runners),
         )

@@ -41,6 +41,7 @@ class Instance:
         worker: Serves it.
         phase: `draining` takes nothing new; it is done when `drained` is set.
         idle_since_s: When it became ready or last finished.
+        accuracy_pct: Of its variant.
         served: Requests since its worker started.
         busy_s: Seconds in work since then.
         gone: Its worker died under a request; whoever watches the worker has not said so yet.
@@ -53,6 +54,7 @@ class Instance:
     worker: Worker
     phase: InstancePhase
     idle_since_s: float
+    accuracy_pct: float
     served: int = 0
     busy_s: float = 0.0
     gone: bool = False
@@ -98,6 +100,7 @@ class InstancePool:
             worker=worker,
             phase="idle",
             idle_since_s=self._clock.now_s(),
+            accuracy_pct=self._model.application.variant(kind.variant).accuracy_pct,
         )
         self._next_key += 1
         self._instances[instance.key] = instance
@@ -163,7 +166,7 @@ class InstancePool:
         shares, begun = self._rule.shares, self.begun_under_rule
         held = patient and self._rule.name == "shares"
         return [
-            self._model.application.variant(instance.kind.variant).accuracy_pct
+            instance.accuracy_pct
             for instance in self._instances.values()
             if instance.phase == "idle"
             and not (held and ahead(instance.kind, self._begun_under_rule, shares, begun) > SHARE_SLACK_REQUESTS)
@@ -186,16 +189,17 @@ class InstancePool:
     def choose(self, demand: Demand) -> Instance | None:
         """Return the instance that the rule gives the next request to, or None if it shall wait."""
         rho = self.contention()
+        free = [instance for instance in self._instances.values() if instance.phase == "idle"]
+        mean_ms = {kind: self._model.mean_ms(kind.variant, kind.profile, rho) for kind in {one.kind for one in free}}
         idle = [
             IdleInstance(
                 key=instance.key,
                 kind=instance.kind,
                 idle_since_s=instance.idle_since_s,
-                mean_service_ms=self._model.mean_ms(instance.kind.variant, instance.kind.profile, rho),
-                accuracy_pct=self._model.application.variant(instance.kind.variant).accuracy_pct,
+                mean_service_ms=mean_ms[instance.kind],
+                accuracy_pct=instance.accuracy_pct,
             )
-            for instance in self._instances.values()
-            if instance.phase == "idle"
+            for instance in free
         ]
         if self._rule.hold_back:
             demand = self._with_busy(demand, rho)

@@ -65,12 +65,16 @@ class RequestCounts:
         claimed: Taken over from consumers that went silent, or handed back by them.
         handed_back: Given up without having been begun.
         vanished: Found to be gone from the stream while pending: trimmed by somebody.
+        answered: Answered, or expired before work on them began.
+        late: Those of them that took longer than the SLA.
     """
 
     suppressed: int = 0
     claimed: int = 0
     handed_back: int = 0
     vanished: int = 0
+    answered: int = 0
+    late: int = 0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -116,6 +120,8 @@ class RequestServer:
         )
         self._sweeper = Sweeper(ports.bus, period_s=settings.sweep_s)
         self.epoch = 0
+        #: From due time on, as the newest target says; None counts no late answers.
+        self.sla_ms: float | None = None
         self.counts = RequestCounts()
 
     @property
@@ -319,6 +325,7 @@ class RequestServer:
     def _answer(self, instance: Instance, delivery: Delivery, served: Served, *, begun_ms: float, epoch: int) -> None:
         ports = self._ports
         beside = bool(instance.worker.fallback)
+        self._count(ports.clock.now_ms() - delivery.request.due_ms)
         ports.accounts[instance.gpu].add_request(instance.kind.variant, served.energy_j, beside=beside)
         reply = Reply(
             id=delivery.request.id,
@@ -339,6 +346,10 @@ class RequestServer:
         )
         self._complete(Completion(delivery=delivery, reply=reply))
 
+    def _count(self, latency_ms: float) -> None:
+        self.counts.answered += 1
+        self.counts.late += self.sla_ms is not None and latency_ms > self.sla_ms
+
     def _retry(self, delivery: Delivery, reason: str) -> None:
         """Try a request again whose worker died under it, on whichever instance is next."""
         again = msgspec.structs.replace(delivery, times_delivered=delivery.times_delivered + 1)
@@ -351,6 +362,8 @@ class RequestServer:
 
     def _finish(self, delivery: Delivery, outcome: Outcome, reason: str, *, dead_reason: str = "") -> None:
         request = delivery.request
+        if outcome is Outcome.EXPIRED:
+            self._count(float("inf"))
         reply = Reply(
             id=request.id,
             outcome=outcome,

@@ -70,17 +70,33 @@ def prediction(evaluation: Evaluation, objective: float) -> messages.Prediction:
     )
 
 
-def alternative(candidate: Candidate | FleetCandidate) -> messages.Alternative:
-    """Write a candidate that was considered."""
+def alternative(candidate: Candidate | FleetCandidate, chosen: messages.Prediction) -> messages.Alternative:
+    """Write a candidate that was considered, and why what was chosen is better."""
     evaluation = candidate.evaluation
+    p95_ms = evaluation.p95_ms if evaluation.stable else None
     return messages.Alternative(
         configuration=candidate.text,
-        p95_ms=evaluation.p95_ms if evaluation.stable else None,
+        p95_ms=p95_ms,
         accuracy_pct=evaluation.accuracy_pct,
         energy_j_per_request=evaluation.energy_j_per_request,
         objective=candidate.objective,
         meets_sla=candidate.meets_sla,
+        why=_why_beaten(candidate, chosen),
     )
+
+
+def _why_beaten(candidate: Candidate | FleetCandidate, chosen: messages.Prediction) -> str:
+    evaluation = candidate.evaluation
+    if not evaluation.stable:
+        return "cannot carry the load"
+    if not candidate.meets_sla:
+        return f"misses the SLA: {100.0 * evaluation.late_fraction:.1f} % late"
+    energy_j = evaluation.energy_j_per_request - chosen.energy_j_per_request
+    accuracy = evaluation.accuracy_pct - chosen.accuracy_pct
+    told = f"{energy_j:+.2f} J per request, {accuracy:+.2f} points of accuracy"
+    if candidate.objective > chosen.objective:
+        return f"{told}: scores higher by itself, but is not worth a change of layout, or does not keep what was asked"
+    return f"{told}: objective {chosen.objective - candidate.objective:.4f} lower"
 
 
 def intensity_reading(intensity: CarbonIntensity, *, pue: float, published_at_ms: float) -> messages.IntensityReading:

@@ -188,11 +188,11 @@ REGISTRY: tuple[KeySpec, ...] = (
         pattern="{d}:log",
         kind="stream",
         writers="producers; all agents",
-        readers="dashboard, analysis",
+        readers="dashboard, analysis; controller (`--evaluate live`)",
         bound=f"~{FEED_MAXLEN[Feed.LOG]} entries",
         ttl="",
         what="finished requests in batches (`requests`) and log lines from warning up (`log`)",
-        commands=_may(agents="xadd", dashboard=_FOLLOW),
+        commands=_may(agents="xadd", controller=f"{_FOLLOW}+{_BURY}", dashboard=_FOLLOW),
     ),
     KeySpec(
         pattern="{d}:tel",

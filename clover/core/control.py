@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from clover.core.configuration import Configuration, GpuConfiguration, GpuId
+from clover.core.guard import GuardLevel, Verdict
+from clover.core.load import LoadEstimate
 
-Trigger = Literal["start", "intensity", "load", "fleet"]
+Trigger = Literal["start", "intensity", "load", "fleet", "sla", "drift", "override"]
+
+#: What each trigger means, for people.
+TRIGGERS: dict[Trigger, str] = {
+    "start": "the first plan of a deployment",
+    "override": "somebody pinned GPUs or took that back",
+    "fleet": "GPUs joined, left, were fenced off or came back",
+    "sla": "the SLA guard was raised or lowered",
+    "drift": "measured service times or energy left the table in use",
+    "load": "the load leaves what was planned for, or a ramp is about to",
+    "intensity": "intensity x PUE moved by more than 5 % of the reference",
+}
 
 # --- events ---------------------------------------------------------------------------------------------------------
 
@@ -27,6 +40,7 @@ class GpuReport:
     phase: str
     applied_epoch: int
     configuration: GpuConfiguration | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +57,46 @@ class NodeSeen:
 class LoadSeen:
     """The measured arrival rate."""
 
-    rate_rps: float
+    load: LoadEstimate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceSeen:
+    """What became of requests since the last such event.
+
+    Attributes:
+        answered: How many were answered or ran out of time in work.
+        late: How many of those past the SLA.
+        oldest_wait_s: How long the first request in the stream has been there.
+    """
+
+    answered: int
+    late: int
+    oldest_wait_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriftSeen:
+    """The table in use was changed to what is measured; `reason` says what and by how much."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanReady:
+    """A plan that took too long has been made: to ask for it again costs nothing."""
+
+    trigger: Trigger
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OverrideSeen:
+    """What people want, as it stands now: `paused`, and GPUs that must be as given whatever the scheme says."""
+
+    paused: bool = False
+    pinned: Mapping[GpuId, GpuConfiguration] = field(default_factory=dict[GpuId, GpuConfiguration])
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +126,19 @@ class Sent:
     epoch: int
 
 
-Event: TypeAlias = IntensitySeen | NodeSeen | TakenSeen | LoadSeen | Tick | Decided | Sent
+Event: TypeAlias = (
+    IntensitySeen
+    | NodeSeen
+    | LoadSeen
+    | ServiceSeen
+    | DriftSeen
+    | PlanReady
+    | OverrideSeen
+    | TakenSeen
+    | Tick
+    | Decided
+    | Sent
+)
 
 
 # --- commands -------------------------------------------------------------------------------------------------------
@@ -81,7 +146,18 @@ Event: TypeAlias = IntensitySeen | NodeSeen | TakenSeen | LoadSeen | Tick | Deci
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decide:
-    """Ask the scheme; `current` is what all serving GPUs are if alike, `present` what each GPU is, None at first."""
+    """Ask the scheme.
+
+    Attributes:
+        trigger, reason: Why.
+        gpus: The fleet without those that are fenced off.
+        rate_rps: Load to plan for.
+        current: What all serving GPUs are if alike.
+        present: What each GPU is, None at first.
+        guard: Under which level of the SLA guard.
+        raised: Whether it has just gone up, so that there is no time to lose.
+        pinned: GPUs that must be as given.
+    """
 
     trigger: Trigger
     reason: str
@@ -89,15 +165,31 @@ class Decide:
     rate_rps: float
     current: GpuConfiguration | None
     present: Configuration | None = None
+    guard: GuardLevel = "none"
+    raised: bool = False
+    pinned: Mapping[GpuId, GpuConfiguration] = field(default_factory=dict[GpuId, GpuConfiguration])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Send:
-    """Write these targets, all nodes completely; `changed` are the GPUs that this step moves."""
+    """Write these targets, all nodes completely; `changed` are the GPUs that this step moves.
+
+    Attributes:
+        configuration: What every GPU of every node shall be, those that are fenced off included.
+        changed: What this step moves.
+        last: Whether the roll ends with it.
+        done, total: GPUs that have changed or change now, and that the roll changes in all.
+        fenced: GPUs that are in the targets and do not count as serving.
+        late_pct: Predicted P(late) in per cent while they change; None if there was nothing to predict.
+    """
 
     configuration: Configuration
     changed: tuple[GpuId, ...]
     last: bool
+    done: int = 0
+    total: int = 0
+    fenced: tuple[GpuId, ...] = ()
+    late_pct: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,11 +201,12 @@ class Settle:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Say:
-    """Write an event for people."""
+    """Write an event for people; `verdict` is what the guard saw, if it is the guard's."""
 
     kind: str
     subject: str
     reason: str
+    verdict: Verdict | None = None
 
 
 Command: TypeAlias = Decide | Send | Settle | Say

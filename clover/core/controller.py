@@ -1,76 +1,42 @@
 """The controller's decisions as a state machine: events in, commands out, no clock, no bus.
 
-States: `waiting` (fleet or intensity not known yet) -> `deciding` (a plan is being made) -> `rolling` (targets are
-being applied step by step) -> `serving`; a trigger leads from `serving` back to `deciding`. Triggers that come during
-`deciding` or
-`rolling` are judged when the roll is over: no new layout starts while one is under way.
+States and the ways between them are a table (`clover.core.transitions`). Triggers that come while a plan is made or
+rolled are judged when that is over: no new layout starts while one is under way. Only a GPU that had to be fenced off
+and a raised guard end a roll early, when its present step is through.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
-from clover.core.carbon import REFERENCE_INTENSITY_G_PER_KWH, REFERENCE_PUE
 from clover.core.configuration import Configuration, GpuConfiguration, GpuId
 from clover.core.control import (
     Command,
     Decide,
     Decided,
+    DriftSeen,
     Event,
-    GpuReport,
     IntensitySeen,
     LoadSeen,
     NodeSeen,
+    OverrideSeen,
+    PlanReady,
     Say,
     Send,
     Sent,
+    ServiceSeen,
     Settle,
     TakenSeen,
     Tick,
     Trigger,
 )
-from clover.errors import InvalidTransitionError
-
-State = Literal["waiting", "deciding", "rolling", "serving"]
-
-#: Intensity x PUE must move by more than this part of the reference to cause a decision (SC'23, section 5).
-INTENSITY_TRIGGER = 0.05 * REFERENCE_INTENSITY_G_PER_KWH * REFERENCE_PUE
-
-#: Relative change of the load that causes a decision: more than 4 standard errors of the estimate.
-LOAD_TRIGGER = 0.25
-
-#: A node that has been silent for this many telemetry intervals, and at least this long, is lost.
-SILENT_INTERVALS, SILENT_LEAST_S = 5.0, 5.0
-
-#: At most this part of the serving GPUs (at least one) changes at a time.
-ROLL_FRACTION = 5
-
-#: A step that is not through after this long is passed over, so that one broken GPU cannot hold up the fleet.
-STEP_PATIENCE_S = 120.0
-
-_SETTLED = frozenset({"serving", "parked", "off"})
-
-
-# --- the machine ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True, kw_only=True)
-class _Node:
-    boot_id: str
-    interval_s: float
-    seen_s: float
-    gpus: Mapping[int, GpuReport]
-
-
-#: Boot id of a node that a plan names and that has not been heard yet.
-_NOT_HEARD = ""
-
-
-def _not_heard_yet(wanted: Mapping[GpuId, GpuConfiguration], node: str, now_s: float) -> _Node:
-    silent = {gpu.index: GpuReport(phase="unknown", applied_epoch=0) for gpu in wanted if gpu.node == node}
-    return _Node(boot_id=_NOT_HEARD, interval_s=1.0, seen_s=now_s, gpus=silent)
+from clover.core.fleet import FleetView, said
+from clover.core.guard import GuardLevel, SlaGuard
+from clover.core.load import LoadEstimate
+from clover.core.rolling import Predict, Roll, never_late
+from clover.core.transitions import Cause, State, Story
+from clover.core.triggers import Pace, PaceSettings, Situation, Triggers
 
 
 @dataclass(slots=True, kw_only=True)
@@ -80,26 +46,41 @@ class ControllerMachine:
     Attributes:
         rate_rps: Load planned for until a measurement differs enough.
         expected_nodes: The first decision waits for this many.
-        state: See the module.
-        assigned: What the newest targets say of each GPU.
-        wanted: Where the present roll leads.
-        story: The last transitions, told when something impossible happens.
+        predict: P(late) of a fleet at a load, by the performance model; tells how many GPUs may change at once.
+        pace: How often it may decide.
+        guard: Watches over the SLA; None leaves it unwatched.
+        story: Its state and how it came there.
+        roll: What the targets say, and what is wanted.
+        fleet: What is there.
+        load: As last estimated.
+        paused: Somebody has paused planning.
     """
 
     rate_rps: float
     expected_nodes: int = 1
-    state: State = "waiting"
-    assigned: dict[GpuId, GpuConfiguration] = field(default_factory=dict[GpuId, GpuConfiguration])
-    wanted: dict[GpuId, GpuConfiguration] = field(default_factory=dict[GpuId, GpuConfiguration])
-    story: list[str] = field(default_factory=list[str])
-    _nodes: dict[str, _Node] = field(default_factory=dict[str, _Node])
-    _taken: frozenset[str] = frozenset()
+    predict: Predict = never_late
+    pace: PaceSettings = field(default_factory=PaceSettings)
+    guard: SlaGuard | None = None
+    story: Story = field(default_factory=Story)
+    roll: Roll = field(default_factory=Roll)
+    fleet: FleetView = field(default_factory=FleetView)
+    load: LoadEstimate | None = None
+    paused: bool = False
+    _triggers: Triggers | None = None
+    _trigger: Trigger = "start"
     _effective: float | None = None
     _decided_effective: float = 0.0
-    _measured_rps: float | None = None
-    _step: tuple[GpuId, ...] = ()
-    _step_epoch: int | None = None
-    _step_since_s: float = 0.0
+    _pinned: Mapping[GpuId, GpuConfiguration] = field(default_factory=dict[GpuId, GpuConfiguration])
+    _override_news: str = ""
+    _drift_news: str = ""
+    _ready: tuple[Trigger, str] | None = None
+    _guard_news: str = ""
+    _raised: bool = False
+
+    @property
+    def state(self) -> State:
+        """See `clover.core.transitions`."""
+        return self.story.state
 
     def handle(self, event: Event, now_s: float) -> list[Command]:
         """Take an event in and say what to do.
@@ -110,20 +91,33 @@ class ControllerMachine:
         match event:
             case IntensitySeen(effective=effective):
                 self._effective = effective
-            case LoadSeen(rate_rps=rate):
-                self._measured_rps = rate
-            case NodeSeen():
-                return self._see_node(event, now_s) + self._go_on(now_s)
-            case TakenSeen(nodes=nodes):
-                return self._see_taken(nodes) + self._go_on(now_s)
-            case Tick():
-                return self._lose_silent(now_s) + self._go_on(now_s)
+            case LoadSeen(load=load):
+                self.load = load
+            case DriftSeen(reason=reason):
+                self._drift_news = reason
+            case PlanReady(trigger=trigger, reason=reason):
+                self._ready = (trigger, reason)
+            case OverrideSeen():
+                self._see_override(event)
             case Decided(configuration=configuration, redispatch=redispatch):
                 return self._decided(configuration, now_s, redispatch=redispatch)
             case Sent(epoch=epoch):
-                self._expect("rolling", event)
-                self._step_epoch = epoch
+                self.story.expect("rolling", event)
+                self.roll.epoch = epoch
+            case _:
+                return self._see(event, now_s) + self._go_on(now_s)
         return self._go_on(now_s)
+
+    def _see(self, event: NodeSeen | TakenSeen | ServiceSeen | Tick, now_s: float) -> list[Command]:
+        match event:
+            case TakenSeen():
+                return self._see_taken(event)
+            case NodeSeen():
+                return self._see_node(event, now_s)
+            case ServiceSeen():
+                return self._see_service(event, now_s)
+            case Tick():
+                return self._look_after_fleet(now_s)
 
     def resume(
         self,
@@ -134,181 +128,174 @@ class ControllerMachine:
         effective: float,
         rate_rps: float,
         now_s: float,
+        fenced: Iterable[GpuId] = (),
+        guard: GuardLevel = "none",
     ) -> None:
         """Take over where another controller stopped: its plan stays in force and an unfinished roll is finished.
 
         The plan's nodes count as there until they have been silent for as long as any other.
         """
-        self.assigned, self.wanted = dict(assigned), dict(wanted)
-        self._nodes = {node: _not_heard_yet(wanted, node, now_s) for node in {gpu.node for gpu in wanted}}
+        self.roll.resume(assigned, wanted, epoch=epoch, now_s=now_s)
+        self.fleet.expect([*assigned, *wanted], now_s)
+        self.fleet.fence.restore(fenced)
+        if self.guard is not None:
+            self.guard.restore(guard, now_s)
         self.rate_rps, self._decided_effective = rate_rps, effective
-        self._step, self._step_epoch, self._step_since_s = tuple(assigned), epoch, now_s
-        self._enter("rolling", "resumed")
+        self.story.enter("resumed", f"epoch {epoch}")
 
-    # --- fleet
+    # --- seeing
 
     def _see_node(self, event: NodeSeen, now_s: float) -> list[Command]:
-        if event.node in self._taken:
+        said_: list[Command] = [*self.fleet.see(event, now_s)]
+        # Of GPUs that no target is known of it is believed what they say that they serve with: a node that comes back
+        # went on with its last target, or has read it again after a restart.
+        for gpu, configuration in self.fleet.serving(event).items():
+            self.roll.assigned.setdefault(gpu, configuration)
+        return said_
+
+    def _look_after_fleet(self, now_s: float) -> list[Command]:
+        said_, lost = self.fleet.lose_silent(now_s)
+        self.roll.forget(lost)
+        return [*said_, *self.fleet.judge_health(now_s)]
+
+    def _see_taken(self, event: TakenSeen) -> list[Command]:
+        said_, taken = self.fleet.take_by_hand(event.nodes)
+        self.roll.forget(taken)
+        return [*said_]
+
+    def _see_override(self, event: OverrideSeen) -> None:
+        self.paused = event.paused
+        if dict(event.pinned) != dict(self._pinned):
+            self._override_news = event.reason or "nothing is pinned any more"
+        self._pinned = event.pinned
+
+    def _see_service(self, event: ServiceSeen, now_s: float) -> list[Command]:
+        guard = self.guard
+        if guard is None:
             return []
-        known = self._nodes.get(event.node)
-        self._nodes[event.node] = _Node(
-            boot_id=event.boot_id, interval_s=event.interval_s, seen_s=now_s, gpus=event.gpus
-        )
-        self._take_in(event)
-        if known is None:
-            return [Say(kind="node.joined", subject=event.node, reason=f"{len(event.gpus)} GPUs")]
-        if known.boot_id not in {event.boot_id, _NOT_HEARD}:
-            return [Say(kind="node.restarted", subject=event.node, reason=f"boot {event.boot_id}")]
-        return []
+        guard.observe(now_s, event.answered, event.late, event.oldest_wait_s)
+        if self.paused or self.state == "waiting":
+            return []
+        acting = self.state == "deciding" or (self.state == "rolling" and self._trigger == "sla")
+        busy = acting or bool(self._guard_news)
+        verdict = guard.judge(now_s, self._able(), busy=busy)
+        if verdict is None:
+            return []
+        self._guard_news, self._raised = verdict.reason, verdict.raised
+        kind = "guard.raised" if verdict.raised else "guard.lowered"
+        return [Say(kind=kind, subject=verdict.level, reason=verdict.reason, verdict=verdict)]
 
-    def _see_taken(self, nodes: frozenset[str]) -> list[Command]:
-        """Leave nodes alone that were taken by hand, as if they had gone; one that is given back joins anew."""
-        taken, released = sorted(nodes - self._taken), sorted(self._taken - nodes)
-        self._taken = nodes
-        for name in taken:
-            self._forget(name)
-        return [
-            *(Say(kind="node.taken", subject=name, reason="by hand: it is left alone") for name in taken),
-            *(Say(kind="node.released", subject=name, reason="it is planned for again") for name in released),
-        ]
-
-    def _forget(self, name: str) -> None:
-        self._nodes.pop(name, None)
-        for gpu in [gpu for gpu in self.assigned if gpu.node == name]:
-            del self.assigned[gpu]
-
-    def _take_in(self, event: NodeSeen) -> None:
-        """Believe of GPUs that no target is known of what they say that they serve with.
-
-        A node that comes back went on with its last target, or has read it again after a restart.
-        """
-        for index, report in event.gpus.items():
-            if report.phase == "serving" and report.configuration is not None:
-                self.assigned.setdefault(GpuId(event.node, index), report.configuration)
-
-    def _lose_silent(self, now_s: float) -> list[Command]:
-        said: list[Command] = []
-        for name, node in list(self._nodes.items()):
-            silent_s = now_s - node.seen_s
-            if silent_s > max(SILENT_LEAST_S, SILENT_INTERVALS * node.interval_s):
-                self._forget(name)
-                said.append(Say(kind="node.lost", subject=name, reason=f"silent for {silent_s:.0f} s"))
-        return said
-
-    def _fleet(self) -> tuple[GpuId, ...]:
-        return tuple(sorted(GpuId(name, index) for name, node in self._nodes.items() for index in node.gpus))
-
-    def _report(self, gpu: GpuId) -> GpuReport | None:
-        node = self._nodes.get(gpu.node)
-        return node.gpus.get(gpu.index) if node else None
+    def _able(self) -> tuple[GuardLevel, ...]:
+        parked = any(configuration.mode != "serving" for configuration in self.roll.wanted.values())
+        return ("wake", "dispatch", "plan", "shed") if parked else ("dispatch", "plan", "shed")
 
     # --- going on
 
     def _go_on(self, now_s: float) -> list[Command]:
         if self.state == "waiting":
-            ready = len(self._nodes) >= self.expected_nodes and self._effective is not None
-            return self._decide("start", f"{len(self._nodes)} nodes are there") if ready else []
+            ready = len(self.fleet) >= self.expected_nodes and self._effective is not None and bool(self.fleet.fit)
+            reason = f"{len(self.fleet)} nodes are there"
+            return self._decide("start", reason, "ready", now_s) if ready and not self.paused else []
         if self.state == "rolling":
             return self._roll_on(now_s)
-        if self.state == "serving":
-            return self._judge_triggers()
+        if self.state == "serving" and not self.paused:
+            return self._judge_triggers(now_s)
         return []
 
-    def _judge_triggers(self) -> list[Command]:
-        fleet = set(self._fleet())
-        if fleet and fleet != set(self.wanted):
-            gone, new = len(set(self.wanted) - fleet), len(fleet - set(self.wanted))
-            return self._decide("fleet", f"{new} GPUs joined, {gone} left")
-        effective = self._effective
-        if effective is not None and abs(effective - self._decided_effective) > INTENSITY_TRIGGER:
-            return self._decide(
-                "intensity",
-                f"intensity x PUE went from {self._decided_effective:.0f} to {effective:.0f} g/kWh",
-            )
-        measured = self._measured_rps
-        if measured is not None and abs(measured - self.rate_rps) > LOAD_TRIGGER * self.rate_rps:
-            reason = f"load went from {self.rate_rps:.3g} to {measured:.3g} requests/s"
-            self.rate_rps = max(measured, 0.01)
-            return self._decide("load", reason)
-        return []
+    def _judge_triggers(self, now_s: float) -> list[Command]:
+        fit = set(self.fleet.fit)
+        if not fit:
+            return []
+        if self._guard_news:
+            return self._decide("sla", self._guard_news, "triggered", now_s)
+        if self._ready is not None:
+            return self._decide(*self._ready, "triggered", now_s)
+        found = self._judge().judge(self._situation(fit), now_s)
+        if found is None:
+            return []
+        self.rate_rps = found.rate_rps
+        return self._decide(found.trigger, found.reason, "triggered", now_s)
 
-    def _decide(self, trigger: Trigger, reason: str) -> list[Command]:
+    def _judge(self) -> Triggers:
+        if self._triggers is None:
+            self._triggers = Triggers(Pace(self.pace))
+        return self._triggers
+
+    def _situation(self, fit: set[GpuId]) -> Situation:
+        planned = set(self.roll.wanted)
+        return Situation(
+            joined=len(fit - planned),
+            left=len(planned - fit),
+            effective=self._effective,
+            decided_effective=self._decided_effective,
+            load=self.load,
+            planned_rps=self.rate_rps,
+            drift=self._drift_news,
+            override=self._override_news,
+        )
+
+    def _decide(self, trigger: Trigger, reason: str, cause: Cause, now_s: float) -> list[Command]:
         self._decided_effective = self._effective if self._effective is not None else self._decided_effective
-        self._enter("deciding", f"{trigger}: {reason}")
-        configurations = [gpu for gpu in set(self.assigned.values()) if gpu.instances]
-        current = configurations[0] if len(configurations) == 1 else None
-        present = Configuration.of(self.assigned) if self.assigned else None
+        self._trigger, self._override_news, self._drift_news, self._guard_news = trigger, "", "", ""
+        self._ready = None
+        self._judge().pace.decided(trigger, now_s)
+        self.story.enter(cause, f"{trigger}: {reason}")
+        fit = self.fleet.fit
+        present = {gpu: self.roll.assigned[gpu] for gpu in fit if gpu in self.roll.assigned}
+        alike = {gpu for gpu in present.values() if gpu.instances}
         return [
             Decide(
                 trigger=trigger,
                 reason=reason,
-                gpus=self._fleet(),
+                gpus=fit,
                 rate_rps=self.rate_rps,
-                current=current,
-                present=present,
+                current=next(iter(alike)) if len(alike) == 1 else None,
+                present=Configuration.of(present) if present else None,
+                guard=self.guard.level if self.guard is not None else "none",
+                raised=trigger == "sla" and self._raised,
+                pinned={gpu: pinned for gpu, pinned in self._pinned.items() if gpu in fit},
             )
         ]
+
+    # --- rolling
 
     def _decided(self, configuration: Configuration, now_s: float, *, redispatch: bool) -> list[Command]:
-        self._expect("deciding", configuration)
-        self.wanted = configuration.as_dict()
-        if not self._differing() and not redispatch:
-            self._enter("serving", "decision kept what was there")
+        self.story.expect("deciding", configuration)
+        self.roll.begin(configuration.as_dict())
+        if not self.roll.left and not redispatch:
+            self.story.enter("kept", "decision kept what was there")
             return [Settle(unchanged=True)]
-        self._enter("rolling", str(configuration))
-        return self._next_step(now_s)
+        self.story.enter("changes", str(configuration))
+        return [self._next_step(now_s)]
 
     def _roll_on(self, now_s: float) -> list[Command]:
-        if self._step_epoch is None or not self._step_done(now_s):
+        if self.roll.epoch is None:
             return []
-        if any(self._report(gpu) for gpu in self._differing()):
-            return self._next_step(now_s)
-        self._enter("serving", f"epoch {self._step_epoch} is in force")
-        return [Settle(unchanged=False)]
+        said_: list[Command] = [said(change) for change in self.roll.give_up(self.fleet, now_s)]
+        if not self.roll.step_done(self.fleet):
+            return said_
+        if reason := self._why_abort():
+            return [*said_, *self._abort(*reason, now_s)]
+        if any(self.fleet.report(gpu) for gpu in self.roll.left):
+            self.story.enter("step", f"epoch {self.roll.epoch} is in force")
+            return [*said_, self._next_step(now_s)]
+        self.story.enter("through", f"epoch {self.roll.epoch} is in force")
+        return [*said_, Settle(unchanged=False)]
 
-    def _step_done(self, now_s: float) -> bool:
-        if now_s - self._step_since_s > STEP_PATIENCE_S:
-            return True
-        epoch = self._step_epoch or 0
-        reports = [report for gpu in self._step if (report := self._report(gpu)) is not None]
-        return all(report.applied_epoch >= epoch and report.phase in _SETTLED for report in reports)
+    def _why_abort(self) -> tuple[Trigger, str] | None:
+        """Return why the roll must not go on, the present step being through."""
+        fenced = self.fleet.fence.fenced & set(self.roll.wanted)
+        if self._guard_news and self._raised:
+            return "sla", self._guard_news
+        if fenced and self.fleet.fit:
+            return "fleet", f"fenced off: {', '.join(str(gpu) for gpu in sorted(fenced))}"
+        return None
 
-    def _next_step(self, now_s: float) -> list[Command]:
-        """Move every GPU that serves nobody at once, and at most one in five of those that do.
+    def _abort(self, trigger: Trigger, reason: str, now_s: float) -> list[Command]:
+        told = f"{len(self.roll.left)} of {self.roll.total} GPUs were still to change: {reason}"
+        abort = Say(kind="plan.aborted", subject=f"epoch {self.roll.epoch}", reason=told)
+        return [abort, *self._decide(trigger, reason, "aborted", now_s)]
 
-        What is not heard keeps its last target: it may well be serving.
-        """
-        different = {gpu: report for gpu in self._differing() if (report := self._report(gpu)) is not None}
-        serving = [gpu for gpu, report in different.items() if report.phase == "serving"]
-        at_once = [gpu for gpu in different if gpu not in serving]
-        # By index before node, so that a step takes from all nodes rather than emptying one.
-        serving.sort(key=lambda gpu: (gpu.index, gpu.node))
-        # What wakes has to serve before something else stops: the others wait for the next step.
-        waking = any(self.wanted[gpu].mode == "serving" and gpu in self.assigned for gpu in at_once)
-        step = at_once if waking else at_once + serving[: max(1, len(self.wanted) // ROLL_FRACTION)]
-        for gpu in step:
-            self.assigned[gpu] = self.wanted[gpu]
-        self._step, self._step_epoch, self._step_since_s = tuple(step), None, now_s
-        return [
-            Send(
-                configuration=Configuration.of(self.assigned),
-                changed=tuple(sorted(step)),
-                last=not self._differing(),
-            )
-        ]
-
-    def _differing(self) -> list[GpuId]:
-        return [gpu for gpu, wanted in self.wanted.items() if self.assigned.get(gpu) != wanted]
-
-    # --- story
-
-    def _enter(self, state: State, why: str) -> None:
-        self.story = [*self.story[-19:], f"{self.state} -> {state}: {why}"]
-        self.state = state
-
-    def _expect(self, state: State, event: object) -> None:
-        if self.state != state:
-            told = "; ".join(self.story)
-            raise InvalidTransitionError(
-                f"{type(event).__name__} in state {self.state}, expected {state}. Story: {told}"
-            )
+    def _next_step(self, now_s: float) -> Send:
+        rate_rps = max(self.load.rate_rps, 0.01) if self.load is not None else self.rate_rps
+        return self.roll.step(self.fleet, lambda fleet: self.predict(fleet, rate_rps), now_s)

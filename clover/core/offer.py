@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -35,5 +36,5 @@ def make_offer(idle_pct: Iterable[float], tiers: Sequence[float], in_hand: Itera
         able = next((accuracy for accuracy in free if least is None or accuracy >= least), None)
         if able is not None:
             free.remove(able)
-    able_to = {tier: sum(one >= accuracy for one in free) for tier, accuracy in enumerate(tiers, start=ANY)}
+    able_to = {tier: len(free) - bisect_left(free, accuracy) for tier, accuracy in enumerate(tiers, start=ANY)}
     return Offer(count=len(free), tiers={tier: count for tier, count in able_to.items() if tier > ANY and count})

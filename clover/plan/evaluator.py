@@ -6,6 +6,7 @@ its carbon is computed anew (SC'23 rescales past measurements in the same way).
 
 from __future__ import annotations
 
+from clover.core.application import ServiceModel
 from clover.core.configuration import FleetCounts, GpuConfiguration
 from clover.core.objective import LATE_LIMIT, PLANNED_LATE_LIMIT, Objective
 from clover.core.queueing import Evaluation, evaluate, idle_power_w
@@ -23,6 +24,10 @@ _LIVE_STREAM = 0x11FE
 _LIVE_WARM_UP = 1_000
 
 
+def _key(problem: Problem, gpu: GpuConfiguration) -> tuple[object, ...]:
+    return (problem.model.table.application, len(problem.gpus), problem.rate_rps, problem.sla_ms, gpu.graph)
+
+
 class UniformEvaluator:
     """Evaluation by the closed form, with memory across questions of the same load, fleet and SLA."""
 
@@ -30,24 +35,31 @@ class UniformEvaluator:
 
     def __init__(self) -> None:
         self._memory: dict[tuple[object, ...], Evaluation] = {}
+        self._model: ServiceModel | None = None
 
     def evaluate(self, problem: Problem, gpu: GpuConfiguration) -> Evaluation:
         """Return the evaluation of a fleet whose GPUs are all configured like this."""
-        key = (
-            problem.model.table.application,
-            len(problem.gpus),
-            problem.rate_rps,
-            problem.sla_ms,
-            gpu.graph,
-        )
+        self._know(problem.model)
+        key = _key(problem, gpu)
         known = self._memory.get(key)
         if known is not None:
             return known
+        evaluation = self._fresh(problem, gpu)
+        self.remember(problem, gpu, evaluation)
+        return evaluation
+
+    def _know(self, model: ServiceModel) -> None:
+        """Forget what was said by another table: it may have been re-calibrated."""
+        if self._model is not model:
+            self._model = model
+            self._memory.clear()
+
+    def remember(self, problem: Problem, gpu: GpuConfiguration, evaluation: Evaluation) -> None:
+        """Remember the evaluation of a fleet whose GPUs are all configured like this."""
+        self._know(problem.model)
         if len(self._memory) >= _MAX_REMEMBERED:
             self._memory.clear()
-        evaluation = self._fresh(problem, gpu)
-        self._memory[key] = evaluation
-        return evaluation
+        self._memory[_key(problem, gpu)] = evaluation
 
     def explored(self) -> tuple[Explored, ...]:
         """Return what was tried on live traffic since the last call: nothing, since this is a model."""

@@ -15,13 +15,17 @@ from dataclasses import dataclass, field
 
 from clover.core.application import ServiceModel
 from clover.core.configuration import Configuration, GpuConfiguration
-from clover.core.controller import INTENSITY_TRIGGER, LOAD_TRIGGER, ROLL_FRACTION
 from clover.core.objective import LATE_LIMIT, Baseline, Objective, baseline, rightsized
 from clover.core.queueing import Evaluation, evaluate, idle_power_w
+from clover.core.rolling import ROLL_FRACTION
+from clover.core.triggers import INTENSITY_TRIGGER
 from clover.core.units import footprint_g
 from clover.plan.problem import Answer, Problem, Scheme
 from clover.plan.simulator import simulate
 from clover.plan.traffic import Traffic, agents_of
+
+#: Relative change of the hourly load that causes a decision here; live, the controller follows an estimate of the load.
+LOAD_TRIGGER = 0.25
 
 HOUR_S = 3600.0
 

@@ -75,6 +75,15 @@ class SearchScheme:
         """`clover` or `blover`."""
         return self._name
 
+    @property
+    def random_state(self) -> tuple[object, ...]:
+        """Where its random numbers are; may be set back."""
+        return self._rng.getstate()
+
+    @random_state.setter
+    def random_state(self, state: tuple[object, ...]) -> None:
+        self._rng.setstate(state)
+
     def plan(self, problem: Problem) -> Answer:
         """Search from the present configuration (BASE at the start) for the best one that keeps the promise."""
         centre = problem.current or base_gpu(problem.model, problem.whole)

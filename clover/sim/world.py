@@ -21,9 +21,11 @@ from clover.analysis.logs.files import ArchiveFiles
 from clover.analysis.logs.manifest import read_manifest
 from clover.analysis.summary import RunSummary
 from clover.bus.memory import MemoryBus
+from clover.bus.messages import Message
 from clover.bus.port import Feed
 from clover.carbon.port import IntensityFeed
 from clover.carbon.replay import TraceReplay
+from clover.core.arrivals import RateProfile, unit_gaps
 from clover.core.clock import Clock
 from clover.core.intensity_trace import IntensityTrace
 from clover.errors import ConfigurationError
@@ -52,7 +54,9 @@ class WorldSettings:
         duration_s: How long requests become due.
         telemetry_s: Telemetry interval.
         seed: Of everything random.
+        evaluate: How scheme `clover` judges candidates: `model`, or `live` on the traffic of this world.
         source: Makes what is asked for the intensity instead of the trace.
+        load: Arrival rate over time, from the first request on; None for `rate_rps` throughout.
     """
 
     fleet: Fleet
@@ -67,7 +71,9 @@ class WorldSettings:
     faithful: bool = False
     telemetry_s: float = 1.0
     seed: int = 0
+    evaluate: str = "model"
     source: Callable[[Clock], IntensityFeed] | None = None
+    load: RateProfile | None = None
 
 
 class World:
@@ -82,6 +88,9 @@ class World:
         self.bus = MemoryBus("world", self.clock.now_ms)
         self.stop = asyncio.Event()
         self.summary = RunSummary(sla_p95_ms=settings.goals.sla_ms)
+        #: Are given everything that the summary is given.
+        self.watchers: list[Callable[[Message], None]] = []
+        arrivals = Random(f"{settings.seed}/arrivals")  # noqa: S311 - simulation
         self.generator = Generator(
             GeneratorSettings(
                 name="generator",
@@ -95,6 +104,7 @@ class World:
             bus=self.bus,
             clock=self.clock,
             rng=Random(f"{settings.seed}/generator"),  # noqa: S311 - simulation
+            times_s=settings.load.times_s(unit_gaps("poisson", arrivals)) if settings.load else None,
         )
 
     async def run(self) -> dict[str, Any]:
@@ -166,6 +176,7 @@ class World:
             clock=self.clock,
             seed=settings.seed,
             compute=_at_once,
+            evaluate=settings.evaluate,
         )
         await agent.run(stop or self.stop)
 
@@ -197,6 +208,8 @@ class World:
             for entry in await self.bus.follow(cursors, block_s=_BLOCK_S):
                 cursors[entry.feed] = entry.id
                 self.summary.take(entry.message)
+                for watcher in self.watchers:
+                    watcher(entry.message)
 
 
 async def _at_once(function: Callable[[], _T]) -> _T:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from support import a_checkpoint, a_plan, a_target, an_event, intensity, ledger, telemetry
 
-from clover.bus.messages import Event, Override
+from clover.bus.messages import Event, GpuTarget, InstanceTarget, Override, Pin
 from clover.bus.port import Bus, Feed, entry_order
 from clover.errors import MessageRejectedError
 
@@ -165,6 +165,10 @@ def test_what_people_have_decided_is_kept(check: Check) -> None:
         decided = Override(nodes=("n1",), reason="a fan is broken", by="me@here", at_ms=1.0)
         await bus.set_override(decided)
         assert await bus.override() == decided
+        gpu = GpuTarget(index=0, mode="serving", instances=(InstanceTarget(profile="7g", variant="large"),))
+        pinned = Override(pins=(Pin(node="n1", gpu=gpu, until_ms=5.0),), paused=True, paused_until_ms=7.0)
+        await bus.set_override(pinned)
+        assert await bus.override() == pinned
         await bus.set_override(Override(paused=True))
         assert await bus.override() == Override(paused=True)
 

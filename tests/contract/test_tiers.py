@@ -5,18 +5,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-import uuid
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-import pytest
-from support import FAR_MS, a_plan, a_request, done, run
+from support import FAR_MS, a_plan, a_request, done
 
 from clover.bus.keys import Keys
-from clover.bus.memory import MemoryBus
 from clover.bus.messages import Request, Tier
 from clover.bus.port import Admission, Bus, Delivery
-from clover.bus.redis import RedisBus
 
 Test = Callable[[Bus], Coroutine[Any, Any, None]]
 Check = Callable[[Test], None]
@@ -24,28 +20,14 @@ Check = Callable[[Test], None]
 TIERS = (Tier(accuracy_pct=70.0, bound=100), Tier(accuracy_pct=80.0, bound=3), Tier(accuracy_pct=84.5, bound=2))
 
 
-@pytest.fixture(params=["memory", "valkey", "redis"])
-def check(request: pytest.FixtureRequest) -> Iterator[Check]:
-    deployment = f"t-{uuid.uuid4().hex[:12]}"
-    if request.param == "memory":
-        bus = MemoryBus(deployment, lambda: time.time() * 1e3, verify=True)
-        yield lambda test: run(planned(bus, test))
-        return
-    server = request.getfixturevalue("valkey" if request.param == "valkey" else "redis_server")
+def planned(test: Test) -> Test:
+    """Run a test on a bus with a plan that holds the tiers."""
 
-    async def on_server(test: Test) -> None:
-        bus = RedisBus(server.url, deployment, "test")
-        try:
-            await planned(bus, test)
-        finally:
-            await bus.close()
+    async def with_plan(bus: Bus) -> None:
+        await plan_with(bus, TIERS)
+        await test(bus)
 
-    yield lambda test: run(on_server(test))
-
-
-async def planned(bus: Bus, test: Test, tiers: Sequence[Tier] = TIERS) -> None:
-    await plan_with(bus, tiers)
-    await test(bus)
+    return with_plan
 
 
 async def plan_with(bus: Bus, tiers: Sequence[Tier]) -> None:
@@ -75,7 +57,7 @@ def test_each_tier_has_a_stream_read_strictest_first(check: Check) -> None:
             keys.requests_high, keys.tier(3), keys.tier(2), keys.tier(2), keys.requests, keys.requests,
         ]  # fmt: skip
 
-    check(test)
+    check(planned(test))
 
 
 def test_who_cannot_answer_a_tier_is_given_the_others(check: Check) -> None:
@@ -86,7 +68,7 @@ def test_who_cannot_answer_a_tier_is_given_the_others(check: Check) -> None:
         assert accuracies(await bus.pull("middle", count=5, block_s=1, tiers={2: 5})) == [76.0]
         assert accuracies(await bus.pull("large", count=5, block_s=1, tiers={2: 5, 3: 1})) == [84.0]
 
-    check(test)
+    check(planned(test))
 
 
 def test_a_tier_is_given_no_more_than_its_limit_together_with_stricter_ones(check: Check) -> None:
@@ -97,7 +79,7 @@ def test_a_tier_is_given_no_more_than_its_limit_together_with_stricter_ones(chec
         assert accuracies(taken) == [84.0, 75.0]
         assert accuracies(await bus.pull("c1", count=4, block_s=1, tiers={2: 2, 3: 1})) == [75.0]
 
-    check(test)
+    check(planned(test))
 
 
 def test_a_plan_that_does_not_hold_a_tier_refuses_it_at_the_door(check: Check) -> None:
@@ -111,7 +93,7 @@ def test_a_plan_that_does_not_hold_a_tier_refuses_it_at_the_door(check: Check) -
         assert await bus.admit([refused], bound=100) == [Admission.ADMITTED]
         assert await bus.admit([refused], bound=100) == [Admission.DUPLICATE]
 
-    check(test)
+    check(planned(test))
 
 
 def test_the_plan_record_alone_changes_the_tiers_as_well(check: Check) -> None:
@@ -119,7 +101,7 @@ def test_the_plan_record_alone_changes_the_tiers_as_well(check: Check) -> None:
         assert await bus.update_plan("c1", a_plan(tiers=(TIERS[0], Tier(accuracy_pct=80.0, bound=0))))
         assert await bus.admit([asking(75.0)], bound=100) == [Admission.UNMET]
 
-    check(test)
+    check(planned(test))
 
 
 def test_a_tier_has_a_bound_of_its_own_that_stricter_requests_count_against(check: Check) -> None:
@@ -129,7 +111,7 @@ def test_a_tier_has_a_bound_of_its_own_that_stricter_requests_count_against(chec
         assert await bus.admit([asking(None)], bound=3) == [Admission.FULL]
         assert await bus.admit([asking(None)], bound=4) == [Admission.ADMITTED]
 
-    check(test)
+    check(planned(test))
 
 
 def test_a_waiting_reader_is_given_its_tiers_only(check: Check) -> None:
@@ -143,7 +125,7 @@ def test_a_waiting_reader_is_given_its_tiers_only(check: Check) -> None:
         await bus.admit([asking(None)], bound=100)
         assert accuracies(await small) == [None]
 
-    check(test)
+    check(planned(test))
 
 
 def test_a_waiting_reader_is_woken_when_it_can_answer_more(check: Check) -> None:
@@ -160,7 +142,7 @@ def test_a_waiting_reader_is_woken_when_it_can_answer_more(check: Check) -> None
         await bus.admit([asking(None)], bound=100)
         assert accuracies(await bus.pull("c1", count=2, block_s=1)) == [None]
 
-    check(test)
+    check(planned(test))
 
 
 def test_what_is_handed_back_goes_to_who_can_answer_it(check: Check) -> None:
@@ -175,7 +157,7 @@ def test_what_is_handed_back_goes_to_who_can_answer_it(check: Check) -> None:
         assert await bus.finish([done(one) for one in rest.deliveries]) == [True, True]
         assert await bus.leave("c2") == 1
 
-    check(test)
+    check(planned(test))
 
 
 def test_the_sweeper_ends_what_no_instance_answers(check: Check) -> None:
@@ -187,7 +169,7 @@ def test_the_sweeper_ends_what_no_instance_answers(check: Check) -> None:
         assert (reply.id, reply.outcome) == (late.id, "expired")
         assert (await bus.queue()).waiting == 1
 
-    check(test)
+    check(planned(test))
 
 
 def test_one_who_serves_all_tiers_keeps_a_place_for_each(check: Check) -> None:
@@ -197,4 +179,4 @@ def test_one_who_serves_all_tiers_keeps_a_place_for_each(check: Check) -> None:
         first = await bus.pull("c1", count=3, block_s=1, tiers={2: 1, 3: 1})
         assert accuracies(first) == [84.0, None, None]
 
-    check(test)
+    check(planned(test))

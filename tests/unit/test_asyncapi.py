@@ -11,7 +11,7 @@ from support import a_checkpoint, a_plan, a_reply, a_request, a_target, an_event
 from clover.bus import codec
 from clover.bus.asyncapi import asyncapi_document, asyncapi_json, json_schemas
 from clover.bus.keys import REGISTRY
-from clover.bus.messages import MESSAGE_TYPES, LogLine, Message, Override, RequestLog
+from clover.bus.messages import MESSAGE_TYPES, GpuTarget, LogLine, Message, Override, Pin, RequestLog
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = asyncapi_document()
@@ -27,7 +27,12 @@ EXAMPLES: dict[str, Message] = {
     "checkpoint": a_checkpoint(),
     "target": a_target(),
     "plan": a_plan(),
-    "override": Override(paused=True, nodes=("n1",)),
+    "override": Override(
+        at_ms=1.0,
+        by="somebody",
+        paused=True,
+        pins=(Pin(node="n1", gpu=GpuTarget(index=0, mode="parked"), until_ms=2.0),),
+    ),
     "event": an_event(),
 }
 

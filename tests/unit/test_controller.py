@@ -25,7 +25,10 @@ from clover.core.control import (
     TakenSeen,
     Tick,
 )
-from clover.core.controller import INTENSITY_TRIGGER, STEP_PATIENCE_S, ControllerMachine
+from clover.core.controller import ControllerMachine
+from clover.core.load import LoadEstimate
+from clover.core.rolling import STEP_PATIENCE_S
+from clover.core.triggers import INTENSITY_TRIGGER
 from clover.errors import InvalidTransitionError
 
 WHOLE = GpuConfiguration((InstanceKind("7g", "xxlarge"),))
@@ -103,7 +106,7 @@ def test_gpus_that_serve_nobody_change_at_once_and_of_the_others_one_in_five() -
 def test_a_decision_that_keeps_what_is_there_sends_nothing() -> None:
     machine = ControllerMachine(rate_rps=5.0)
     serving(machine)
-    machine.handle(LoadSeen(rate_rps=8.0), 2.0)
+    machine.handle(LoadSeen(load=LoadEstimate.sure(8.0)), 2.0)
     assert machine.state == "deciding"
     assert machine.handle(Decided(configuration=everywhere(WHOLE, "n1")), 2.0) == [Settle(unchanged=True)]
 
@@ -112,18 +115,32 @@ def test_small_changes_of_grid_and_load_cause_nothing() -> None:
     machine = ControllerMachine(rate_rps=5.0)
     serving(machine)
     assert machine.handle(IntensitySeen(effective=300.0 + INTENSITY_TRIGGER), 2.0) == []
-    assert machine.handle(LoadSeen(rate_rps=5.0 * 1.25), 2.0) == []
+    assert machine.handle(LoadSeen(load=LoadEstimate.sure(5.0)), 2.0) == []
+    noisy = LoadEstimate(rate_rps=6.0, low_rps=4.9, high_rps=7.1, ahead_rps=6.0)
+    assert machine.handle(LoadSeen(load=noisy), 2.0) == []
 
 
-def test_a_step_that_never_ends_is_passed_over() -> None:
+def test_a_gpu_that_never_does_what_a_step_says_is_fenced_off_and_the_plan_made_without_it() -> None:
     machine = ControllerMachine(rate_rps=5.0)
     serving(machine)
-    machine.handle(LoadSeen(rate_rps=50.0), 2.0)
+    machine.handle(LoadSeen(load=LoadEstimate.sure(50.0)), 2.0)
     machine.handle(Decided(configuration=everywhere(HALVES, "n1")), 2.0)
     machine.handle(Sent(epoch=2), 2.0)
     assert machine.handle(seen(epoch=1), 3.0) == []
     late_s = 2.0 + STEP_PATIENCE_S + 1.0
-    assert isinstance(only(machine.handle(seen(epoch=1), late_s), Send), Send)
+    commands = machine.handle(seen(epoch=1), late_s)
+    assert [(c.kind, c.subject) for c in commands if isinstance(c, Say)] == [
+        ("gpu.fenced", "n1/gpu0"),
+        ("plan.aborted", "epoch 2"),
+    ]
+    ask = only(commands, Decide)
+    assert isinstance(ask, Decide)
+    assert (ask.trigger, len(ask.gpus)) == ("fleet", 4)
+    # The targets stay complete: the node goes on trying what the GPU was told last.
+    without = Configuration.uniform(ask.gpus, HALVES)
+    send = only(machine.handle(Decided(configuration=without), late_s), Send)
+    assert isinstance(send, Send)
+    assert (len(send.configuration.gpus), send.fenced) == (5, (GpuId("n1", 0),))
 
 
 def test_a_controller_that_takes_over_gives_the_nodes_of_the_plan_time_to_be_heard() -> None:
@@ -193,7 +210,7 @@ def test_a_node_that_restarts_and_reads_its_old_target_again_gets_complete_targe
 def test_what_is_not_heard_keeps_its_target_in_a_roll() -> None:
     machine = ControllerMachine(rate_rps=5.0)
     serving(machine, WHOLE, "n1", "n2")
-    machine.handle(LoadSeen(rate_rps=50.0), 2.0)
+    machine.handle(LoadSeen(load=LoadEstimate.sure(50.0)), 2.0)
     machine.handle(Decided(configuration=everywhere(HALVES, "n1", "n2")), 2.0)
     machine.handle(Sent(epoch=2), 2.0)
     moved: list[GpuId] = []
@@ -218,7 +235,7 @@ def test_what_was_not_asked_for_is_a_bug_told_with_its_story() -> None:
 _NODES = ("n1", "n2", "n3")
 _EVENTS = st.one_of(
     st.builds(IntensitySeen, effective=st.floats(10.0, 900.0)),
-    st.builds(LoadSeen, rate_rps=st.floats(0.1, 100.0)),
+    st.builds(LoadSeen, load=st.floats(0.1, 100.0).map(LoadEstimate.sure)),
     st.just(Tick()),
     st.tuples(st.sampled_from(_NODES), st.sampled_from(["b1", "b2"]), st.booleans()),
     st.tuples(st.just("choice"), st.sampled_from([WHOLE, HALVES])),
@@ -272,7 +289,7 @@ class _World:
             return self.machine.handle(Decided(configuration=answer), now_s)
         if isinstance(command, Send):
             served = [gpu for gpu in command.changed if gpu in self.nodes.has]
-            assert len(served) <= max(1, len(self.machine.wanted) // 5)
+            assert len(served) <= max(1, len(self.machine.roll.wanted) // 5)
             self.epoch += 1
             self.nodes.take(command, self.epoch)
             return self.machine.handle(Sent(epoch=self.epoch), now_s)
@@ -330,7 +347,7 @@ def test_a_node_that_is_taken_by_hand_is_left_alone_until_it_is_given_back() -> 
 def test_a_node_that_is_taken_while_a_plan_is_made_or_rolled_is_sent_nothing() -> None:
     machine = ControllerMachine(rate_rps=5.0)
     serving(machine, WHOLE, "n1", "n2")
-    machine.handle(LoadSeen(rate_rps=8.0), 2.0)
+    machine.handle(LoadSeen(load=LoadEstimate.sure(8.0)), 2.0)
     machine.handle(TakenSeen(nodes=frozenset({"n2"})), 2.0)
     send = only(machine.handle(Decided(configuration=everywhere(HALVES, "n1", "n2")), 2.0), Send)
     assert isinstance(send, Send)

@@ -215,7 +215,10 @@ def test_load_is_not_told_before_it_is_known() -> None:
     assert all(load.observe(float(t), 0, expected_rps=10.0) is None for t in range(100))
     rates = [load.observe(100.0 + t, 20 * t, expected_rps=10.0) for t in range(60)]
     assert rates[10] is None
-    assert rates[-1] == pytest.approx(20.0)
+    last = rates[-1]
+    assert last is not None
+    assert (last.rate_rps, last.ahead_rps) == (pytest.approx(20.0), pytest.approx(20.0))
+    assert last.low_rps < 20.0 < last.high_rps
 
 
 # --- traces and tables ----------------------------------------------------------------------------------------------

@@ -51,8 +51,13 @@ local function place_of(priority, accuracy)
 end
 
 local now = now_ms()
+-- Not more wait than there are entries: only near the bound does it matter how many of them are in work.
 local free = tonumber(ARGV[1])
-for place = high, normal do free = free - waiting(place) end
+for place = high, normal do free = free - redis.call('XLEN', KEYS[place]) end
+if free < #KEYS - normal then
+  free = tonumber(ARGV[1])
+  for place = high, normal do free = free - waiting(place) end
+end
 local results, opened = {}, {}
 local at = 3
 for i = normal + 1, #KEYS do
@@ -69,7 +74,7 @@ for i = normal + 1, #KEYS do
       'tp', ARGV[at + 6], 'd', ARGV[at + 7], 'p', ARGV[at + 8])
     opened[#opened + 1] = ARGV[at + 2]
     opened[#opened + 1] = open_name(kind_of(KEYS[place]), entry, ARGV[at + 3], ARGV[at])
-    unread[place] = unread[place] + 1
+    if unread[place] then unread[place] = unread[place] + 1 end
     free = free - 1
     result = 1
   end

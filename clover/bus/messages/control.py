@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
+import msgspec
+
 from clover.bus.messages.base import Message
 from clover.core.configuration import GpuMode
+from clover.core.control import Trigger
 from clover.core.dispatch import RuleName
+from clover.core.guard import GuardLevel
 
 
 class InstanceTarget(Message, frozen=True):
@@ -42,7 +46,10 @@ class DispatchRule(Message, frozen=True):
 
 
 class Target(Message, frozen=True):
-    """The complete desired state of one node; never a delta, the newest epoch wins."""
+    """The complete desired state of one node; never a delta, the newest epoch wins.
+
+    `sla_p95_ms` is what the node counts its late answers by; None counts none.
+    """
 
     epoch: int
     node: str
@@ -50,24 +57,7 @@ class Target(Message, frozen=True):
     gpus: tuple[GpuTarget, ...]
     dispatch: DispatchRule
     reason: str
-
-
-class Override(Message, frozen=True):
-    """What people have decided over the controller's head.
-
-    Attributes:
-        paused: The controller makes no new plan.
-        nodes: Nodes that were taken by hand: the controller neither plans for them nor sends them targets.
-        reason: One line for people.
-        by: Who set it last, such as `alice@host`.
-        at_ms: When.
-    """
-
-    paused: bool = False
-    nodes: tuple[str, ...] = ()
-    reason: str = ""
-    by: str = ""
-    at_ms: float = 0.0
+    sla_p95_ms: float | None = None
 
 
 class Prediction(Message, frozen=True):
@@ -95,7 +85,7 @@ class Prediction(Message, frozen=True):
 
 
 class Alternative(Message, frozen=True):
-    """A configuration that the decision beat, and how it would have done."""
+    """A configuration that the decision beat, how it would have done, and why it lost."""
 
     configuration: str
     p95_ms: float | None
@@ -103,6 +93,19 @@ class Alternative(Message, frozen=True):
     energy_j_per_request: float
     objective: float
     meets_sla: bool
+    why: str = ""
+
+
+class Calibration(Message, frozen=True):
+    """How far the table in use is from the one that was given, as measured.
+
+    Attributes:
+        service: Measured service time / that of the given table, by `variant/profile`, where it was taken over.
+        energy: The same of dynamic energy, by variant.
+    """
+
+    service: dict[str, float] = msgspec.field(default_factory=dict[str, float])
+    energy: dict[str, float] = msgspec.field(default_factory=dict[str, float])
 
 
 class Tier(Message, frozen=True):
@@ -124,7 +127,7 @@ class PlanRecord(Message, frozen=True):
         epoch: Of the newest targets that were sent for it.
         decision: Counts decisions; several epochs (the steps of a roll) belong to one decision.
         scheme: Planning scheme.
-        trigger: What caused the decision: `start`, `intensity`, `load`, `fleet`.
+        trigger: What caused the decision, see `clover.core.control.TRIGGERS`.
         reason: One line for people.
         application, lambda_, sla_p95_ms, intensity_g_per_kwh, pue: What it was decided with.
         deadline_s: Time after the due time until which a request is worth answering.
@@ -140,12 +143,15 @@ class PlanRecord(Message, frozen=True):
         decided_at_ms, since_ms: When it was decided; when `state` was entered.
         controller: Which controller wrote it.
         tiers: Accuracy tiers from the least accurate variant's; admission refuses what the plan does not hold.
+        guard: Level of the SLA guard that it was decided under.
+        fenced: GPUs (`node/gpuN`) that were left out because they are broken.
+        calibration: Of the table that it was decided with.
     """
 
     epoch: int
     decision: int
     scheme: str
-    trigger: Literal["start", "intensity", "load", "fleet"]
+    trigger: Trigger
     reason: str
     application: str
     gpu_model: str
@@ -167,4 +173,37 @@ class PlanRecord(Message, frozen=True):
     decided_at_ms: float
     since_ms: float
     controller: str
+    guard: GuardLevel = "none"
+    fenced: tuple[str, ...] = ()
+    calibration: Calibration = Calibration()
     tiers: tuple[Tier, ...] = ()
+
+
+class Pin(Message, frozen=True):
+    """A GPU that shall be as given, whatever the scheme says; until when (ms), None for ever."""
+
+    node: str
+    gpu: GpuTarget
+    until_ms: float | None = None
+
+
+class Override(Message, frozen=True):
+    """What people have decided over the controller's head; it holds until it is taken back or runs out.
+
+    Attributes:
+        paused: No new decision is made; agents and a roll under way go on.
+        paused_until_ms: When that ends, None for never.
+        pins: GPUs that are fixed.
+        nodes: Nodes that were taken by hand: the controller neither plans for them nor sends them targets.
+        reason: One line for people.
+        by: Who set it last, such as `alice@host`.
+        at_ms: When.
+    """
+
+    paused: bool = False
+    paused_until_ms: float | None = None
+    pins: tuple[Pin, ...] = ()
+    nodes: tuple[str, ...] = ()
+    reason: str = ""
+    by: str = ""
+    at_ms: float = 0.0

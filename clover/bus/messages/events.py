@@ -16,7 +16,18 @@ EVENT_KINDS: dict[str, str] = {
     "decision": "the controller has chosen a configuration: trigger, reason, prediction, and what it beat",
     "plan.step": "targets were sent: which GPUs change, and what the fleet is expected to do meanwhile",
     "plan.serving": "a plan is in force on every GPU",
+    "plan.aborted": "a roll ended before its time: a GPU was fenced off, or the guard was raised",
+    "plan.overdue": "planning takes longer than may be waited for: the present plan stays until it is done",
+    "dispatch.corrected": "shares were corrected to what nodes really served; no layout changes",
     "controller.took_over": "another controller acts, on the plan that it found",
+    "guard.raised": "too many requests are late: the SLA guard takes its next measure",
+    "guard.lowered": "requests have been in time for long enough: the SLA guard takes a measure back",
+    "calibration.updated": "measured service times or energy left the table: the table in use follows",
+    "live.measured": "a candidate was measured on live traffic (`--evaluate live`), and what that cost",
+    "override.changed": "somebody paused, resumed, pinned or unpinned; or that ran out",
+    "override.refused": "what somebody asked for cannot be, and why; it is left out",
+    "gpu.fenced": "a GPU does not do what it shall: plans are made without it",
+    "gpu.returned": "a GPU that was fenced off is healthy again and part of the fleet",
     "node.joined": "a node was heard for the first time",
     "node.lost": "a node has been silent for too long",
     "node.restarted": "a node came back as a new process",
@@ -85,6 +96,7 @@ class DecisionData(msgspec.Struct, frozen=True, kw_only=True):
         meets_sla: Whether the chosen one keeps the promise.
         prediction: Of the chosen one.
         alternatives: What it beat, best first.
+        guard: Level of the SLA guard that it was made under.
     """
 
     decision: int
@@ -96,6 +108,51 @@ class DecisionData(msgspec.Struct, frozen=True, kw_only=True):
     meets_sla: bool = True
     prediction: Prediction | None = None
     alternatives: tuple[Alternative, ...] = ()
+    guard: str = "none"
+
+
+class GuardData(msgspec.Struct, frozen=True, kw_only=True):
+    """The `data` of the events `guard.raised` and `guard.lowered`; None where nothing was answered.
+
+    Attributes:
+        level: In force from now on: `none`, `wake`, `dispatch`, `plan`, `shed`.
+        late_pct, low_pct, high_pct: P(late) in the window and its one-sided 99 % bounds.
+        answered: Requests in the window.
+    """
+
+    level: str
+    late_pct: float | None = None
+    low_pct: float | None = None
+    high_pct: float | None = None
+    answered: int = 0
+
+
+class LiveData(msgspec.Struct, frozen=True, kw_only=True):
+    """The `data` of the event `live.measured`: what live traffic said of a candidate, which is also what it cost.
+
+    Attributes:
+        requests, late: That were due in the window, and that were not answered within the SLA.
+        p95_ms: Of all of them; None if that many were never answered.
+        accuracy_pct: Mean over the answered ones.
+        energy_j: Of all GPUs in the window.
+        seconds: Its length.
+        meets_sla: Whether at most 5 % were late.
+    """
+
+    requests: int
+    late: int
+    p95_ms: float | None
+    accuracy_pct: float
+    energy_j: float
+    seconds: float
+    meets_sla: bool
+
+
+class CalibrationData(msgspec.Struct, frozen=True, kw_only=True):
+    """The `data` of the event `calibration.updated`: measured / given table, by `variant/profile` and by variant."""
+
+    service: dict[str, float]
+    energy: dict[str, float]
 
 
 class PlanData(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,6 +164,8 @@ class PlanData(msgspec.Struct, frozen=True, kw_only=True):
         decision: That they carry out; 0 if not known.
         changed: GPUs that this step moves.
         last: Whether the roll ends with this step.
+        done, total: GPUs that have changed when this step is through, and that the roll changes in all.
+        late_pct: Predicted P(late) while this step's GPUs change; None if nothing that serves stops.
     """
 
     prediction: Prediction
@@ -115,6 +174,9 @@ class PlanData(msgspec.Struct, frozen=True, kw_only=True):
     decision: int = 0
     changed: tuple[str, ...] = ()
     last: bool = True
+    done: int = 0
+    total: int = 0
+    late_pct: float | None = None
 
 
 def data_of(event: Event, kind: type[_DataT]) -> _DataT | None:

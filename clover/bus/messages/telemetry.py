@@ -99,6 +99,8 @@ class NodeTelemetry(Message, frozen=True):
         suppressed: Requests finished after somebody else had answered them, so that no reply went out twice.
         claimed: Requests taken over from consumers that went silent or handed them back.
         handed_back: Requests given up without having been begun.
+        answered: Requests answered, or expired before work on them began, since boot.
+        late: Those of them that took longer than the SLA of the newest target, from due time on.
     """
 
     node: str
@@ -122,3 +124,5 @@ class NodeTelemetry(Message, frozen=True):
     suppressed: int = 0
     claimed: int = 0
     handed_back: int = 0
+    answered: int = 0
+    late: int = 0

@@ -1,0 +1,56 @@
+"""Runs planning beside the event loop, one plan at a time, and waits for it only so long."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Generic, TypeVar
+
+_T = TypeVar("_T")
+
+#: Runs a slow pure function; in a thread when live, at once in virtual time.
+Compute = Callable[[Callable[[], _T]], Awaitable[_T]]
+
+
+class Planner(Generic[_T]):
+    """A scheme remembers what it has seen and is used by one plan at a time; a plan that has begun is never broken off.
+
+    Args:
+        compute: Runs a plan.
+        within_s: Longest wait for one.
+    """
+
+    def __init__(self, compute: Compute[_T], *, within_s: float) -> None:
+        self._compute = compute
+        self.within_s = within_s
+        self._running: asyncio.Future[Any] | None = None
+
+    async def plan(self, function: Callable[[], _T]) -> tuple[_T | None, asyncio.Future[_T]]:
+        """Return what a function returns, or None if that takes too long, and the future that will have it."""
+        task = asyncio.ensure_future(self._after(self._running, function))
+        self._running = task
+        done, _ = await asyncio.wait({task}, timeout=self.within_s)
+        return (task.result() if done else None), task
+
+    def spare(self, function: Callable[[], _T]) -> None:
+        """Run a function while nothing else is planned; nobody waits for it but the next plan."""
+        self._running = asyncio.ensure_future(self._after(self._running, function))
+
+    async def wait(self, future: asyncio.Future[_T]) -> _T | None:
+        """Wait once more for a plan that takes too long; None if it still does."""
+        done, _ = await asyncio.wait({future}, timeout=self.within_s)
+        return future.result() if done else None
+
+    async def _after(self, before: asyncio.Future[Any] | None, function: Callable[[], _T]) -> _T:
+        if before is not None:
+            await asyncio.wait({before})
+        return await self._compute(function)
+
+    async def close(self) -> None:
+        """Give up what still runs; a thread that works on it ends by itself."""
+        running, self._running = self._running, None
+        if running is not None:
+            running.cancel()
+            await asyncio.wait({running})
+            if not running.cancelled():
+                running.exception()

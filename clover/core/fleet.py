@@ -1,0 +1,126 @@
+"""Which nodes and GPUs are there, as far as their telemetry tells. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from clover.core.configuration import GpuConfiguration, GpuId
+from clover.core.control import GpuReport, NodeSeen, Say
+from clover.core.fencing import Fence, Fenced
+
+#: A node that has been silent for this many telemetry intervals, and at least this long, is lost.
+SILENT_INTERVALS, SILENT_LEAST_S = 5.0, 5.0
+
+#: Boot id of a node that a plan names and that has not been heard yet.
+_NOT_HEARD = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Node:
+    boot_id: str
+    interval_s: float
+    seen_s: float
+    gpus: Mapping[int, GpuReport]
+
+
+@dataclass(slots=True)
+class FleetView:
+    """The fleet as it was last heard."""
+
+    fence: Fence = field(default_factory=Fence)
+    #: Nodes that people have taken by hand: as if they were not there.
+    taken: frozenset[str] = frozenset()
+    _nodes: dict[str, _Node] = field(default_factory=dict[str, _Node])
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    @property
+    def gpus(self) -> tuple[GpuId, ...]:
+        """All GPUs of the nodes that are there, in order."""
+        return tuple(sorted(GpuId(name, index) for name, node in self._nodes.items() for index in node.gpus))
+
+    @property
+    def fit(self) -> tuple[GpuId, ...]:
+        """GPUs that plans are made with: all but those that are fenced off."""
+        fenced = self.fence.fenced
+        return tuple(gpu for gpu in self.gpus if gpu not in fenced)
+
+    def report(self, gpu: GpuId) -> GpuReport | None:
+        """Return what was last heard of a GPU; None if its node is not there."""
+        node = self._nodes.get(gpu.node)
+        return node.gpus.get(gpu.index) if node else None
+
+    def expect(self, gpus: Iterable[GpuId], now_s: float) -> None:
+        """Count nodes of a plan that was taken over as there until they have been silent for as long as any other."""
+        wanted = tuple(gpus)
+        for name in {gpu.node for gpu in wanted}:
+            silent = {gpu.index: GpuReport(phase="unknown", applied_epoch=0) for gpu in wanted if gpu.node == name}
+            self._nodes[name] = _Node(boot_id=_NOT_HEARD, interval_s=1.0, seen_s=now_s, gpus=silent)
+
+    def see(self, event: NodeSeen, now_s: float) -> list[Say]:
+        """Take in a node's telemetry."""
+        if event.node in self.taken:
+            return []
+        known = self._nodes.get(event.node)
+        self._nodes[event.node] = _Node(
+            boot_id=event.boot_id, interval_s=event.interval_s, seen_s=now_s, gpus=event.gpus
+        )
+        for index, report in event.gpus.items():
+            self.fence.see(GpuId(event.node, index), report.phase, report.reason, now_s)
+        if known is None:
+            return [Say(kind="node.joined", subject=event.node, reason=f"{len(event.gpus)} GPUs")]
+        if known.boot_id not in {event.boot_id, _NOT_HEARD}:
+            return [Say(kind="node.restarted", subject=event.node, reason=f"boot {event.boot_id}")]
+        return []
+
+    def lose_silent(self, now_s: float) -> tuple[list[Say], list[str]]:
+        """Forget nodes that have been silent for too long; return what to say and their names."""
+        told: list[Say] = []
+        lost: list[str] = []
+        for name, node in list(self._nodes.items()):
+            silent_s = now_s - node.seen_s
+            if silent_s > max(SILENT_LEAST_S, SILENT_INTERVALS * node.interval_s):
+                self._forget(name)
+                lost.append(name)
+                told.append(Say(kind="node.lost", subject=name, reason=f"silent for {silent_s:.0f} s"))
+        return told, lost
+
+    def take_by_hand(self, nodes: frozenset[str]) -> tuple[list[Say], list[str]]:
+        """Leave nodes alone as if they had gone; one that is given back joins anew.
+
+        Returns:
+            What to say, and the nodes that are gone now.
+        """
+        taken, released = sorted(nodes - self.taken), sorted(self.taken - nodes)
+        self.taken = nodes
+        for name in taken:
+            self._forget(name)
+        told = [Say(kind="node.taken", subject=name, reason="by hand: it is left alone") for name in taken]
+        told += [Say(kind="node.released", subject=name, reason="it is planned for again") for name in released]
+        return told, taken
+
+    def _forget(self, name: str) -> None:
+        node = self._nodes.pop(name, None)
+        self.fence.forget(GpuId(name, index) for index in (node.gpus if node else ()))
+
+    def judge_health(self, now_s: float) -> list[Say]:
+        """Fence off GPUs that are broken, let back those that are healthy again; return what to say."""
+        return [said(change) for change in self.fence.judge(now_s, heard=len(self.gpus))]
+
+    def serving(self, event: NodeSeen) -> dict[GpuId, GpuConfiguration]:
+        """Return what the GPUs of a node say that they serve with, if it is ours to plan for."""
+        if event.node in self.taken:
+            return {}
+        return {
+            GpuId(event.node, index): report.configuration
+            for index, report in event.gpus.items()
+            if report.phase == "serving" and report.configuration is not None
+        }
+
+
+def said(change: Fenced) -> Say:
+    """Write a change of the fence as an event."""
+    kind = "gpu.returned" if change.back else "gpu.fenced"
+    return Say(kind=kind, subject=str(change.gpu), reason=change.reason)

@@ -1,0 +1,113 @@
+"""Corrects the shares of nodes from what they really served, so that the fleet's shares are as planned. Pure.
+
+Each node holds its kinds to shares of its own requests; how many requests it takes is decided by who is free first. So
+the fleet's share of a kind drifts when kinds are not spread over the nodes alike. What a node's shares must be for the
+requests that it really takes is found by iterative proportional fitting (W. E. Deming, F. F. Stephan, "On a least
+squares adjustment of a sampled frequency table", Ann. Math. Statist. 11, 1940): rows are nodes, columns kinds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from clover.core.configuration import InstanceKind
+
+Cell = tuple[str, InstanceKind]
+
+#: Fewer requests say nothing about shares.
+LEAST_REQUESTS = 200
+#: Deviations of the fleet's shares up to this are left alone.
+TOLERATED = 0.005
+#: What was served so long ago counts 1/e.
+MEMORY_S = 120.0
+#: Over how many further requests, as a part of those remembered, a deviation is made good.
+_MADE_GOOD_WITHIN = 0.5
+_ROUNDS = 60
+
+
+def fitted(
+    flows: Mapping[Cell, float], nodes: Mapping[str, float], kinds: Mapping[InstanceKind, float]
+) -> dict[Cell, float]:
+    """Scale flows so that they sum to given totals by node and by kind, as nearly as their zeros allow.
+
+    Args:
+        flows: Share of all requests by node and kind.
+        nodes: Wanted totals by node; they sum to 1.
+        kinds: Wanted totals by kind; they sum to 1.
+    """
+    now = dict(flows)
+    for _ in range(_ROUNDS):
+        by_kind = _kind_sums(now)
+        now = {cell: _part(flow, kinds.get(cell[1], 0.0), by_kind[cell[1]]) for cell, flow in now.items()}
+        by_node = _node_sums(now)
+        now = {cell: _part(flow, nodes.get(cell[0], 0.0), by_node[cell[0]]) for cell, flow in now.items()}
+    return now
+
+
+def _part(flow: float, wanted: float, total: float) -> float:
+    return flow * wanted / total if total > 0.0 else 0.0
+
+
+def _kind_sums(flows: Mapping[Cell, float]) -> dict[InstanceKind, float]:
+    sums: dict[InstanceKind, float] = {}
+    for (_, kind), flow in flows.items():
+        sums[kind] = sums.get(kind, 0.0) + flow
+    return sums
+
+
+def _node_sums(flows: Mapping[Cell, float]) -> dict[str, float]:
+    sums: dict[str, float] = {}
+    for (node, _), flow in flows.items():
+        sums[node] = sums.get(node, 0.0) + flow
+    return sums
+
+
+@dataclass(slots=True)
+class ShareCorrector:
+    """Remembers what was served under a plan with shares.
+
+    Attributes:
+        planned: Share of all requests by node and kind; sums to 1.
+    """
+
+    planned: Mapping[Cell, float]
+    _served: dict[Cell, float] = field(default_factory=dict[Cell, float])
+    _at_s: float | None = None
+
+    def take(self, begun: Mapping[Cell, int], now_s: float) -> None:
+        """Take in how many requests each node has begun by kind since the last call."""
+        keep = 1.0 if self._at_s is None else math.exp(-max(0.0, now_s - self._at_s) / MEMORY_S)
+        self._at_s = now_s
+        self._served = {cell: count * keep for cell, count in self._served.items()}
+        for cell, count in begun.items():
+            self._served[cell] = self._served.get(cell, 0.0) + count
+
+    @property
+    def worst(self) -> float:
+        """Largest deviation of the fleet's share of a kind from what is planned; 0 while too little is known."""
+        total = sum(self._served.values())
+        if total < LEAST_REQUESTS:
+            return 0.0
+        served, planned = _kind_sums(self._served), _kind_sums(self.planned)
+        return max(abs(served.get(kind, 0.0) / total - planned.get(kind, 0.0)) for kind in served.keys() | planned)
+
+    def corrected(self) -> dict[str, dict[InstanceKind, float]] | None:
+        """Return each node's shares for what comes next; None if the fleet's shares are near enough, or not known."""
+        if self.worst <= TOLERATED:
+            return None
+        total = sum(self._served.values())
+        served, planned = _kind_sums(self._served), _kind_sums(self.planned)
+        coming = _MADE_GOOD_WITHIN * total
+        missing = {kind: max(0.0, share * (total + coming) - served.get(kind, 0.0)) for kind, share in planned.items()}
+        scale = sum(missing.values()) or 1.0
+        kinds = {kind: count / scale for kind, count in missing.items()}
+        nodes = {node: count / total for node, count in _node_sums(self._served).items()}
+        flows = fitted({cell: share for cell, share in self.planned.items() if share > 0.0}, nodes, kinds)
+        sums = _node_sums(flows)
+        shares: dict[str, dict[InstanceKind, float]] = {}
+        for (node, kind), flow in flows.items():
+            if sums[node] > 0.0:
+                shares.setdefault(node, {})[kind] = flow / sums[node]
+        return shares

@@ -1,0 +1,356 @@
+"""A fleet that is changed under load: rolled by the product's controller, or all at once as the original does.
+
+Server, node agents and generator are processes of the product; the controller is the product's as well, run here with a
+scheme that answers what it was set to. What a change costs comes from the performance table (simulated GPUs).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from clover.agents.assembly import Fleet
+from clover.agents.controller import ControllerAgent, ControllerSettings
+from clover.agents.decision import DecisionMaker, Goals
+from clover.agents.system_clock import SystemClock
+from clover.bus.embedded import EmbeddedServer
+from clover.bus.messages import IntensityReading, LedgerCheckpoint, LedgerReading, RequestLog, RequestRecord
+from clover.bus.port import Feed
+from clover.bus.redis import RedisBus, connect
+from clover.core.configuration import Configuration, FleetCounts, GpuConfiguration, GpuId
+from clover.core.outcome import ProducerOutcome
+from clover.core.queueing import evaluate
+from clover.errors import NotReadyError
+from clover.plan.fixed import FixedScheme
+from clover.plan.problem import Answer, Problem
+
+LATE_LIMIT = 0.05
+
+#: Longest wait for a deployment to start or a change to be through, s.
+_WITHIN_S = 600.0
+_ORIGINAL, _ROLLED = "original", "rolling"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RollingSettings:
+    """An experiment.
+
+    Attributes:
+        folder: For data, logs and state.
+        fleet: Application, table and board.
+        gpus: GPUs of each node.
+        layouts: What all GPUs are, in turn; the first is what they start with and end with.
+        rate_rps: Arrival rate.
+        lead_s: Quiet time before each change.
+        profile: Table file that the processes are given, None for the shipped one.
+        seed: Of everything random.
+    """
+
+    folder: Path
+    fleet: Fleet
+    gpus: tuple[int, ...]
+    layouts: tuple[GpuConfiguration, GpuConfiguration]
+    rate_rps: float
+    lead_s: float = 5.0
+    profile: Path | None = None
+    seed: int = 0
+
+
+@dataclass(slots=True)
+class SetScheme:
+    """A scheme that answers what it was last set to."""
+
+    wanted: GpuConfiguration
+    _inner: FixedScheme = field(default_factory=lambda: FixedScheme("base"))
+
+    @property
+    def name(self) -> str:
+        """`set`."""
+        return "set"
+
+    def plan(self, problem: Problem) -> Answer:
+        """Return the configuration that was set, evaluated."""
+        configuration = Configuration.uniform(problem.gpus, self.wanted)
+        evaluation = evaluate(problem.model, configuration.fleet, problem.rate_rps, problem.sla_ms)
+        return Answer(
+            configuration=configuration,
+            evaluation=evaluation,
+            objective=problem.objective().value(evaluation),
+            reason=f"set to {self.wanted}",
+            candidates=(),
+            evaluations=1,
+            meets_sla=evaluation.meets(LATE_LIMIT),
+        )
+
+
+def highest_rate(fleet: Fleet, gpu: GpuConfiguration, gpus: int, sla_ms: float) -> float:
+    """Return the highest load in requests/s at which equal GPUs keep P(latency > SLA) within 5 % (closed form)."""
+    counts = FleetCounts.uniform(gpu, gpus)
+    low, high = 0.0, capacity(fleet, gpu, gpus)
+    while high - low > 1e-3 * high:
+        middle = (low + high) / 2.0
+        if evaluate(fleet.model, counts, middle, sla_ms).meets(LATE_LIMIT):
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def capacity(fleet: Fleet, gpu: GpuConfiguration, gpus: int) -> float:
+    """Return what equal GPUs can serve without a pause, in requests/s."""
+    return gpus * sum(1e3 / fleet.model.mean_ms(kind.variant, kind.profile, 1.0) for kind in gpu.instances)
+
+
+class RollingChange:
+    """One deployment that is changed back and forth, each way of changing in turn."""
+
+    def __init__(self, settings: RollingSettings) -> None:
+        self._settings = settings
+        self._clock = SystemClock()
+        self._scheme = SetScheme(settings.layouts[0])
+        self._records: list[RequestRecord] = []
+        self._cursor = "0"
+        self._g_per_kwh = 100.0
+
+    async def run(self) -> list[dict[str, Any]]:
+        """Return the figures of each change, in order."""
+        settings = self._settings
+        windows: list[dict[str, Any]] = []
+        async with EmbeddedServer(settings.folder / "data") as server, asyncio.TaskGroup() as group:
+            self._bus = connect(server.url, "rolling", "rolling")
+            async with closing(self._bus), self._processes(server.url) as generator:
+                stop = asyncio.Event()
+                carbon = group.create_task(self._say_intensity(), name="carbon")
+                controller = group.create_task(self._controller().run(stop), name="controller")
+                follower = group.create_task(self._follow(), name="records")
+                await self._settled(settings.layouts[0], "the deployment does not serve")
+                for way in (_ROLLED, _ORIGINAL):
+                    if way == _ORIGINAL:
+                        stop.set()
+                        await controller
+                        carbon.cancel()
+                    for layout in (settings.layouts[1], settings.layouts[0]):
+                        await asyncio.sleep(settings.lead_s)
+                        windows.append(await self._change(way, layout))
+                generator.terminate()
+                await generator.wait()
+                follower.cancel()
+                await self._read_all()
+        return [self._figures(window) for window in windows]
+
+    # --- processes
+
+    @contextlib.asynccontextmanager
+    async def _processes(self, url: str) -> AsyncIterator[asyncio.subprocess.Process]:
+        """Run nodes and generator; gives the generator."""
+        settings = self._settings
+        started: list[asyncio.subprocess.Process] = []
+        profile = ["--profile", str(settings.profile)] if settings.profile else []
+        try:
+            for number, gpus in enumerate(settings.gpus, start=1):
+                node = [
+                    "node",
+                    "--name",
+                    f"n{number}",
+                    "--gpus",
+                    str(gpus),
+                    "--seed",
+                    str(settings.seed * 100 + number),
+                ]
+                started.append(await self._agent(url, *node, *profile))
+            generator = await self._agent(
+                url, "generator", "--rate", f"{settings.rate_rps:g}", "--seed", str(settings.seed), *profile
+            )
+            started.append(generator)
+            yield generator
+        finally:
+            for process in started:
+                if process.returncode is None:
+                    process.terminate()
+            for process in started:
+                await process.wait()
+
+    async def _agent(self, url: str, *arguments: str) -> asyncio.subprocess.Process:
+        folder = self._settings.folder
+        model = self._settings.fleet.model
+        common = ["--app", model.application.name, "--deployment", "rolling", "--state-dir", str(folder / "state")]
+        with (folder / "agents.log").open("ab") as log:
+            return await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "cli",
+                "agent",
+                *arguments,
+                *common,
+                env={**os.environ, "CLOVER_REDIS": url},
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    def _controller(self) -> ControllerAgent:
+        settings, model = self._settings, self._settings.fleet.model
+        maker = DecisionMaker(
+            model=model,
+            multisets=settings.fleet.multisets,
+            scheme=self._scheme,
+            goals=Goals(lambda_=0.5, sla_ms=model.table.sla_p95_ms),
+            controller="rolling",
+        )
+        return ControllerAgent(
+            ControllerSettings(name="rolling", rate_rps=settings.rate_rps, expected_nodes=len(settings.gpus)),
+            bus=self._bus,
+            clock=self._clock,
+            maker=maker,
+            compute=asyncio.to_thread,
+            rng=Random(settings.seed),  # noqa: S311 - jitter
+        )
+
+    async def _say_intensity(self) -> None:
+        """Be the carbon monitor: a change of intensity is what makes the controller ask its scheme."""
+        while True:
+            now_ms = self._clock.now_ms()
+            reading = IntensityReading(
+                g_per_kwh=self._g_per_kwh,
+                zone="none",
+                from_ms=now_ms,
+                to_ms=now_ms + 1e3,
+                kind="average",
+                factor="direct",
+                status="trace",
+                source="trace:steps",
+                fallback_level=0,
+                published_at_ms=now_ms,
+                pue=1.0,
+            )
+            ledger = LedgerReading(at_ms=now_ms, energy_j=0.0, footprint_g=0.0, by_cause_j={})
+            checkpoint = LedgerCheckpoint(
+                ledger=ledger, trace_started_ms=now_ms, telemetry_cursor="0", counters={}, counters_at_ms={}
+            )
+            await self._bus.publish_carbon([reading], checkpoint)
+            await asyncio.sleep(0.5)
+
+    # --- changing
+
+    async def _change(self, way: str, layout: GpuConfiguration) -> dict[str, Any]:
+        """Change everything to a layout; return when the first command was given and when the last GPU served."""
+        before = await self._bus.node_states()
+        cursor = await self._bus.newest_id(Feed.EVENTS)
+        begun_ms = self._clock.now_ms()
+        if way == _ROLLED:
+            self._scheme.wanted = layout
+            self._g_per_kwh = 400.0 if self._g_per_kwh < 200.0 else 100.0
+            begun_ms = await self._first_step(cursor)
+        else:
+            await self._everything_at_once(layout)
+        await self._settled(layout, f"the change to {layout} did not end")
+        after = await self._bus.node_states()
+        changes = {name: sum(state.mig_changes for state in states.values()) for name, states in
+                   (("before", before), ("after", after))}  # fmt: skip
+        return {
+            "way": way,
+            "to": str(layout),
+            "from_ms": begun_ms,
+            "until_ms": self._clock.now_ms(),
+            "mig_changes": changes["after"] - changes["before"],
+        }
+
+    async def _first_step(self, cursor: str) -> float:
+        """Wait for the first command of the roll; return when it was given."""
+        async with asyncio.timeout(_WITHIN_S):
+            while True:
+                for entry in await self._bus.follow({Feed.EVENTS: cursor}, block_s=1.0):
+                    cursor = entry.id
+                    if getattr(entry.message, "kind", "") == "plan.step":
+                        return float(getattr(entry.message, "at_ms", 0.0))
+
+    async def _everything_at_once(self, layout: GpuConfiguration) -> None:
+        """Do as the original: every node is told to change all that it has."""
+        plan = await self._bus.plan()
+        if plan is None or not await self._bus.acquire_lease("original", ttl_s=_WITHIN_S):
+            raise NotReadyError("the former controller has left no plan, or not given back its lease")
+        targets = [await self._bus.target(node) for node in plan.configuration]
+        gpus = Configuration.uniform(self._ids(), layout)
+        maker = DecisionMaker(
+            model=self._settings.fleet.model, multisets=(), scheme=self._scheme,
+            goals=Goals(lambda_=0.5, sla_ms=self._settings.fleet.model.table.sla_p95_ms), controller="original",
+        )  # fmt: skip
+        wanted = maker.targets(gpus, reason="as the original: everything at once")
+        above = max(target.epoch for target in targets if target is not None)
+        await self._bus.publish_plan("original", plan, wanted, above=above)
+
+    def _ids(self) -> list[GpuId]:
+        return [
+            GpuId(f"n{number}", index) for number, gpus in enumerate(self._settings.gpus, 1) for index in range(gpus)
+        ]
+
+    async def _settled(self, layout: GpuConfiguration, problem: str) -> None:
+        """Wait until every GPU serves with a layout."""
+        wanted = sorted((kind.profile, kind.variant) for kind in layout.instances)
+        cursor = await self._bus.newest_id(Feed.TELEMETRY)
+        until_s = self._clock.now_s() + _WITHIN_S
+        while self._clock.now_s() < until_s:
+            states = await self._bus.node_states()
+            gpus = [gpu for state in states.values() for gpu in state.gpus]
+            if len(gpus) == sum(self._settings.gpus) and all(
+                gpu.phase == "serving" and sorted((i.profile, i.variant) for i in gpu.instances) == wanted
+                for gpu in gpus
+            ):
+                return
+            for entry in await self._bus.follow({Feed.TELEMETRY: cursor}, block_s=1.0):
+                cursor = entry.id
+        raise NotReadyError(problem, hint=f"see {self._settings.folder / 'agents.log'}")
+
+    # --- figures
+
+    async def _follow(self) -> None:
+        while True:
+            await self._read_some(1.0)
+
+    async def _read_some(self, block_s: float) -> int:
+        entries = await self._bus.follow({Feed.LOG: self._cursor}, block_s=block_s)
+        for entry in entries:
+            self._cursor = entry.id
+            if isinstance(entry.message, RequestLog):
+                self._records += entry.message.records
+        return len(entries)
+
+    async def _read_all(self) -> None:
+        while await self._read_some(0.0):
+            pass
+
+    def _figures(self, window: dict[str, Any]) -> dict[str, Any]:
+        inside = [one for one in self._records if window["from_ms"] <= one.due_ms <= window["until_ms"]]
+        ended = {outcome.value: sum(one.outcome is outcome for one in inside) for outcome in ProducerOutcome}
+        waits = sorted(one.latency_ms if one.latency_ms is not None else float("inf") for one in inside)
+        p95 = waits[min(len(waits) - 1, int(0.95 * len(waits)))] if waits else float("inf")
+        return {
+            "way": window["way"],
+            "to": window["to"],
+            "seconds": round((window["until_ms"] - window["from_ms"]) / 1e3, 2),
+            "requests": {"sent": len(inside), **ended},
+            "late_pct": round(100.0 * (1.0 - ended["ok"] / len(inside)), 3) if inside else None,
+            "p95_ms": round(p95, 1) if p95 < float("inf") else None,
+            "mig_changes": window["mig_changes"],
+        }
+
+
+@contextlib.asynccontextmanager
+async def closing(bus: RedisBus) -> AsyncIterator[None]:
+    """Close a bus at the end of a `with` block."""
+    try:
+        yield
+    finally:
+        await bus.close()
+
+
+async def rolling_change(settings: RollingSettings) -> list[dict[str, Any]]:
+    """Run the experiment; one row per change."""
+    return await RollingChange(settings).run()

@@ -1,0 +1,487 @@
+"""The pure parts of control: guard, load, fence, steps of a roll, triggers, calibration, shares, measures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from random import Random
+
+import pytest
+
+from clover.catalog import load_service
+from clover.core.admission import admission_bound
+from clover.core.calibration import Calibrator, DriftEstimate, Factors, Sample, calibrated
+from clover.core.configuration import PARKED, Configuration, FleetCounts, GpuConfiguration, GpuId, InstanceKind
+from clover.core.fencing import CHANGE_PATIENCE_S, FAILED_PATIENCE_S, HEALTHY_FIRST_S, Fence
+from clover.core.guard import GuardLevel, GuardSettings, SlaGuard, wilson
+from clover.core.load import (
+    GRID_RATIO,
+    LoadEstimate,
+    LoadEstimator,
+    LoadProfile,
+    exceeds,
+    rate_to_plan,
+    undercuts,
+)
+from clover.core.queueing import evaluate
+from clover.core.rolling import ROLL_LATE_LIMIT, Step, next_step
+from clover.core.transitions import STATES, TRANSITIONS, Story, state_diagram, target_of
+from clover.core.triggers import INTENSITY_TRIGGER, Pace, PaceSettings, Situation, Triggers
+from clover.core.weights import ShareCorrector, fitted
+from clover.errors import InvalidTransitionError
+from clover.plan.live import LiveScheme
+from clover.plan.measures import awake, unfit
+from clover.plan.problem import Problem
+from clover.plan.search import SearchScheme
+from mig.partition import maximal_multisets
+from mig.profiles import gpu_model
+
+WHOLE = GpuConfiguration((InstanceKind("7g", "xxlarge"),))
+SMALL = GpuConfiguration(tuple(InstanceKind("1g", "base") for _ in range(7)))
+BIG, LITTLE = InstanceKind("7g", "xxlarge"), InstanceKind("1g", "base")
+
+
+def gpus(count: int, node: str = "n1") -> list[GpuId]:
+    return [GpuId(node, index) for index in range(count)]
+
+
+# --- transitions ----------------------------------------------------------------------------------------------------
+
+
+def test_every_state_can_be_reached_and_left_and_every_cause_is_told_apart() -> None:
+    assert {each.target for each in TRANSITIONS} | {"waiting"} == set(STATES)
+    assert {each.source for each in TRANSITIONS} == set(STATES)
+    assert len({(each.source, each.cause) for each in TRANSITIONS}) == len(TRANSITIONS)
+    assert target_of("serving", "through") is None
+    diagram = state_diagram()
+    assert all(f"{each.source} --> {each.target} : {each.cause}" in diagram for each in TRANSITIONS)
+
+
+def test_a_way_that_is_not_in_the_table_is_an_error_that_tells_the_story() -> None:
+    story = Story()
+    story.enter("ready", "all are there")
+    with pytest.raises(InvalidTransitionError, match="through in state deciding.*waiting -> deciding: all are there"):
+        story.enter("through", "never")
+
+
+# --- guard ----------------------------------------------------------------------------------------------------------
+
+
+def watch(
+    guard: SlaGuard,
+    *,
+    from_s: int,
+    to_s: int,
+    late_pct: int,
+    able: tuple[GuardLevel, ...] = ("wake", "dispatch", "plan", "shed"),
+    rate: int = 100,
+    oldest_s: float = 0.0,
+) -> list[tuple[int, GuardLevel]]:
+    moves: list[tuple[int, GuardLevel]] = []
+    for second in range(from_s, to_s):
+        guard.observe(float(second), rate, rate * late_pct // 100, oldest_s)
+        verdict = guard.judge(float(second), able, busy=False)
+        if verdict is not None:
+            moves.append((second, verdict.level))
+    return moves
+
+
+def test_the_guard_goes_through_all_measures_in_order_and_waits_for_the_effect_of_each() -> None:
+    guard = SlaGuard(GuardSettings(sla_ms=200.0))
+    moves = watch(guard, from_s=0, to_s=200, late_pct=20)
+    assert [level for _, level in moves] == ["wake", "dispatch", "plan", "shed"]
+    gaps = [later - sooner for (sooner, _), (later, _) in pairwise(moves)]
+    assert min(gaps) >= guard.settings.settle_s
+
+
+def test_the_guard_leaves_out_what_would_change_nothing() -> None:
+    guard = SlaGuard(GuardSettings(sla_ms=200.0))
+    moves = watch(guard, from_s=0, to_s=200, late_pct=20, able=("dispatch", "plan", "shed"))
+    assert [level for _, level in moves] == ["dispatch", "plan", "shed"]
+
+
+def test_the_guard_does_nothing_about_what_may_be_chance() -> None:
+    guard = SlaGuard(GuardSettings(sla_ms=200.0))
+    assert watch(guard, from_s=0, to_s=600, late_pct=5) == []
+    # 5 of 30 late are 17 %, and prove little.
+    few = SlaGuard(GuardSettings(sla_ms=200.0))
+    few.observe(0.0, 30, 5, 0.0)
+    assert few.judge(0.0, ("plan",), busy=False) is None
+
+
+def test_the_guard_acts_on_requests_that_are_stuck_although_none_is_answered() -> None:
+    guard = SlaGuard(GuardSettings(sla_ms=200.0))
+    assert watch(guard, from_s=0, to_s=10, late_pct=0, rate=0, oldest_s=3.0)[0] == (1, "wake")
+
+
+def test_the_guard_steps_back_slowly_and_twice_as_slowly_after_a_relapse() -> None:
+    guard = SlaGuard(GuardSettings(sla_ms=200.0))
+    assert watch(guard, from_s=0, to_s=1, late_pct=20) == [(0, "wake")]
+    ((first, level),) = watch(guard, from_s=1, to_s=200, late_pct=1)
+    assert level == "none"
+    assert first >= guard.settings.lower_s
+    ((raised, _),) = watch(guard, from_s=200, to_s=215, late_pct=40)
+    *_, (second, _) = watch(guard, from_s=215, to_s=1500, late_pct=0)
+    assert guard.level == "none"
+    assert second - raised >= 2.0 * guard.settings.lower_s
+
+
+def test_the_guard_takes_no_step_while_one_is_being_put_in_force() -> None:
+    guard = SlaGuard(GuardSettings(sla_ms=200.0))
+    for second in range(60):
+        guard.observe(float(second), 100, 50, 0.0)
+        assert guard.judge(float(second), ("plan",), busy=True) is None
+    assert guard.level == "none"
+
+
+@pytest.mark.parametrize(("late", "answered"), [(0, 100), (5, 100), (50, 1000), (100, 100)])
+def test_wilsons_bounds_hold_the_share_between_them(late: int, answered: int) -> None:
+    low, high = wilson(late, answered)
+    assert 0.0 <= low <= late / answered + 1e-12
+    assert late / answered <= high + 1e-12 <= 1.0 + 1e-12
+
+
+# --- load -----------------------------------------------------------------------------------------------------------
+
+
+def arrivals(rate_at: Callable[[float], float], until_s: int, seed: int = 1) -> list[LoadEstimate | None]:
+    """Feed an estimator with Poisson arrivals, read once a second."""
+    rng, load, admitted, found = Random(seed), LoadEstimator(horizon_s=60.0), 0, []
+    for second in range(until_s):
+        mean = rate_at(float(second))
+        admitted += max(0, round(rng.gauss(mean, math.sqrt(mean))))
+        found.append(load.observe(float(second), admitted, expected_rps=20.0))
+    return found
+
+
+def test_a_steady_load_causes_nothing_whatever_its_noise() -> None:
+    for seed in range(5):
+        told = [each for each in arrivals(lambda _: 20.0, 3600, seed) if each is not None]
+        assert sum(exceeds(each, 20.0 * GRID_RATIO) for each in told) == 0
+        assert sum(undercuts(each, 20.0) for each in told) == 0
+
+
+def test_a_surge_is_seen_within_a_minute() -> None:
+    told = arrivals(lambda second: 20.0 if second < 600 else 40.0, 700)
+    first = next(second for second in range(600, 700) if (each := told[second]) and exceeds(each, 20.0 * GRID_RATIO))
+    assert first <= 660
+
+
+def test_a_ramp_is_planned_for_ahead() -> None:
+    told = arrivals(lambda second: 20.0 + 0.1 * max(0.0, second - 600.0), 1200)
+    last = told[-1]
+    assert last is not None
+    assert last.ahead_rps > 20.0 + 0.1 * 600.0
+
+
+def test_a_load_that_ends_is_seen() -> None:
+    told = arrivals(lambda second: 20.0 if second < 600 else 0.0, 1200)
+    last = told[-1]
+    assert last is not None
+    assert undercuts(last, 20.0)
+
+
+def test_a_known_profile_says_what_is_ahead() -> None:
+    profile = LoadProfile(((0.0, 10.0), (100.0, 50.0), (200.0, 20.0)))
+    assert (profile.at(-5.0), profile.at(50.0), profile.at(999.0)) == (10.0, 30.0, 20.0)
+    assert profile.highest(50.0, 150.0) == 50.0
+    with pytest.raises(ValueError, match="moments that rise"):
+        LoadProfile(((1.0, 1.0), (1.0, 2.0)))
+
+
+@pytest.mark.parametrize("rate", [0.5, 6.25, 12.5, 62.5])
+def test_what_is_planned_for_is_on_a_grid_a_little_above_the_load(rate: float) -> None:
+    planned = rate_to_plan(LoadEstimate.sure(rate))
+    assert rate < planned <= rate * 1.05 * GRID_RATIO * 1.0001
+    # Neither raised nor lowered again by itself.
+    assert not exceeds(LoadEstimate.sure(rate), planned)
+    assert not undercuts(LoadEstimate.sure(rate), planned)
+
+
+# --- fence ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("phases", "fenced"),
+    [
+        ([(0, "failed"), (FAILED_PATIENCE_S + 1, "failed")], True),
+        ([(0, "failed"), (5, "changing"), (8, "serving"), (FAILED_PATIENCE_S + 1, "serving")], False),
+        ([(0, "changing"), (CHANGE_PATIENCE_S + 1, "changing")], True),
+        ([(0, "changing"), (60, "serving"), (61, "changing"), (CHANGE_PATIENCE_S + 1, "changing")], False),
+        ([(t, phase) for i in range(3) for t, phase in ((10 * i, "failed"), (10 * i + 5, "serving"))], True),
+        ([(0, "empty"), (1000, "empty")], False),
+    ],
+)
+def test_a_gpu_that_stays_broken_or_breaks_again_and_again_is_fenced_off(
+    phases: list[tuple[float, str]], fenced: bool
+) -> None:
+    fence, gpu = Fence(), GpuId("n1", 0)
+    for at_s, phase in phases:
+        fence.see(gpu, phase, "why", at_s)
+        fence.judge(at_s, heard=5)
+    assert (gpu in fence.fenced) is fenced
+
+
+def test_a_fenced_gpu_comes_back_when_it_is_healthy_and_later_each_time() -> None:
+    fence, gpu, now, holds = Fence(), GpuId("n1", 0), 0.0, []
+    for _ in range(3):
+        fence.refuse(gpu, "does not do what it shall")
+        began = now
+        while gpu in fence.fenced:
+            now += 1.0
+            fence.see(gpu, "serving", "", now)
+            fence.judge(now, heard=5)
+        holds.append(now - began - 1.0)
+    assert holds == [HEALTHY_FIRST_S, 2 * HEALTHY_FIRST_S, 4 * HEALTHY_FIRST_S]
+
+
+def test_the_last_gpu_is_never_fenced_off() -> None:
+    fence = Fence()
+    for gpu in gpus(2):
+        fence.see(gpu, "failed", "", 0.0)
+    for gpu in gpus(2):
+        fence.see(gpu, "failed", "", 60.0)
+    assert len(fence.judge(60.0, heard=2)) == 1
+    assert fence.judge(60.0, heard=2) == []
+
+
+# --- steps of a roll ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("serve_at_least", "moved"),
+    [(0, 4), (18, 2), (19, 1), (20, 1)],
+)
+def test_as_many_gpus_change_as_the_rest_can_do_without(serve_at_least: int, moved: int) -> None:
+    fleet = gpus(20)
+
+    def late_of(left: FleetCounts) -> float:
+        return 0.0 if left.active >= serve_at_least else 0.5
+
+    step = next_step(dict.fromkeys(fleet, WHOLE), dict.fromkeys(fleet, SMALL), dict.fromkeys(fleet, "serving"), late_of)
+    assert len(step.gpus) == moved
+    assert step.late is not None
+    assert (step.late <= ROLL_LATE_LIMIT) is (serve_at_least < 20)
+
+
+def test_what_wakes_serves_before_anything_stops() -> None:
+    fleet = gpus(5)
+    assigned = {gpu: PARKED if gpu.index == 4 else WHOLE for gpu in fleet}
+    phases = {gpu: "parked" if gpu.index == 4 else "serving" for gpu in fleet}
+    assert next_step(assigned, dict.fromkeys(fleet, SMALL), phases, lambda _: 0.0) == Step((fleet[4],))
+
+
+def test_if_none_can_be_missed_the_one_that_is_missed_least_changes() -> None:
+    fleet = gpus(5)
+    assigned = {gpu: SMALL if gpu.index == 3 else WHOLE for gpu in fleet}
+    wanted = dict.fromkeys(fleet, GpuConfiguration((InstanceKind("7g", "base"),)))
+    step = next_step(assigned, wanted, dict.fromkeys(fleet, "serving"), lambda left: 0.9 if left.instances > 9 else 0.3)
+    assert step.gpus == (fleet[3],)
+
+
+@pytest.mark.parametrize(("changed", "shed"), [((), False), ((0, 1), False), ((), True)])
+def test_fewer_may_wait_while_gpus_change_and_fewest_when_requests_are_shed(
+    changed: tuple[int, ...], shed: bool
+) -> None:
+    model, fleet = load_service("albert", "a100-40gb"), gpus(4)
+    configuration = Configuration.uniform(fleet, WHOLE)
+    sla_ms = model.table.sla_p95_ms
+    bound = admission_bound(model, configuration, sla_ms=sla_ms, changed=[fleet[i] for i in changed], shed=shed)
+    all_of_them = admission_bound(model, configuration, sla_ms=sla_ms)
+    assert 1 <= bound <= all_of_them
+    assert (bound < all_of_them) is bool(changed or shed)
+    assert not shed or bound <= 4 * sla_ms / model.mean_ms("xxlarge", "7g", 1.0)
+
+
+# --- triggers -------------------------------------------------------------------------------------------------------
+
+
+def situation(**changes: object) -> Situation:
+    values: dict[str, object] = {
+        "joined": 0,
+        "left": 0,
+        "effective": 300.0,
+        "decided_effective": 300.0,
+        "load": LoadEstimate.sure(10.0),
+        "planned_rps": 11.0,
+    }
+    return Situation(**(values | changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changes", "trigger"),
+    [
+        ({}, None),
+        ({"effective": 300.0 + INTENSITY_TRIGGER + 0.1}, "intensity"),
+        ({"effective": None}, None),
+        ({"joined": 1}, "fleet"),
+        ({"left": 2, "override": "pinned"}, "override"),
+        ({"load": LoadEstimate.sure(12.0)}, "load"),
+        ({"load": LoadEstimate(rate_rps=10.0, low_rps=9.5, high_rps=10.5, ahead_rps=12.0)}, "load"),
+        ({"drift": "service time"}, "drift"),
+    ],
+)
+def test_what_triggers_a_decision(changes: dict[str, object], trigger: str | None) -> None:
+    found = Triggers(Pace(PaceSettings())).judge(situation(**changes), 100.0)
+    assert (found.trigger if found else None) == trigger
+
+
+def test_less_load_must_last_and_a_cool_down_is_kept() -> None:
+    pace = Pace(PaceSettings())
+    triggers = Triggers(pace)
+    low = situation(load=LoadEstimate.sure(3.0))
+    assert triggers.judge(low, 0.0) is None
+    assert triggers.judge(low, 119.0) is None
+    pace.decided("intensity", 110.0)
+    assert triggers.judge(low, 125.0) is None
+    found = triggers.judge(low, 171.0)
+    assert found is not None
+    assert found.rate_rps == rate_to_plan(LoadEstimate.sure(3.0))
+
+
+def test_plans_per_hour_are_bounded_for_what_might_flap_but_not_for_the_guard_and_people() -> None:
+    pace = Pace(PaceSettings(plans_per_hour=5))
+    for second in range(5):
+        assert pace.allows("fleet", float(second), urgent=True)
+        pace.decided("fleet", float(second))
+    assert not pace.allows("load", 10.0, urgent=True)
+    assert pace.allows("sla", 10.0)
+    assert pace.allows("override", 10.0)
+    assert pace.allows("load", 3600.0, urgent=True)
+
+
+# --- calibration ----------------------------------------------------------------------------------------------------
+
+
+def test_an_outlier_is_left_out_and_three_of_them_are_believed() -> None:
+    estimate = DriftEstimate()
+    for _ in range(20):
+        estimate.take(Sample(requests=100, measured=10.0, expected=10.0))
+    estimate.take(Sample(requests=100, measured=30.0, expected=10.0))
+    assert estimate.ratio == pytest.approx(1.0)
+    for _ in range(3):
+        estimate.take(Sample(requests=100, measured=20.0, expected=10.0))
+    assert estimate.ratio == pytest.approx(2.0, rel=0.2)
+
+
+@pytest.mark.parametrize(("factor", "drifts"), [(1.05, False), (1.2, True), (0.8, True), (2.0, True)])
+def test_the_table_follows_what_drifts_by_more_than_a_tenth(factor: float, drifts: bool) -> None:
+    calibrator = Calibrator()
+    for _ in range(20):
+        calibrator.take_service(BIG, Sample(requests=100, measured=100.0 * factor, expected=100.0))
+    found = calibrator.drift()
+    assert (found is not None) is drifts
+    if found is not None:
+        assert found[0].service[BIG] == pytest.approx(factor)
+        assert "7g:xxlarge" in found[1]
+        # What was taken over is not said again.
+        assert calibrator.drift() is None
+
+
+def test_a_calibrated_table_says_what_was_measured_and_the_like_of_what_was_not() -> None:
+    model = load_service("albert", "a100-40gb")
+    factors = Factors(service={BIG: 2.0, LITTLE: 0.5}, energy={"xxlarge": 1.5})
+    found = calibrated(model, factors)
+    assert found.mean_ms("xxlarge", "7g", 0.0) == pytest.approx(2.0 * model.mean_ms("xxlarge", "7g", 0.0))
+    assert found.mean_ms("base", "1g", 0.0) == pytest.approx(0.5 * model.mean_ms("base", "1g", 0.0))
+    # Not measured: another profile like the variant's, another variant like all (here 2 x 0.5, so 1).
+    assert found.mean_ms("xxlarge", "3g", 0.0) == pytest.approx(2.0 * model.mean_ms("xxlarge", "3g", 0.0))
+    assert found.mean_ms("large", "3g", 0.0) == pytest.approx(model.mean_ms("large", "3g", 0.0))
+    assert found.dynamic_j("base", 0.0) == pytest.approx(1.5 * model.dynamic_j("base", 0.0))
+    assert calibrated(model, Factors()) is model
+
+
+# --- shares ---------------------------------------------------------------------------------------------------------
+
+
+def test_fitting_reaches_totals_by_node_and_kind() -> None:
+    flows = {("n1", BIG): 0.25, ("n1", LITTLE): 0.25, ("n2", BIG): 0.25, ("n2", LITTLE): 0.25}
+    found = fitted(flows, {"n1": 0.7, "n2": 0.3}, {BIG: 0.4, LITTLE: 0.6})
+    assert found["n1", BIG] + found["n1", LITTLE] == pytest.approx(0.7)
+    assert found["n1", BIG] + found["n2", BIG] == pytest.approx(0.4)
+
+
+def test_shares_are_corrected_until_the_fleet_serves_what_was_planned() -> None:
+    # Node 1 takes 70 % of the requests where 50 % were planned, and holds four times as much of one kind.
+    planned = {("n1", BIG): 0.4, ("n1", LITTLE): 0.1, ("n2", BIG): 0.1, ("n2", LITTLE): 0.4}
+    corrector = ShareCorrector(planned)
+    shares = {"n1": {BIG: 0.8, LITTLE: 0.2}, "n2": {BIG: 0.2, LITTLE: 0.8}}
+    sent = 0
+    for second in range(120):
+        begun = {
+            (node, kind): round(1000 * weight * share)
+            for node, weight in (("n1", 0.7), ("n2", 0.3))
+            for kind, share in shares[node].items()
+        }
+        corrector.take(begun, float(second))
+        if (found := corrector.corrected()) is not None:
+            shares, sent = found, sent + 1
+    last = 0.7 * shares["n1"][BIG] + 0.3 * shares["n2"][BIG]
+    assert sent > 0
+    assert corrector.worst <= 0.005
+    assert last == pytest.approx(0.5, abs=0.02)
+
+
+# --- measures -------------------------------------------------------------------------------------------------------
+
+
+def test_waking_gives_parked_gpus_what_most_have() -> None:
+    fleet = gpus(4)
+    before = Configuration.of({fleet[0]: WHOLE, fleet[1]: WHOLE, fleet[2]: SMALL, fleet[3]: PARKED})
+    assert awake(before).as_dict()[fleet[3]] == WHOLE
+
+
+@pytest.mark.parametrize(
+    ("gpu", "told"),
+    [
+        (WHOLE, ""),
+        (GpuConfiguration((InstanceKind("3g", "base"),)), ""),
+        (PARKED, ""),
+        (GpuConfiguration((InstanceKind("7g", "huge"),)), "variant 'huge': unknown"),
+        (GpuConfiguration((BIG, LITTLE)), "the board does not allow it"),
+    ],
+)
+def test_what_a_gpu_is_pinned_to_is_checked(gpu: GpuConfiguration, told: str) -> None:
+    model = load_service("albert", "a100-40gb")
+    found = unfit(gpu, model, maximal_multisets(gpu_model("a100-40gb")))
+    assert (told in found) if told else found == ""
+
+
+def test_a_doubled_table_makes_the_model_later() -> None:
+    model = load_service("albert", "a100-40gb")
+    slow = calibrated(model, Factors(service={BIG: 2.0}))
+    fleet = FleetCounts.uniform(WHOLE, 4)
+    sla_ms = model.table.sla_p95_ms
+    assert evaluate(slow, fleet, 10.0, sla_ms).late_fraction > evaluate(model, fleet, 10.0, sla_ms).late_fraction
+
+
+# --- live evaluation ------------------------------------------------------------------------------------------------
+
+
+def test_a_live_search_asks_for_one_candidate_after_the_other_and_ends_where_the_modelled_one_does() -> None:
+    model = load_service("albert", "a100-40gb")
+    problem = Problem(
+        model=model,
+        multisets=maximal_multisets(gpu_model("a100-40gb")),
+        gpus=tuple(gpus(4)),
+        rate_rps=5.0,
+        sla_ms=model.table.sla_p95_ms,
+        lambda_=0.5,
+        intensity_g_per_kwh=250.0,
+        pue=1.5,
+    )
+    live, modelled = LiveScheme(seed=3), SearchScheme("clover", seed=3)
+    tried: list[GpuConfiguration] = []
+    answer = live.plan(problem)
+    while (gpu := live.measuring) is not None:
+        assert answer.configuration == Configuration.uniform(problem.gpus, gpu)
+        tried.append(gpu)
+        # What is measured is what the model says: the searches must then agree in everything.
+        live.measured(evaluate(model, FleetCounts.uniform(gpu, 4), 5.0, problem.sla_ms), 1000)
+        answer = live.plan(replace(problem, current=gpu, intensity_g_per_kwh=250.0))
+    expected = modelled.plan(problem)
+    assert len(tried) == len(set(tried)) == len(answer.explored) > 3
+    assert answer.configuration == expected.configuration
+    assert "explored on live traffic" in answer.reason
