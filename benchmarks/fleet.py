@@ -1,8 +1,9 @@
 """Eight node processes of seven instances on one server, 500 requests/s: what the bus adds, beside the leanest loop.
 
 Clover's part are the product's own processes (node agents, controller, carbon monitor, generator) with simulated
-instances; the raw part are as many processes with plain redis-py streams: workers that take as many requests as they
-have free slots, sleep as long, and reply, acknowledge and delete in one pipeline. Arrivals (Poisson), service times
+instances; the raw part are as many workers and a producer with plain redis-py streams (controller and monitor have no
+counterpart there, and count): workers take as many requests as they have free slots, sleep as long, and reply,
+acknowledge and delete in one pipeline. Arrivals (Poisson), service times
 (10 ms, half of it log-normal with sigma 0.3) and their waiting (asyncio) are the same. Both take turns.
 
 Overhead is due time to receipt minus the service time: all that is not work, waiting for a free instance included (at

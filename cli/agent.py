@@ -45,7 +45,13 @@ def node(
     profile: options.Profile = None,
     weights: options.Weights = "",
     input_root: options.InputRoots = None,
+    first_core: Annotated[
+        int, typer.Option("--first-core", min=1, help="cpu: core of the first emulated GPU, each has one.")
+    ] = 1,
     park_w: options.ParkW = None,
+    power_off: options.PowerOff = "",
+    power_on: options.PowerOn = "",
+    power_limit: options.PowerLimit = "5m",  # pyright: ignore[reportArgumentType] - parsed like a flag
     metrics_port: options.MetricsPort = None,
     seed: options.Seed = 0,
     deployment: options.Deployment = "clover",
@@ -60,6 +66,7 @@ def node(
     from clover.agents.assembly import make_node, run_nvml_node  # noqa: PLC0415 - keeps --help fast
     from clover.agents.metrics import node_metrics  # noqa: PLC0415
     from clover.agents.node import NodeSettings  # noqa: PLC0415
+    from clover.agents.power_switch import power_switch  # noqa: PLC0415
     from clover.agents.survivors import WorkerRecord  # noqa: PLC0415
 
     here = options.where(deployment, redis, state_dir, wait)
@@ -70,13 +77,21 @@ def node(
     record = WorkerRecord(folder, node_name)
     servicer = (
         real_models.process_servicer(
-            record, fleet, app=application, weights=weights, log_folder=folder / "logs", input_roots=input_root
+            record,
+            fleet,
+            app=application,
+            weights=weights,
+            log_folder=folder / "logs",
+            input_roots=input_root,
+            gpus=count,
+            first_core=first_core,
         )
         if backend != "sim"
         else None
     )
     real_models.tell_weights(weights)
-    settings = NodeSettings(name=node_name, backend=backend)
+    power = power_switch(node_name, off=power_off, on=power_on, limit_s=power_limit)
+    settings = NodeSettings(name=node_name, backend=backend, power=power)
 
     def measured(agent: NodeAgent) -> AbstractContextManager[None]:
         return options.metrics(metrics_port, lambda: node_metrics(agent.telemetry))

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from rich.text import Text
 
-from cli.dashboard_text import age, both_ends, change, clean, clock, fit, grams, percent, sparkline
+from cli.dashboard_charts import accuracy_chart, bars, footprint_chart, latency_chart, rate_chart
+from cli.dashboard_options import ViewOptions
+from cli.dashboard_text import age, both_ends, change, clean, clock, fit, grams, milliseconds, percent, sparkline
 from clover.analysis.view_state import IntensityNow, Saved, Service, Snapshot
 
 #: Nothing heard for this long is said aloud.
 SILENT_S = 5.0
 #: An intensity is stale when its interval ended this long ago and no other has come.
 STALE_S = 3.0
+#: A controller beats every second or two; one that has not for so long is called silent.
+CONTROLLER_SILENT_S = 6.0
+#: Width of the small charts in the lines of figures.
+_SMALL = 14
 #: Less headroom than this is a warning.
 _TIGHT_PCT = 5.0
-_STATES = {
+STATES = {
     "OK": ("OK ●", "bold green"),
     "WARN": ("WARN ▲", "bold yellow"),
     "SLA": ("SLA ✖", "bold red"),
@@ -22,23 +28,55 @@ _STATES = {
 _LABEL_WIDTH = 8
 
 
-def header(snapshot: Snapshot, deployment: str, width: int) -> Text:
+def header(snapshot: Snapshot, options: ViewOptions, width: int) -> Text:
     """Say what is shown, whether its figures are real, and what it saved."""
     at = Text(clock(snapshot.at_ms), style="bold")
     what = " ".join(filter(None, (snapshot.application, snapshot.scheme and f"by {snapshot.scheme}")))
-    plan = (
-        f"epoch {snapshot.epoch} {snapshot.state} {age(snapshot.state_s)}" if snapshot.epoch else "waiting for a plan"
-    )
     parts = [
-        Text(f"clover {clean(deployment)}", style="bold"),
+        Text(f"clover {clean(options.deployment)}", style="bold"),
         Text(f" {badge(snapshot)} ", style="black on yellow") if badge(snapshot) else None,
+        *_marks(options),
         no_data(snapshot),
-        Text(plan, style="yellow" if snapshot.state == "rolling" else ""),
+        _controller_trouble(snapshot),
+        Text(_plan_state(snapshot, width), style="yellow" if snapshot.state == "rolling" else ""),
         _saved_short(snapshot.saved),
+        _controller(snapshot),
         Text(clean(what)) if what else None,
         Text(clean(f"on {snapshot.gpu_model}")) if snapshot.gpu_model else None,
     ]
     return both_ends(fit(parts, width - 9, gap="  "), at, width)
+
+
+def _marks(options: ViewOptions) -> list[Text]:
+    """Say that this is not the present, or that it is being recorded."""
+    told = [
+        (clean(options.replay), "black on cyan"),
+        ("PAUSED" if options.paused else "", "black on cyan"),
+        ("REC" if options.recording else "", "white on red"),
+        (f"/{clean(options.filter)}" if options.filter else "", "black on cyan"),
+    ]
+    return [Text(f" {word} ", style=style) for word, style in told if word]
+
+
+def _plan_state(snapshot: Snapshot, width: int) -> str:
+    if not snapshot.epoch:
+        return "waiting for a plan"
+    since = f" {age(snapshot.state_s)}" if width >= 100 else ""
+    return f"epoch {snapshot.epoch} {snapshot.state}{since}"
+
+
+def _controller_trouble(snapshot: Snapshot) -> Text | None:
+    silent = snapshot.controller_silent_s
+    if silent is None or silent <= CONTROLLER_SILENT_S:
+        return None
+    return Text(f"controller silent {age(silent)}", style="bold red")
+
+
+def _controller(snapshot: Snapshot) -> Text | None:
+    silent = snapshot.controller_silent_s
+    if silent is None or silent > CONTROLLER_SILENT_S:
+        return None
+    return Text("controller ●", style="green")
 
 
 def badge(snapshot: Snapshot) -> str:
@@ -63,15 +101,17 @@ def _saved_short(saved: Saved | None) -> Text | None:
     return Text(f"saved {grams(saved.base_g)} {percent(saved.base_pct)}", style="bold green")
 
 
-def figures(snapshot: Snapshot, width: int) -> list[Text]:
+def figures(snapshot: Snapshot, width: int, window_s: float) -> list[Text]:
     """Draw the figures, a line each."""
     service = snapshot.service
+    small = max(6, min(_SMALL, width // 8))
     return [
         _line("grid", _grid_parts(snapshot, width), width),
-        _line("carbon", _carbon_parts(snapshot), width),
+        _line("carbon", _carbon_parts(snapshot, bars(footprint_chart(snapshot, window_s, small), 1)[0]), width),
         _line("saved", _saved_parts(snapshot.saved), width),
-        _line("p95", _p95_parts(service), width),
-        _line("accuracy", _quality_parts(service), width),
+        _line("p95", _p95_parts(service, bars(latency_chart(snapshot, window_s, small), 1)[0]), width),
+        _line("accuracy", _accuracy_parts(service, bars(accuracy_chart(snapshot, window_s, small), 1)[0]), width),
+        _line("load", _load_parts(service, bars(rate_chart(snapshot, window_s, small), 1)[0]), width),
         _line("ended", _outcome_parts(snapshot), width),
     ]
 
@@ -90,13 +130,22 @@ def _grid_parts(snapshot: Snapshot, width: int) -> list[Text | str | None]:
     return [
         Text(f"{now.g_per_kwh:.0f} gCO2e/kWh", style="dim" if stale else "bold"),
         stale,
-        Text(sparkline(now.history, max(8, width // 5)), style="cyan"),
-        f"{now.kind} of {clean(now.zone)}",
-        f"age {age(now.age_s)}",
+        _grid_line(now, max(8, width // 5)),
         _source(now),
+        f"age {age(now.age_s)}",
+        f"{now.kind} of {clean(now.zone)}",
         f"PUE {now.pue:g}",
         f"fallback {now.fallback_level}" if now.fallback_level else None,
     ]
+
+
+def _grid_line(now: IntensityNow, width: int) -> Text:
+    """Draw past and, dimmed behind a bar, what is expected."""
+    ahead = now.ahead[: width // 3]
+    drawn = sparkline([*now.history[-(width - len(ahead)) :], *ahead], width)
+    if not ahead:
+        return Text(drawn, style="cyan")
+    return Text.assemble((drawn[: -len(ahead)], "cyan"), ("│", "dim"), (drawn[-len(ahead) :], "dim cyan"))
 
 
 def _source(now: IntensityNow) -> str:
@@ -104,7 +153,7 @@ def _source(now: IntensityNow) -> str:
     return clean(now.source) + row
 
 
-def _carbon_parts(snapshot: Snapshot) -> list[Text | str | None]:
+def _carbon_parts(snapshot: Snapshot, drawn: Text) -> list[Text | str | None]:
     per = snapshot.per_request
     now = Text(f"{grams(per.measured_g)} a request", style="bold")
     return [
@@ -112,6 +161,7 @@ def _carbon_parts(snapshot: Snapshot) -> list[Text | str | None]:
         f"BASE {grams(per.base_g)} {_in_brackets(change(per.measured_g, per.base_g))}".rstrip(),
         f"right-sized {grams(per.rightsized_g)} {_in_brackets(change(per.measured_g, per.rightsized_g))}".rstrip(),
         None if per.energy_j is None else f"{per.energy_j:.1f} J",
+        drawn,
         Text(f"last {age(per.window_s)}, baselines modelled", style="dim") if per.window_s else None,
     ]
 
@@ -144,24 +194,22 @@ def judge(service: Service) -> str:
     return "WARN" if (service.headroom_pct or 0.0) < _TIGHT_PCT else "OK"
 
 
-def _p95_parts(service: Service) -> list[Text | str | None]:
-    sign, style = _STATES[judge(service)]
+def _p95_parts(service: Service, drawn: Text) -> list[Text | str | None]:
+    sign, style = STATES[judge(service)]
     head = None if service.headroom_pct is None else f"headroom {service.headroom_pct:.0f} %"
     return [
-        Text(f"{milliseconds(service)} of {sla(service)}", style="bold"),
+        Text(f"{p95_text(service)} of {sla(service)}", style="bold"),
         Text(sign, style=style),
         head,
         None if service.late_pct is None else f"late {percent(service.late_pct)}",
-        sparkline(service.p95_history, 6),
+        drawn,
         Text(f"last {age(service.window_s)}", style="dim") if service.window_s else None,
     ]
 
 
-def milliseconds(service: Service) -> str:
+def p95_text(service: Service) -> str:
     """Write the p95."""
-    if service.p95_unbounded:
-        return "unbounded"
-    return "-" if service.p95_ms is None else f"{service.p95_ms:.0f} ms"
+    return milliseconds(service.p95_ms, unbounded=service.p95_unbounded)
 
 
 def sla(service: Service) -> str:
@@ -169,17 +217,20 @@ def sla(service: Service) -> str:
     return "SLA unknown" if service.sla_p95_ms is None else f"{service.sla_p95_ms:.0f} ms"
 
 
-def _quality_parts(service: Service) -> list[Text | str | None]:
-    rate = "-" if service.rate_rps is None else f"{service.rate_rps:.1f}/s"
-    planned = "" if service.planned_rps is None else f" (plan {service.planned_rps:.1f})"
-    waiting = None if service.waiting is None else f"{service.waiting} waiting"
+def _accuracy_parts(service: Service, drawn: Text) -> list[Text | str | None]:
     best = service.largest_accuracy_pct
     against = "" if best is None else f" of {best:.2f} % {_in_brackets(_loss(service.accuracy_pct, best))}".rstrip()
+    return [Text(f"{percent(service.accuracy_pct, 2)}{against}", style="bold"), drawn]
+
+
+def _load_parts(service: Service, drawn: Text) -> list[Text | str | None]:
+    rate = "-" if service.rate_rps is None else f"{service.rate_rps:.1f}/s"
+    planned = "" if service.planned_rps is None else f" (plan {service.planned_rps:.1f})"
     return [
-        Text(f"{percent(service.accuracy_pct, 2)}{against}", style="bold"),
-        f"load {rate}{planned}",
-        waiting,
+        Text(f"{rate}{planned}", style="bold"),
+        None if service.waiting is None else f"{service.waiting} waiting",
         f"{service.in_flight} in work",
+        drawn,
     ]
 
 
@@ -197,7 +248,5 @@ def _outcome_parts(snapshot: Snapshot) -> list[Text | str | None]:
 
 
 def source_note(snapshot: Snapshot) -> str:
-    """Say where the joules come from, or why nothing comes."""
-    if snapshot.trouble:
-        return clean(snapshot.trouble)
-    return "" if snapshot.energy_source is None else f"energy: {clean(snapshot.energy_source)}"
+    """Say where the joules come from."""
+    return "" if snapshot.energy_source is None else f"energy {clean(snapshot.energy_source)}"

@@ -1,49 +1,86 @@
-"""Draws the dashboard on a terminal and leaves the terminal as it was; without one, writes a line now and then."""
+"""Draws the dashboard on a terminal twice a second; without one, writes a line now and then.
+
+It runs in a process of its own (`clover dashboard`) or in that of `clover up`, never in one of an agent: a picture
+takes milliseconds in which nothing else happens.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import io
 import os
-import signal
 import sys
-import termios
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 from cli.output import tell
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.live import Live
 
+    from cli.dashboard_keys import Looking
+    from cli.dashboard_options import ViewOptions
+    from cli.dashboard_screen import Screen
     from cli.dashboard_text import Frame
     from clover.analysis.view import DeploymentView
+    from clover.analysis.view_state import Snapshot
 
 FRAME_S = 0.5
 LINE_S = 5.0
 
-_LOCAL_FLAGS = 3
-_CONTROL_CHARACTERS = 6
+
+class Extras(Protocol):
+    """What keys may ask for beyond looking."""
+
+    def record(self) -> str:
+        """Begin or end recording; return what to say."""
+        ...
+
+    @property
+    def recording(self) -> bool:
+        """Whether messages are being recorded."""
+        ...
+
+    async def control(self, what: str) -> str:
+        """Change the deployment as confirmed (`pause`, `pin`, `park n1/3`); return what to say."""
+        ...
 
 
 class LiveDashboard:
     """Draws a view twice a second on a terminal, or writes a line every five seconds where there is none.
 
     Args:
-        deployment: For the header.
+        options: How to look at it at first.
         show: False for lines even on a terminal.
         line_s: Seconds between lines.
+        extras: Recording and control, if they are offered.
+        now_ms: Clock of what is shown; a replay has its own.
+        label: Says for the header that this is not the present.
     """
 
-    def __init__(self, *, deployment: str, show: bool = True, line_s: float = LINE_S) -> None:
-        self._deployment = deployment
+    def __init__(
+        self,
+        options: ViewOptions,
+        *,
+        show: bool = True,
+        line_s: float = LINE_S,
+        extras: Extras | None = None,
+        now_ms: Callable[[], float] | None = None,
+        label: Callable[[], str] = lambda: "",
+    ) -> None:
+        from cli.dashboard_keys import Looking  # noqa: PLC0415 - keeps --help fast
+
+        self._looking: Looking = Looking(options=options)
         self._line_s = line_s
-        usable = sys.stdout.isatty() and os.environ.get("TERM", "dumb") not in {"dumb", "unknown", ""}
-        self._show = show and usable
+        self._extras = extras
+        self._now_ms = now_ms or _now_ms
+        self._label = label
+        self._show = show and can_draw()
+        self._held: Snapshot | None = None
+        self._scroll_most = 0
 
     async def run(self, view: Callable[[], DeploymentView], stop: asyncio.Event) -> None:
         """Show until `stop` is set; `q` sets it.
@@ -52,7 +89,9 @@ class LiveDashboard:
             view: Gives what is watched at present: it may move to another server.
             stop: Ends it.
         """
-        with _ended_by_signals(stop):
+        from cli.dashboard_screen import ended_by_signals  # noqa: PLC0415 - keeps --help fast
+
+        with ended_by_signals(stop):
             if self._show:
                 await self._draw(view, stop)
             else:
@@ -63,36 +102,106 @@ class LiveDashboard:
         from clover.agents.lifetime import happens_within  # noqa: PLC0415
 
         while not await happens_within(stop, self._line_s):
-            tell(status_line(view().snapshot(_now_ms())))
+            tell(status_line(view().snapshot(self._now_ms())))
 
     async def _draw(self, view: Callable[[], DeploymentView], stop: asyncio.Event) -> None:
         from rich.console import Console  # noqa: PLC0415 - keeps --help fast
 
-        from clover.agents.lifetime import happens_within  # noqa: PLC0415
+        from cli.dashboard_screen import Screen, on_screen  # noqa: PLC0415
 
-        console = Console()
-        drawn: Frame | None = None
-        with _held_talk(), _keys({"q": stop.set}), _screen(console) as screen:
+        console, wake = Console(), asyncio.Event()
+        screen = Screen(console)
+
+        def on_keys(typed: str) -> None:
+            self._type(typed)
+            wake.set()
+
+        with on_screen(screen, on_keys, wake.set):
             while not stop.is_set():
-                frame = self._frame(view(), console)
-                if frame != drawn:
-                    screen.update(frame, refresh=True)
-                    drawn = frame
-                await happens_within(stop, FRAME_S)
+                wake.clear()
+                self._show_frame(view(), console, screen)
+                await self._carry_out(console, stop)
+                if not wake.is_set():
+                    await _first_of(stop, wake, FRAME_S)
 
-    def _frame(self, view: DeploymentView, console: Console) -> Frame:
-        from cli.dashboard import render  # noqa: PLC0415 - keeps --help fast
+    def _type(self, typed: str) -> None:
+        from cli.dashboard_keys import keys_of, press  # noqa: PLC0415 - keeps --help fast
 
-        snapshot = view.snapshot(_now_ms())
-        return render(
-            snapshot,
-            console.width,
-            console.height,
-            deployment=self._deployment,
+        for key in keys_of(typed):
+            self._looking = press(self._looking, key, self._scroll_most)
+
+    def _show_frame(self, view: DeploymentView, console: Console, screen: Screen) -> None:
+        if not (self._looking.options.paused and self._held is not None):
+            self._held = view.snapshot(self._now_ms())
+        frame = self._frame(self._held, console)
+        self._scroll_most = frame.scroll_most
+        screen.draw(frame)
+
+    def _frame(self, snapshot: Snapshot, console: Console) -> Frame:
+        from cli.dashboard import view  # noqa: PLC0415 - keeps --help fast
+
+        return view(snapshot, console.width, console.height, self._options(snapshot, console))
+
+    def _options(self, snapshot: Snapshot, console: Console) -> ViewOptions:
+        options = self._looking.options
+        return replace(
+            options,
             variants=known_variants(snapshot.application),
-            ascii_only=ascii_of(console),
-            colour=not console.no_color,
+            ascii_only=options.ascii_only or ascii_of(console),
+            colour=options.colour and not console.no_color,
+            replay=self._label(),
+            recording=self._extras is not None and self._extras.recording,
         )
+
+    # --- what keys ask for
+
+    async def _carry_out(self, console: Console, stop: asyncio.Event) -> None:
+        actions, self._looking = self._looking.actions, replace(self._looking, actions=())
+        for action in actions:
+            if action == "quit":
+                stop.set()
+            else:
+                self._say(await self._do(action, console))
+
+    async def _do(self, action: str, console: Console) -> str:
+        if action == "save":
+            return self._save(console)
+        if self._extras is None:
+            return "not offered here"
+        if action == "record":
+            return self._extras.record()
+        return await self._extras.control(action)
+
+    def _save(self, console: Console) -> str:
+        from cli.dashboard_picture import save_svg  # noqa: PLC0415 - keeps --help fast
+
+        if self._held is None:
+            return "nothing to save yet"
+        options = replace(self._options(self._held, console), prompt=None, notice="")
+        path = Path(f"clover-{options.deployment}-{time.strftime('%Y%m%d-%H%M%S')}.svg")
+        try:
+            save_svg(path, self._held, options, console.width, console.height)
+        except OSError as error:
+            return f"could not save {path}: {error.strerror}"
+        return f"saved {path}"
+
+    def _say(self, notice: str) -> None:
+        self._looking = replace(self._looking, options=replace(self._looking.options, notice=notice))
+
+
+async def _first_of(stop: asyncio.Event, wake: asyncio.Event, limit_s: float) -> None:
+    """Return when one of two events is set, or after some time."""
+    waits = [asyncio.ensure_future(stop.wait()), asyncio.ensure_future(wake.wait())]
+    try:
+        await asyncio.wait(waits, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+
+
+def can_draw() -> bool:
+    """Return whether standard output is a terminal that can show a picture."""
+    return sys.stdout.isatty() and os.environ.get("TERM", "dumb") not in {"dumb", "unknown", ""}
 
 
 def ascii_of(console: Console) -> bool:
@@ -116,86 +225,3 @@ def known_variants(application: str) -> Sequence[str]:
 
 def _now_ms() -> float:
     return time.time() * 1e3
-
-
-# --- terminal
-
-
-@contextlib.contextmanager
-def _screen(console: Console) -> Iterator[Live]:
-    """Use the alternate screen; it is left whatever happens."""
-    from rich.live import Live  # noqa: PLC0415 - keeps --help fast
-
-    # What is printed meanwhile must not get between the lines: see `_held_talk`.
-    with Live(console=console, screen=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False) as live:
-        yield live
-
-
-@contextlib.contextmanager
-def _held_talk() -> Iterator[None]:
-    """Keep what is said on standard error from spoiling the picture, and say it when the screen is back."""
-    held = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(held):
-            yield
-    finally:
-        sys.stderr.write(held.getvalue())
-        sys.stderr.flush()
-
-
-@contextlib.contextmanager
-def _ended_by_signals(stop: asyncio.Event) -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end the picture in order, unless somebody else takes care of them."""
-    loop = asyncio.get_running_loop()
-    ours = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_DFL]
-    for number in ours:
-        loop.add_signal_handler(number, stop.set)
-    try:
-        yield
-    finally:
-        for number in ours:
-            loop.remove_signal_handler(number)
-
-
-@contextlib.contextmanager
-def _keys(actions: dict[str, Callable[[], None]]) -> Iterator[None]:
-    """Read single keys without echo; the terminal's settings come back whatever happens."""
-    if not _owns_input():
-        yield
-        return
-    loop, descriptor = asyncio.get_running_loop(), sys.stdin.fileno()
-
-    def on_key() -> None:
-        keys = os.read(descriptor, 64).decode(errors="ignore").lower()
-        if not keys:
-            # End of input: nobody will press a key any more, and the descriptor would be ready for ever.
-            loop.remove_reader(descriptor)
-        for key in keys:
-            actions.get(key, lambda: None)()
-
-    before = termios.tcgetattr(descriptor)
-    termios.tcsetattr(descriptor, termios.TCSANOW, _key_by_key(before))
-    loop.add_reader(descriptor, on_key)
-    try:
-        yield
-    finally:
-        loop.remove_reader(descriptor)
-        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
-
-
-def _owns_input() -> bool:
-    """Return whether keys come to us: a job in the background would be stopped for touching the terminal."""
-    try:
-        return sys.stdin.isatty() and os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
-    except OSError:
-        return False
-
-
-def _key_by_key(settings: list[int | list[bytes | int]]) -> list[int | list[bytes | int]]:
-    """Return settings without echo and lines; Ctrl-C stays, Ctrl-Z goes: it would leave a shell on the wrong screen."""
-    changed = [list(part) if isinstance(part, list) else part for part in settings]
-    flags, characters = changed[_LOCAL_FLAGS], changed[_CONTROL_CHARACTERS]
-    if isinstance(flags, int) and isinstance(characters, list):
-        changed[_LOCAL_FLAGS] = flags & ~(termios.ECHO | termios.ICANON)
-        characters[termios.VMIN], characters[termios.VTIME], characters[termios.VSUSP] = 1, 0, b"\0"
-    return changed

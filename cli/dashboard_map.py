@@ -8,46 +8,35 @@ from dataclasses import dataclass, replace
 
 from rich.text import Text
 
-from cli.dashboard_text import age, clean, fit
+from cli.dashboard_text import age, clean, fit, watts
+from clover.analysis.palette import look_of
 from clover.analysis.view_state import GpuNow, InstanceNow, NodeNow, Snapshot
 
-#: Background and text of each variant's block; the eight colours of Okabe and Ito, told apart by all kinds of eyes.
-_PALETTE = (
-    ("#56b4e9", "#000000"),
-    ("#e69f00", "#000000"),
-    ("#009e73", "#000000"),
-    ("#cc79a7", "#000000"),
-    ("#f0e442", "#000000"),
-    ("#0072b2", "#ffffff"),
-    ("#d55e00", "#000000"),
-    ("#999999", "#000000"),
-)
 _PHASE_STYLES = {"changing": "yellow", "failed": "bold red", "parked": "dim", "off": "dim", "empty": "dim"}
 #: What is written into a block whose worker does not serve: in full, and where there is little room.
 _UNUSUAL = {"starting": ("starting", "~"), "draining": ("draining", "-"), "failed": ("FAILED", "!")}
-_STATUS_WIDTH = 24
+_STATUS_WIDTH = 25
 #: Wider blocks show nothing more.
 _WIDEST_CELL = 16
 _NARROWEST_CELL = 3
+#: GPUs stand beside each other only where each has so much room.
+NARROWEST_ROW = 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Row:
+class MapRow:
+    """A GPU, or `count` of them that look alike."""
+
     name: str
     node: NodeNow
     gpu: GpuNow
     count: int = 1
 
 
-def variant_order(snapshot: Snapshot, known: Sequence[str]) -> tuple[str, ...]:
-    """Return the variants in the order that fixes their colours: the catalogue's, then others as they appeared."""
-    return (*known, *(name for name in snapshot.variants if name not in known))
-
-
 def variant_style(order: Sequence[str], variant: str) -> str:
     """Return the style of a variant's blocks."""
-    background, text = _PALETTE[order.index(variant) % len(_PALETTE)] if variant in order else _PALETTE[-1]
-    return f"{text} on {background}"
+    look = look_of(order, variant)
+    return f"{look.ink} on {look.colour}"
 
 
 def legend(snapshot: Snapshot, order: Sequence[str], width: int) -> Text:
@@ -64,21 +53,28 @@ def _foreground(order: Sequence[str], variant: str) -> str:
     return variant_style(order, variant).split()[-1]
 
 
+def map_rows(snapshot: Snapshot) -> list[MapRow]:
+    """Return a row for each GPU, by node."""
+    return [
+        MapRow(name=f"{clean(node.name)}/{gpu.index}", node=node, gpu=gpu)
+        for node in snapshot.nodes
+        for gpu in node.gpus
+    ]
+
+
 def rows(snapshot: Snapshot, order: Sequence[str], width: int, height: int) -> list[Text]:
     """Draw all GPUs into so many lines: beside each other if need be, and like ones together if that is not enough."""
-    single = [
-        _Row(name=f"{clean(node.name)}/{gpu.index}", node=node, gpu=gpu) for node in snapshot.nodes for gpu in node.gpus
-    ]
+    single = map_rows(snapshot)
     if not single or height < 1:
         return []
-    for columns in (1, 2, 3, 4):
-        if columns > 1 and width // columns < 60:
+    for count in (1, 2, 3, 4):
+        if count > 1 and width // count < NARROWEST_ROW:
             break
-        if len(single) <= columns * height:
-            return _columns(single, order, width, height=-(-len(single) // columns), columns=columns)
+        if len(single) <= count * height:
+            return columns(single, order, width, height=-(-len(single) // count), count=count)
     together = _together(single)
     shown = together if len(together) <= height else together[: max(1, height - 1)]
-    lines = _columns(shown, order, width, height=len(shown), columns=1)
+    lines = columns(shown, order, width, height=len(shown), count=1)
     hidden = together[len(shown) :]
     if hidden:
         gpus = sum(row.count for row in hidden)
@@ -88,9 +84,9 @@ def rows(snapshot: Snapshot, order: Sequence[str], width: int, height: int) -> l
     return lines[:height]
 
 
-def _together(single: Sequence[_Row]) -> list[_Row]:
+def _together(single: Sequence[MapRow]) -> list[MapRow]:
     """Put GPUs that look alike into one row, the most frequent first; what needs attention before all."""
-    alike: dict[tuple[object, ...], list[_Row]] = {}
+    alike: dict[tuple[object, ...], list[MapRow]] = {}
     for row in single:
         blocks = tuple((i.start, i.size, i.profile, i.variant, i.phase) for i in row.gpu.instances)
         failed = row.name if row.gpu.phase == "failed" else ""
@@ -99,15 +95,16 @@ def _together(single: Sequence[_Row]) -> list[_Row]:
     return [_group(group) if len(group) > 1 else group[0] for group in groups]
 
 
-def _group(group: Sequence[_Row]) -> _Row:
+def _group(group: Sequence[MapRow]) -> MapRow:
     """Return a row for all; how busy one of them is says nothing of the others."""
     gpu = group[0].gpu
     instances = tuple(replace(instance, busy=None) for instance in gpu.instances)
-    return _Row(name=f"{len(group)} x", node=group[0].node, gpu=replace(gpu, instances=instances), count=len(group))
+    return MapRow(name=f"{len(group)} x", node=group[0].node, gpu=replace(gpu, instances=instances), count=len(group))
 
 
-def _columns(shown: Sequence[_Row], order: Sequence[str], width: int, *, height: int, columns: int) -> list[Text]:
-    each = (width - 2 * (columns - 1)) // columns
+def columns(shown: Sequence[MapRow], order: Sequence[str], width: int, *, height: int, count: int) -> list[Text]:
+    """Draw rows in `count` columns of `height` lines, down and then to the right."""
+    each = (width - 2 * (count - 1)) // count
     name_width = max(len(row.name) for row in shown)
     slices = max(row.node.memory_slices for row in shown)
     room = each - name_width - 3 - _STATUS_WIDTH
@@ -123,7 +120,7 @@ def _columns(shown: Sequence[_Row], order: Sequence[str], width: int, *, height:
     return lines
 
 
-def _row(row: _Row, order: Sequence[str], width: int, name_width: int, cell: int) -> Text:
+def _row(row: MapRow, order: Sequence[str], width: int, name_width: int, cell: int) -> Text:
     line = Text(f"{row.name:>{name_width}} ")
     line.append_text(_blocks(row, order, cell))
     line.append(" ")
@@ -132,7 +129,7 @@ def _row(row: _Row, order: Sequence[str], width: int, name_width: int, cell: int
     return line
 
 
-def _blocks(row: _Row, order: Sequence[str], cell: int) -> Text:
+def _blocks(row: MapRow, order: Sequence[str], cell: int) -> Text:
     """Draw the memory slices of a GPU; bars stand where an instance begins or ends."""
     slices, gpu = row.node.memory_slices, row.gpu
     if not gpu.instances:
@@ -176,14 +173,18 @@ def _short(variant: str, order: Sequence[str], width: int) -> str:
     return f"#{order.index(variant) + 1}" if alike and variant in order else variant[:width]
 
 
-def _status(row: _Row) -> Text:
+def _status(row: MapRow) -> Text:
     node, gpu = row.node, row.gpu
     if node.silent_s:
         return Text(f"node silent for {age(node.silent_s)}", style="bold red")
     style = _PHASE_STYLES.get(gpu.phase, "")
     if gpu.phase == "serving":
         busy = "" if gpu.busy is None or row.count > 1 else f" {100.0 * gpu.busy:3.0f}% busy"
-        return Text(f"serving{busy}", style=style)
+        return Text(f"serving{busy}{_power(row)}", style=style)
     if gpu.phase == "failed":
         return Text(f"FAILED {age(gpu.since_s)}: {clean(gpu.reason)}", style=style)
-    return Text(f"{gpu.phase} {age(gpu.since_s)}", style=style)
+    return Text(f"{gpu.phase} {age(gpu.since_s)}{_power(row)}", style=style)
+
+
+def _power(row: MapRow) -> str:
+    return "" if row.gpu.power_w is None or row.count > 1 else f" {watts(row.gpu.power_w)}"

@@ -11,14 +11,20 @@ from rich.text import Text
 
 _BARS = "▁▂▃▄▅▆▇█"
 #: Every character that is used beyond ASCII, and what stands for it where a terminal has only that.
-_ASCII = str.maketrans("▁▂▃▄▅▆▇█─│·●▲✖→…■", "_.,-=+*#-|.*!x>~#")
+_ASCII = str.maketrans("▁▂▃▄▅▆▇█─│·●▲✖→…■┄▸↑↓", "_.,-=+*#-|.*!x>~#->^v")
 
 
 @dataclass(frozen=True)
 class Frame:
-    """A picture: its lines, each of which fits the terminal. Equal pictures need not be drawn again."""
+    """A picture: its lines, each of which fits the terminal. Equal pictures need not be drawn again.
+
+    Attributes:
+        lines: Of the picture.
+        scroll_most: The largest scroll that shows anything else.
+    """
 
     lines: tuple[Text, ...]
+    scroll_most: int = 0
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Draw."""
@@ -149,3 +155,22 @@ def change(now: float | None, other: float | None) -> str:
     if now is None or not other:
         return ""
     return f"{100.0 * (now / other - 1.0):+.0f} %"
+
+
+def milliseconds(value: float | None, *, unbounded: bool = False) -> str:
+    """Write a latency that may be missing or without bound."""
+    if unbounded:
+        return "unbounded"
+    return "-" if value is None else f"{value:.0f} ms"
+
+
+def watts(value: float | None) -> str:
+    """Write a power that may be missing."""
+    if value is None:
+        return "-"
+    return f"{value:.0f} W" if value < 1e4 else f"{value / 1e3:.1f} kW"
+
+
+def number_of(value: float | None, digits: int = 1) -> str:
+    """Write a plain figure that may be missing."""
+    return "-" if value is None else f"{value:.{digits}f}"

@@ -54,11 +54,14 @@ def experiment(
         int, typer.Option("--simulated", min=2000, help="Requests simulated per plan for the true late_pct.")
     ] = 60_000,
     processes: Annotated[int, typer.Option("--processes", min=1, max=256, help="Processes side by side.")] = 2,
+    year: Annotated[
+        bool, typer.Option("--year", help="Also replay the year-long series pjm-2022 and gb-2021 of --long-traces.")
+    ] = False,
     long_traces: Annotated[
         Path | None,
         typer.Option(
             "--long-traces",
-            help="Folder of year-long series: adds pjm-2022 and gb-2021 to the traces.",
+            help="Folder of year-long series, for --year.",
             envvar="CLOVER_LONG_TRACES",
         ),
     ] = None,
@@ -76,7 +79,7 @@ def experiment(
     tasks = _tasks(
         names=_schemes(schemes),
         applications=applications,
-        traces=_traces(traces, long_traces),
+        traces=_traces(traces, _folder(long_traces, year=year)),
         loads=[options.check_positive("--loads", x) for x in _numbers("--loads", loads)]
         if rate is None
         else [math.nan],
@@ -100,7 +103,7 @@ def experiment(
         deployment=None,
         seed=seed,
         hardware=recording.hardware("model", board, [gpus]),
-        inputs=[*recording.carbon_files(*_trace_names(traces)), *_long_files(long_traces)],
+        inputs=[*recording.carbon_files(*_trace_names(traces)), *_long_files(_folder(long_traces, year=year))],
     )
     with recording.recorded(context, plan) as run:
         results = _run(tasks, min(processes, os.cpu_count() or 1))
@@ -190,6 +193,13 @@ def _schemes(text: str) -> tuple[str, ...]:
     from clover.plan.schemes import EXPERIMENT_SCHEMES  # noqa: PLC0415 - keeps --help fast
 
     return tuple(_words("--schemes", text, EXPERIMENT_SCHEMES))
+
+
+def _folder(long_traces: Path | None, *, year: bool) -> Path | None:
+    """Return the folder of the long series if they are wanted: a folder that is merely known adds nothing."""
+    if year and long_traces is None:
+        raise ConfigurationError("--year: expected --long-traces FOLDER or CLOVER_LONG_TRACES")
+    return long_traces if year else None
 
 
 def _trace_names(text: str) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from typing import Any, Protocol
 
 from clover.agents.lifetime import until_stopped
 from clover.analysis.view import DeploymentView
@@ -29,6 +30,7 @@ async def follow_into(
     *,
     cursors: dict[Feed, str] | None = None,
     seen: Callable[[], None] = lambda: None,
+    tap: Tap | None = None,
     moved: Callable[[], bool] = lambda: False,
 ) -> None:
     """Feed a view from the bus until `stop` is set.
@@ -41,14 +43,51 @@ async def follow_into(
         stop: Ends it.
         cursors: Where to begin; None begins with what is kept of the last half hour.
         seen: Called after each batch.
+        tap: Is given everything too, for a recording.
         moved: Asked while the server is away; True ends it, because the deployment is elsewhere by now.
     """
-    await until_stopped(stop, _follow(bus, view, cursors, seen, moved))
+    await until_stopped(stop, _follow(bus, _Fed(view, tap), cursors, seen, moved))
+
+
+class Tap(Protocol):
+    """Listens to what a view is fed with."""
+
+    def take(self, message: Message, *, now_ms: float) -> None:
+        """Take in a message."""
+        ...
+
+    def value(self, name: str, value: Any, *, now_ms: float) -> None:
+        """Take in a value that was asked for: `plan`, `queue`, `agents`."""
+        ...
+
+
+class _Fed:
+    """A view, and who listens."""
+
+    def __init__(self, view: DeploymentView, tap: Tap | None) -> None:
+        self.view = view
+        self._tap = tap
+
+    def take(self, message: Message, *, now_ms: float) -> None:
+        self.view.take(message, now_ms=now_ms)
+        if self._tap is not None:
+            self._tap.take(message, now_ms=now_ms)
+
+    async def ask_values(self, bus: Bus) -> None:
+        """Ask for what is no feed."""
+        plan, queue, alive = await bus.plan(), await bus.queue(), await bus.alive()
+        now_ms = time.time() * 1e3
+        self.view.set_plan(plan)
+        self.view.set_queue(queue)
+        self.view.set_alive(alive, now_ms=now_ms)
+        if self._tap is not None:
+            for name, value in (("plan", plan), ("queue", queue), ("agents", alive)):
+                self._tap.value(name, value, now_ms=now_ms)
 
 
 async def _follow(
     bus: Bus,
-    view: DeploymentView,
+    fed: _Fed,
     cursors: dict[Feed, str] | None,
     seen: Callable[[], None],
     moved: Callable[[], bool],
@@ -56,38 +95,37 @@ async def _follow(
     while True:
         try:
             if cursors is None:
-                cursors = await catch_up(bus, view)
+                cursors = await _catch_up(bus, fed)
             cursors = await _not_beyond_the_end(bus, cursors)
-            view.set_trouble("")
-            await _follow_on(bus, view, cursors, seen)
+            fed.view.set_trouble("")
+            await _follow_on(bus, fed, cursors, seen)
         except BusUnavailableError as error:
-            view.set_trouble(str(error))
+            fed.view.set_trouble(str(error))
             if moved():
                 return
             await asyncio.sleep(_RETRY_S)
 
 
-async def _follow_on(bus: Bus, view: DeploymentView, cursors: dict[Feed, str], seen: Callable[[], None]) -> None:
+async def _follow_on(bus: Bus, fed: _Fed, cursors: dict[Feed, str], seen: Callable[[], None]) -> None:
     loop = asyncio.get_running_loop()
     asked_s = float("-inf")
     while True:
         if loop.time() - asked_s >= _VALUES_S:
             asked_s = loop.time()
-            await _ask_values(bus, view)
+            await fed.ask_values(bus)
         for entry in await bus.follow(cursors, block_s=_VALUES_S):
             cursors[entry.feed] = entry.id
-            view.take(entry.message, now_ms=time.time() * 1e3)
+            fed.take(entry.message, now_ms=time.time() * 1e3)
         seen()
-
-
-async def _ask_values(bus: Bus, view: DeploymentView) -> None:
-    view.set_plan(await bus.plan())
-    view.set_queue(await bus.queue())
 
 
 async def catch_up(bus: Bus, view: DeploymentView) -> dict[Feed, str]:
     """Take in what the feeds keep of the recent past, in the order in which it was written; return where to go on."""
-    await _ask_values(bus, view)
+    return await _catch_up(bus, _Fed(view, None))
+
+
+async def _catch_up(bus: Bus, fed: _Fed) -> dict[Feed, str]:
+    await fed.ask_values(bus)
     values = [*(await bus.node_states()).values(), *(await bus.carbon_now()).values()]
     # The server's own clock made the ids, so it also says how far back they are.
     now_ms = max([entry_order(await bus.newest_id(feed))[0] for feed in Feed])
@@ -100,9 +138,9 @@ async def catch_up(bus: Bus, view: DeploymentView) -> dict[Feed, str]:
     covered = {_subject(entry.message) for entry in entries}
     for value in values:
         if _subject(value) not in covered:
-            view.take(value, now_ms=getattr(value, "at_ms", 0.0))
+            fed.take(value, now_ms=getattr(value, "at_ms", 0.0))
     for entry in sorted(entries, key=lambda entry: entry_order(entry.id)):
-        view.take(entry.message, now_ms=entry_order(entry.id)[0])
+        fed.take(entry.message, now_ms=entry_order(entry.id)[0])
     return cursors
 
 

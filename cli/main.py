@@ -1,66 +1,28 @@
-"""The `clover` command: its tree of commands, its settings file, and where errors become lines and codes."""
+"""The `clover` command: its settings file, and where errors become lines and codes."""
 
 from __future__ import annotations
 
 import os
 import sys
 import traceback
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from cli import (
-    agent,
-    carbon,
-    config,
-    doctor,
-    events,
-    experiment,
-    explain,
-    frontier,
-    infer,
-    mig,
-    node,
-    plan,
-    profile,
-    runs,
-    server,
-    status,
-    up,
-    validate,
-    watch,
-)
-from cli.settings import load_settings
+from cli.command_tree import CommandTree, examples_first, usage_problem
 from clover import __version__
 from clover.errors import CloverError
 
 app = typer.Typer(
     name="clover",
-    help="Carbon-aware inference serving on MIG-partitioned GPUs. Start with: clover up",
-    no_args_is_help=True,
+    cls=CommandTree,
+    help="Carbon-aware inference serving on MIG-partitioned GPUs.\n\n"
+    "Examples: clover up; clover status; clover plan --app yolov5 --rate 5",
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-app.command("up", help=up.up.__doc__)(up.up)
-app.command("server", help=server.server.__doc__)(server.server)
-app.add_typer(agent.app, name="agent", help="Start one agent by hand: node, carbon, controller, generator.")
-app.add_typer(node.app, name="node", help="One node by hand: configure, start, stop, drain, release.")
-app.command("status", help=status.status.__doc__)(status.status)
-app.command("events", help=events.events.__doc__)(events.events)
-app.command("dashboard", help=watch.dashboard.__doc__)(watch.dashboard)
-app.command("doctor", help=doctor.doctor.__doc__)(doctor.doctor)
-app.add_typer(config.app, name="config", help="Settings that are made, not chosen: access rules.")
-app.command("infer", help=infer.infer.__doc__)(infer.infer)
-app.add_typer(profile.app, name="profile", help="Measure an application, and look at performance tables.")
-app.command("validate", help=validate.validate.__doc__)(validate.validate)
-app.add_typer(carbon.app, name="carbon", help="The grid's carbon intensity by any source; import of other files.")
-app.add_typer(plan.app, name="plan", help=plan.plan.__doc__)
-app.command("explain", help=explain.explain.__doc__)(explain.explain)
-app.command("frontier", help=frontier.frontier.__doc__)(frontier.frontier)
-app.command("experiment", help=experiment.experiment.__doc__)(experiment.experiment)
-app.add_typer(runs.app, name="runs", help="Run folders: list, show, compare.")
-app.add_typer(mig.app, name="mig", help="GPUs and their MIG partitions; works without a deployment.")
 
 
 def _version(*, value: bool) -> None:
@@ -77,25 +39,42 @@ def root(
         bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Read the settings file before any command runs."""
+    """Read the settings file before any command runs; without a command say what to do next."""
     del version
-    context.default_map = load_settings(typer.main.get_command(app))
+    if context.invoked_subcommand is None:
+        from cli.next_step import what_next  # noqa: PLC0415 - only where nothing else is done
+
+        print(what_next())
+        raise typer.Exit
+    from cli.settings import load_settings  # noqa: PLC0415 - not for help
+
+    context.default_map = load_settings(context.command)
+
+
+def command_tree() -> Any:
+    """Return the tree of all commands, each loaded when it is asked for."""
+    tree = typer.main.get_command(app)
+    examples_first(tree, below=False)
+    return tree
 
 
 def main() -> None:
     """Run the command line; every error of ours is one line, a hint if there is one, and an exit code."""
     try:
-        app()
+        code = command_tree().main(prog_name="clover", standalone_mode=False)
     except Exception as error:  # noqa: BLE001 - the last place before the user
         if os.environ.get("CLOVER_DEBUG"):
             traceback.print_exc()
         message, hint, code = _describe(error)
-        print(f"clover: {message}", file=sys.stderr)
+        if message:
+            print(message if message.startswith("clover") else f"clover: {message}", file=sys.stderr)
         if hint:
             print(f"  hint: {hint}", file=sys.stderr)
         sys.exit(code)
     except KeyboardInterrupt:
         sys.exit(130)
+    # What a command returns is no exit code; only what ended it is.
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 def _describe(error: BaseException) -> tuple[str, str, int]:
@@ -103,6 +82,14 @@ def _describe(error: BaseException) -> tuple[str, str, int]:
 
     if isinstance(error, BaseExceptionGroup):
         return _describe(error.exceptions[0])
+    if hasattr(error, "format_message") and hasattr(error, "exit_code"):
+        # The parser's own: typer hides its classes, and only what they say matters.
+        if type(error).__name__.startswith("NoArgsIsHelp"):
+            print(error.ctx.get_help())  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+            return "", "", 2
+        return *usage_problem(error), 2
+    if isinstance(error, typer.Abort):
+        return "stopped, nothing was done", "", 130
     if isinstance(error, CloverError):
         return str(error), error.hint, error.exit_code
     if isinstance(error, MigError):

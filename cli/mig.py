@@ -41,7 +41,10 @@ def partitions(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """List every partition of a board, derived from its placements, and how many there are."""
+    """List every partition of a board, derived from its placements, and how many there are.
+
+    Examples: clover mig partitions; clover mig partitions --gpu-model h100-80gb --json
+    """
     summary = _summary(gpu_model(model_name), all_profiles=all_profiles)
     if as_json:
         print(json.dumps(summary))

@@ -88,7 +88,10 @@ def reset(
     state_dir: source.StateDir = None,
     as_json: source.Json = False,
 ) -> None:
-    """Destroy all instances of GPUs; foreign ones only if they are named with --allow. The mode stays."""
+    """Destroy all instances of GPUs; foreign ones only if they are named with --allow. The mode stays.
+
+    Examples: clover mig reset 0; clover mig reset all --dry-run
+    """
     asked = asked_for(None, None, None, None, allow)
     where = source.Source(simulate=simulate, helper=helper, state_dir=state_dir)
     if dry_run:

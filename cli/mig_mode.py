@@ -22,7 +22,10 @@ def enable(
     state_dir: source.StateDir = None,
     as_json: source.Json = False,
 ) -> None:
-    """Switch MIG mode on; needs root, and on Ampere boards --allow-reset."""
+    """Switch MIG mode on; needs root, and on Ampere boards --allow-reset.
+
+    Examples: clover mig enable --allow-reset; clover mig enable 0,2-3 --dry-run
+    """
     where = source.Source(simulate=simulate, helper=helper, state_dir=state_dir)
     _set(where, gpus, enabled=True, allow_reset=allow_reset, dry_run=dry_run, as_json=as_json)
 
@@ -37,7 +40,10 @@ def disable(
     state_dir: source.StateDir = None,
     as_json: source.Json = False,
 ) -> None:
-    """Switch MIG mode off; refuses while instances are left (`clover mig reset` first)."""
+    """Switch MIG mode off; refuses while instances are left (`clover mig reset` first).
+
+    Example: clover mig disable 0 --allow-reset
+    """
     where = source.Source(simulate=simulate, helper=helper, state_dir=state_dir)
     _set(where, gpus, enabled=False, allow_reset=allow_reset, dry_run=dry_run, as_json=as_json)
 

@@ -25,7 +25,10 @@ def status(
     state_dir: source.StateDir = None,
     as_json: source.Json = False,
 ) -> None:
-    """Show mode, instances, their UUIDs and who made them. Without rights: what everybody may see."""
+    """Show mode, instances, their UUIDs and who made them. Without rights: what everybody may see.
+
+    Examples: clover mig status; clover mig status 0 --processes --json
+    """
     from cli.mig_view import read_view, view_fields, view_lines  # noqa: PLC0415 - keeps --help fast
 
     async def work(host: source.Host) -> tuple[dict[str, Any], list[GpuView]]:
@@ -51,7 +54,10 @@ def watch(
     state_dir: source.StateDir = None,
     as_json: source.Json = False,
 ) -> None:
-    """Print each change of mode or instances as it is seen; with --json one object a line. Ends with Ctrl-C."""
+    """Print each change of mode or instances as it is seen; with --json one object a line. Ends with Ctrl-C.
+
+    Examples: clover mig watch; clover mig watch all --interval 5s --json
+    """
 
     async def work(host: source.Host) -> None:
         watcher = _Watcher(as_json=as_json, head=host.head())

@@ -8,13 +8,14 @@ import math
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias, cast
 
 import typer
 
+from cli import completion
 from cli.output import tell
 from clover.errors import ConfigurationError
 
@@ -38,8 +39,10 @@ def parse_duration(text: str) -> float:
     return seconds
 
 
-def _option(*names: str, text: str, env: str) -> typer.models.OptionInfo:
-    return typer.Option(*names, help=text, envvar=env, show_envvar=True)
+def _option(
+    *names: str, text: str, env: str, complete: Callable[[str], list[str]] | None = None
+) -> typer.models.OptionInfo:
+    return typer.Option(*names, help=text, envvar=env, show_envvar=True, autocompletion=complete)
 
 
 Deployment: TypeAlias = Annotated[str, _option("--deployment", text="Name of the deployment.", env="CLOVER_DEPLOYMENT")]
@@ -55,7 +58,13 @@ Wait: TypeAlias = Annotated[
 ]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 App: TypeAlias = Annotated[
-    str, _option("--app", text="Application to serve: a name, or your own .toml file.", env="CLOVER_APP")
+    str,
+    _option(
+        "--app",
+        text="Application to serve: a name, or your own .toml file.",
+        env="CLOVER_APP",
+        complete=completion.applications,
+    ),
 ]
 Weights: TypeAlias = Annotated[
     str,
@@ -87,13 +96,16 @@ Backend: TypeAlias = Annotated[
         "--backend",
         text="sim (times from tables), cpu (real models on cores) or nvml (real MIG GPUs).",
         env="CLOVER_BACKEND",
+        complete=completion.backends,
     ),
 ]
 Helper: TypeAlias = Annotated[
     Path | None,
     _option("--helper", text="nvml: socket of `clover mig helper`, to need no rights.", env="CLOVER_MIG_HELPER"),
 ]
-Board: TypeAlias = Annotated[str, _option("--gpu-model", text="Board whose MIG rules hold.", env="CLOVER_GPU_MODEL")]
+Board: TypeAlias = Annotated[
+    str, _option("--gpu-model", text="Board whose MIG rules hold.", env="CLOVER_GPU_MODEL", complete=completion.boards)
+]
 Profile: TypeAlias = Annotated[
     Path | None, _option("--profile", text="Performance table to use instead of the shipped one.", env="CLOVER_PROFILE")
 ]
@@ -103,6 +115,7 @@ Scheme: TypeAlias = Annotated[
         "--scheme",
         text="exact, clover, blover, co2opt, oracle, threshold, base, base_rightsized.",
         env="CLOVER_SCHEME",
+        complete=completion.schemes,
     ),
 ]
 Lambda: TypeAlias = Annotated[
@@ -125,10 +138,37 @@ CarbonBudget: TypeAlias = Annotated[
     ),
 ]
 Parking: TypeAlias = Annotated[
-    str, _option("--parking", text="GPUs that are not needed: none, parked or off.", env="CLOVER_PARKING")
+    str,
+    _option(
+        "--parking",
+        text="GPUs that are not needed: none, parked or off.",
+        env="CLOVER_PARKING",
+        complete=completion.parkings,
+    ),
 ]
 ParkW: TypeAlias = Annotated[
     float | None, _option("--park-w", text="Power of a parked GPU in W (default: the table's).", env="CLOVER_PARK_W")
+]
+PowerOff: TypeAlias = Annotated[
+    str,
+    _option(
+        "--power-off",
+        text="Command that switches a GPU off, which it finds in CLOVER_GPU_INDEX and CLOVER_GPU_UUID.",
+        env="CLOVER_POWER_OFF",
+    ),
+]
+PowerOn: TypeAlias = Annotated[
+    str, _option("--power-on", text="Command that switches a GPU on again.", env="CLOVER_POWER_ON")
+]
+PowerLimit: TypeAlias = Annotated[
+    float,
+    typer.Option(
+        "--power-limit",
+        parser=parse_duration,
+        metavar="DURATION",
+        help="Longest that such a command may take.",
+        envvar="CLOVER_POWER_LIMIT",
+    ),
 ]
 Reserve: TypeAlias = Annotated[
     int, _option("--reserve", text="Serving GPUs beyond those that the load needs.", env="CLOVER_RESERVE")
@@ -152,7 +192,13 @@ Faithful: TypeAlias = Annotated[
     _option("--faithful", text="Judge candidates that miss the SLA exactly as the original.", env="CLOVER_FAITHFUL"),
 ]
 Trace: TypeAlias = Annotated[
-    str, _option("--trace", text="Carbon trace: a name, a CSV file or constant:<gCO2e/kWh>.", env="CLOVER_TRACE")
+    str,
+    _option(
+        "--trace",
+        text="Carbon trace: a name, a CSV file or constant:<gCO2e/kWh>.",
+        env="CLOVER_TRACE",
+        complete=completion.traces,
+    ),
 ]
 Hour: TypeAlias = Annotated[
     float,

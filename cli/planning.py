@@ -54,7 +54,7 @@ def problem(
     from clover.analysis.cases import Case, problem_of  # noqa: PLC0415 - keeps --help fast
     from clover.core.carbon import MAX_INTENSITY_G_PER_KWH  # noqa: PLC0415
 
-    fleet = options.fleet(application, "sim", board, profile, park_w)
+    fleet = options.fleet(application, _backend_of(profile), board, profile, park_w)
     options.check_goals(lambda_, pue)
     options.goals(
         fleet,
@@ -89,6 +89,13 @@ def problem(
         return problem_of(fleet.model, case)
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
+
+
+def _backend_of(profile: Path | None) -> str:
+    """Return the backend that a table is for: one that was measured on a CPU plans for emulated GPUs."""
+    from clover.catalog import read_table  # noqa: PLC0415 - keeps --help fast
+
+    return "cpu" if profile is not None and read_table(profile)["gpu_model"] == "cpu" else "sim"
 
 
 @contextlib.contextmanager

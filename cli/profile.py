@@ -14,6 +14,7 @@ import typer
 from cli import options, real_models
 from cli.output import print_json, tell
 from cli.profile_files import energy_source, host, provenance, read, weights_text, write
+from cli.profile_power import power
 from cli.profile_tables import print_difference, print_figures, print_table
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from clover.core.profiling import CellMeasurement
 
 app = typer.Typer(no_args_is_help=True)
+app.command("power", help=power.__doc__)(power)
 
 Gpus = Annotated[int, typer.Option("--gpus", min=1, max=64, help="GPUs that all get the same configuration.")]
 Requests = Annotated[int, typer.Option("--requests", min=1, help="Answers per instance that count.")]
@@ -252,7 +254,7 @@ async def _bench(
         )
         for index in range(gpus)
     ]
-    servicer = _servicer(fleet, app_name, weights)
+    servicer = _servicer(fleet, app_name, weights, gpus)
     requests, warm_up, limit_s = amount
     try:
         yield Bench(
@@ -267,7 +269,7 @@ async def _bench(
         await servicer.close()
 
 
-def _servicer(fleet: Fleet, app_name: str, weights: str) -> Any:
+def _servicer(fleet: Fleet, app_name: str, weights: str, gpus: int) -> Any:
     from random import Random  # noqa: PLC0415 - keeps --help fast
 
     from clover.serving.availability import require_models  # noqa: PLC0415
@@ -277,7 +279,7 @@ def _servicer(fleet: Fleet, app_name: str, weights: str) -> Any:
         # All instances are always busy in a closed loop.
         return SimulatedServicer(model=fleet.model, rng=Random(0), contention=lambda: 1.0)  # noqa: S311 - simulation
     require_models(fleet.model.application.servicer)
-    return real_models.process_servicer(None, fleet, app=app_name, weights=weights)()
+    return real_models.process_servicer(None, fleet, app=app_name, weights=weights, gpus=gpus)()
 
 
 def _fleet(app_name: str, backend: str, board: str, profile: Path | None) -> Fleet:

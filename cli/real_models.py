@@ -35,14 +35,18 @@ def process_servicer(
     weights: str = "",
     log_folder: Path | None = None,
     input_roots: Sequence[str] | None = None,
+    gpus: int = 0,
+    first_core: int = 1,
 ) -> Callable[[], Servicer]:
     """Return a maker of the servicer that runs real models, on MIG devices if that is the backend.
 
-    With a record it records its workers there.
+    With a record it records its workers there. On the CPU each of `gpus` emulated GPUs has a core, from the
+    `first_core` on.
     """
     from clover.agents.survivors import RecordingServicer  # noqa: PLC0415 - only real models need it
     from clover.catalog import load_recipes  # noqa: PLC0415
     from clover.core.outcome import default_deadline_s  # noqa: PLC0415
+    from clover.serving.pinning import cores_of_gpus  # noqa: PLC0415
     from clover.serving.process import ProcessServicer  # noqa: PLC0415
     from clover.serving.worker import WorkerSettings  # noqa: PLC0415
 
@@ -61,6 +65,7 @@ def process_servicer(
             settings=WorkerSettings(request_s=request_s),
             log_folder=log_folder,
             input_roots=input_roots or (),
+            cores=cores_of_gpus(gpus, first=first_core) if fleet.backend == "cpu" else (),
             table_j=table_j if fleet.backend == "nvml" else None,
         )
         return servicer if record is None else RecordingServicer(servicer, record)

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from cli.dashboard_control import DashboardExtras
 from cli.dashboard_live import LiveDashboard
+from cli.dashboard_options import ViewOptions
 from cli.doctor import require_fit
 from cli.following import follow_into
 from cli.output import tell
@@ -42,6 +44,8 @@ LEDGER_WITHIN_S = 15.0
 
 #: While the server is away a notice is tried again this often.
 NOTICE_RETRY_S = 0.5
+#: Notices that are kept while the server is away; the newest win.
+MAX_NOTICES = 1000
 
 GENERATOR = "generator"
 
@@ -54,6 +58,7 @@ class UpSession:
         self._clock = SystemClock()
         self._summary = RunSummary(sla_p95_ms=settings.goals.sla_ms)
         self._view = DeploymentView(self._summary)
+        self._recorder = DashboardExtras(settings.where.deployment)
         self._stop = asyncio.Event()
         self._over = asyncio.Event()
         self._started = asyncio.Event()
@@ -62,7 +67,7 @@ class UpSession:
         #: Whether somebody did not let the requests in work finish.
         self.interrupted = False
         self._server: EmbeddedServer | None = None
-        self._notices: asyncio.Queue[Event] = asyncio.Queue()
+        self._notices: asyncio.Queue[Event] = asyncio.Queue(MAX_NOTICES)
         self._generating_since_s: float | None = None
         self._nodes: dict[str, NodeTelemetry] = {}
 
@@ -122,13 +127,22 @@ class UpSession:
             async with asyncio.TaskGroup() as group:
                 observers = [
                     group.create_task(
-                        follow_into(bus, self._view, asyncio.Event(), cursors=cursors, seen=self._note_progress)
+                        follow_into(
+                            bus,
+                            self._view,
+                            asyncio.Event(),
+                            cursors=cursors,
+                            seen=self._note_progress,
+                            tap=self._recorder.tap,
+                        )
                     ),
                     group.create_task(self._publish_notices(bus)),
                     group.create_task(
-                        LiveDashboard(deployment=where.deployment, show=self._settings.dashboard).run(
-                            lambda: self._view, self._stop
-                        )
+                        LiveDashboard(
+                            ViewOptions(deployment=where.deployment),
+                            show=self._settings.dashboard,
+                            extras=self._recorder,
+                        ).run(lambda: self._view, self._stop)
                     ),
                 ]
                 if self._server is not None:
@@ -191,6 +205,8 @@ class UpSession:
                 name=f"node-n{number}",
                 arguments=lambda number=number, gpus=gpus: [
                     *("agent", "node", "--name", f"n{number}", "--gpus", str(gpus)),
+                    # Emulated GPUs of nodes on one host have cores of their own.
+                    *("--first-core", str(1 + sum(s.gpus[: number - 1]))),
                     *common,
                     *s.node_options,
                     *park,
@@ -248,6 +264,9 @@ class UpSession:
         """Tell of a child's death, on the terminal where there is no dashboard and in the event stream."""
         if not self._settings.dashboard:
             tell(f"{child}: {reason}")
+        if self._notices.full():
+            # The server has been away for long: the newest explain more than the oldest.
+            self._notices.get_nowait()
         self._notices.put_nowait(
             Event(at_ms=self._clock.now_ms(), kind=kind, source="supervisor", subject=child, reason=reason)
         )

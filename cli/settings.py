@@ -2,7 +2,8 @@
 
 Keys are the long names of options without dashes in front (`gpus`, `hour`, `state-dir`). At the top level they hold
 for every command that has such an option, in a table named like a command (`[up]`, `[agent.node]`) for that command
-alone. What only `clover mig` has goes into `[mig]` or `[mig.apply]`: its words (`gpu`, `node`) are too near to others.
+alone. What only `clover mig` or `clover node` has goes into tables such as `[mig.apply]`: their words (`gpu`, `node`)
+are too near to others.
 A flag wins over `CLOVER_*`, which wins over the file, which wins over the built-in default. Unknown keys are errors.
 """
 
@@ -17,17 +18,29 @@ from typing import Any
 from clover.errors import ConfigurationError
 
 
+def settings_file() -> Path | None:
+    """Return the settings file, None if there is none.
+
+    Raises:
+        ConfigurationError: `CLOVER_CONFIG` names one that is not there.
+    """
+    named = os.environ.get("CLOVER_CONFIG")
+    path = Path(named or "clover.toml")
+    if path.is_file():
+        return path
+    if named:
+        raise ConfigurationError(f"CLOVER_CONFIG = {named!r}: no such file")
+    return None
+
+
 def load_settings(root: Any) -> dict[str, Any]:
     """Return the defaults that the settings file gives, in the shape that the command tree reads.
 
     Args:
         root: The root command (of typer's vendored click: commands have `params`, groups have `commands`).
     """
-    named = os.environ.get("CLOVER_CONFIG")
-    path = Path(named or "clover.toml")
-    if not path.is_file():
-        if named:
-            raise ConfigurationError(f"CLOVER_CONFIG = {named!r}: no such file")
+    path = settings_file()
+    if path is None:
         return {}
     try:
         values = tomllib.loads(path.read_text())
@@ -68,7 +81,7 @@ def _options(command: Any) -> dict[str, str]:
 def _all_options(command: Any) -> set[str]:
     found = set(_options(command))
     for name, child in getattr(command, "commands", {}).items():
-        found |= set() if name == "mig" else _all_options(child)
+        found |= set() if name in {"mig", "node"} else _all_options(child)
     return found
 
 

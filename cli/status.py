@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cli import options
 from cli.connection import connected
-from cli.output import print_json
+from cli.output import print_json, tell
 
 if TYPE_CHECKING:
     from clover.bus.messages import NodeTelemetry
@@ -43,22 +45,62 @@ def status(
             "--embodied", help="Embodied kg CO2e per GPU and years: low:high:years, or none.", envvar="CLOVER_EMBODIED"
         ),
     ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Print it anew every few seconds, until Ctrl-C.")] = False,
+    interval: Annotated[
+        float,
+        typer.Option("--interval", parser=options.parse_duration, metavar="DURATION", help="How often, with --watch."),
+    ] = "2s",  # pyright: ignore[reportArgumentType] - parsed like a flag
     as_json: options.Json = False,
 ) -> None:
     """Print plan, SLA, intensity, agents, nodes and GPUs, each with since when and why.
 
-    Examples: clover status; clover status --wait-ready --wait 30s
+    Examples: clover status; clover status --watch; clover status --wait-ready --wait 30s
     """
     wait_s = wait if wait is not None else 60.0 if wait_ready else 0.0
     here = options.where(deployment, redis, state_dir, wait_s)
-    found = asyncio.run(_collect(here, wait_ready=wait_ready))
+    told = _Told(embodied=embodied, as_json=as_json, clear=watch and sys.stdout.isatty() and not as_json)
+    if watch:
+        asyncio.run(_watch(here, interval, told, wait_ready=wait_ready))
+    else:
+        told.tell(asyncio.run(_collect(here, wait_ready=wait_ready)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Told:
+    """How it is told."""
+
+    embodied: str | None
+    as_json: bool
+    clear: bool
+
+    def tell(self, found: dict[str, Any]) -> None:
+        _tell(found, self.embodied, as_json=self.as_json, clear=self.clear)
+
+
+def _tell(found: dict[str, Any], embodied: str | None, *, as_json: bool, clear: bool) -> None:
     from cli.status_carbon import sci_of  # noqa: PLC0415 - keeps --help fast
 
     found["sci"] = sci_of(found, embodied)
     if as_json:
         print_json(found)
-    else:
-        _print(found)
+        return
+    if clear:
+        print("\x1b[H\x1b[2J", end="")
+    _print(found)
+    sys.stdout.flush()
+
+
+async def _watch(here: options.Where, interval_s: float, told: _Told, *, wait_ready: bool) -> None:
+    """Tell again and again; a server that goes away is said, and waited for."""
+    from clover.errors import BusError  # noqa: PLC0415 - keeps --help fast
+
+    while True:
+        try:
+            told.tell(await _collect(here, wait_ready=wait_ready))
+        except BusError as error:
+            tell(f"no status: {error}")
+        wait_ready = False
+        await asyncio.sleep(interval_s)
 
 
 async def _collect(here: options.Where, *, wait_ready: bool) -> dict[str, Any]:

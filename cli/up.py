@@ -99,6 +99,9 @@ def up(
     parking: options.Parking = "parked",
     park_w: options.ParkW = None,
     reserve: options.Reserve = 0,
+    power_off: options.PowerOff = "",
+    power_on: options.PowerOn = "",
+    power_limit: options.PowerLimit = "5m",  # pyright: ignore[reportArgumentType] - parsed like a flag
     sla: options.Sla = None,
     pue: options.Pue = 1.5,
     profile: options.Profile = None,
@@ -149,6 +152,7 @@ def up(
         lambda_=lambda_,
         asks={"accuracy_floor": accuracy_floor, "carbon_budget": carbon_budget, "parking": parking, "reserve": reserve},
         park_w=park_w,
+        power=(power_off, power_on, power_limit),
         sla=sla,
         pue=pue,
         profile=profile,
@@ -214,6 +218,7 @@ def _check(
     lambda_: float,
     asks: dict[str, Any],
     park_w: float | None,
+    power: tuple[str, str, float],
     pue: float,
     seed: int,
     **rest: Any,
@@ -252,9 +257,9 @@ def _check(
     ]
     if profile is not None:
         shared += ["--profile", str(profile.resolve())]
-    node_options: tuple[str, ...] = ()
+    node_options = _power_options(power, backend, goals.parking)
     if helper is not None:
-        node_options = ("--helper", str(helper.resolve()))
+        node_options += ("--helper", str(helper.resolve()))
     return UpSettings(
         where=where,
         gpus=spread,
@@ -270,6 +275,16 @@ def _check(
         environment=_environment(weights, inputs, input_roots),
         **rest,
     )
+
+
+def _power_options(power: tuple[str, str, float], backend: str, parking: str) -> tuple[str, ...]:
+    """Return what nodes must know to switch GPUs off and on; refuse to plan so where they cannot."""
+    from clover.agents.power_switch import power_switch, require_hooks  # noqa: PLC0415 - keeps --help fast
+
+    off, on, limit_s = power
+    require_hooks(backend, parking, off=off)
+    power_switch("", off=off, on=on, limit_s=limit_s)
+    return ("--power-off", off, "--power-on", on, "--power-limit", f"{limit_s}s") if off.strip() else ()
 
 
 def _environment(weights: str, inputs: Path | None, input_roots: list[str]) -> dict[str, str]:

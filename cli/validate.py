@@ -23,6 +23,8 @@ def validate(
 ) -> None:
     """Replay the 18 points measured on two A100-40GB and compare.
 
+    Examples: clover validate; clover validate --json
+
     Simulated with the original's own arrivals; figures are medians over many draws of the service times, and the
     measured p95's place among these draws is told. The tables were fitted to the same points, so the errors are
     in-sample; beside them stand those of a fit that did not see the point's load. Exit code 10 if a criterion fails.

@@ -7,7 +7,7 @@ class CloverError(Exception):
     """Something went wrong that has a name.
 
     Attributes:
-        exit_code: What the command line exits with (docs/operations.md lists them).
+        exit_code: What the command line exits with (docs/operations/README.md lists them).
         hint: The next step for the user, one sentence; empty if there is none.
     """
 

@@ -63,7 +63,7 @@ def read_layout_file(path: Path) -> LayoutFile:
     try:
         parsed = msgspec.convert(values, type=LayoutFile)
     except msgspec.ValidationError as error:
-        raise InvalidGoalError(f"{path}: {error}", hint="docs/operations.md describes the file.") from error
+        raise InvalidGoalError(f"{path}: {error}", hint="docs/operations/mig.md describes the file.") from error
     for name, rows in parsed.layouts.items():
         for number, row in enumerate(rows, start=1):
             problem = _problem(row)

@@ -27,6 +27,7 @@ class OwnerThread:
     """
 
     def __init__(self, name: str, *, timeout_s: float) -> None:
+        # Bounded: by its callers, each of whom waits for his own job.
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._timeout_s = timeout_s
         self._overdue: str | None = None

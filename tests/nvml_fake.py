@@ -144,6 +144,10 @@ class FakeNvml:
         """Set the energy counter; 0 means that there is none."""
         self._c.fake_set_energy(gpu, ctypes.c_ulonglong(millijoules))
 
+    def set_power(self, gpu: int, *, idle_mw: int, mig_mw: int = 0, instance_mw: int = 0) -> None:
+        """Have the counter go on in real time: idle, in MIG mode so much more, and for each GPU instance."""
+        self._c.fake_set_power(gpu, idle_mw, mig_mw, instance_mw)
+
     def use_gpu(self, gpu: int, pid: int) -> None:
         """Have a process use the whole GPU; 0 ends it."""
         self._c.fake_set_gpu_process(gpu, pid)

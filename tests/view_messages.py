@@ -86,10 +86,10 @@ def an_instance(start: int, size: int, variant: str, profile: str = "", **change
     return msgspec.structs.replace(made, **changes)
 
 
-def a_gpu(index: int, *instances: InstanceTelemetry, phase: Any = "serving", reason: str = "epoch 7", since_s: float = 0.0) -> GpuTelemetry:  # fmt: skip  # noqa: E501
+def a_gpu(index: int, *instances: InstanceTelemetry, phase: Any = "serving", reason: str = "epoch 7", since_s: float = 0.0, now_s: float = 0.0) -> GpuTelemetry:  # fmt: skip  # noqa: E501
     return GpuTelemetry(
         index=index, uuid=f"GPU-{index}", phase=phase, reason=reason, since_ms=at(since_s), applied_epoch=7,
-        instances=instances, energy=EnergyCounters(),
+        instances=instances, energy=EnergyCounters(idle_j=(40.0 + 20.0 * (index % 9)) * max(0.0, now_s)),
     )  # fmt: skip
 
 
@@ -118,8 +118,8 @@ def an_event(seconds: float, kind: str, reason: str = "", **changes: Any) -> Eve
     return msgspec.structs.replace(Event(at_ms=at(seconds), kind=kind, source="controller", reason=reason), **changes)
 
 
-def mixed_gpus(count: int, *, first: int = 0) -> tuple[GpuTelemetry, ...]:
-    """GPUs in all states there are."""
+def mixed_gpus(count: int, *, first: int = 0, seconds: float = 0.0) -> tuple[GpuTelemetry, ...]:
+    """GPUs in all states there are, a while after their start."""
     kinds = [
         (an_instance(0, 8, "xxlarge", "7g", phase="busy"),),
         (an_instance(0, 4, "xlarge", "3g"), an_instance(4, 4, "large", "3g", phase="draining")),
@@ -131,12 +131,18 @@ def mixed_gpus(count: int, *, first: int = 0) -> tuple[GpuTelemetry, ...]:
     return tuple(
         a_gpu(
             first + index,
-            *(kinds[index % 9] if index % 9 < len(kinds) else ()),
+            *(_worked(kinds[index % 9], seconds) if index % 9 < len(kinds) else ()),
+            now_s=seconds,
             phase=phases[index % 9],
             reason="worker of 3g:large died: killed" if phases[index % 9] == "failed" else "epoch 7",
         )
         for index in range(count)
     )
+
+
+def _worked(instances: tuple[InstanceTelemetry, ...], seconds: float) -> list[InstanceTelemetry]:
+    """Return instances that were busy for a part of the time, the larger the more."""
+    return [msgspec.structs.replace(each, busy_s=(0.2 + 0.07 * each.size) * seconds) for each in instances]
 
 
 def feed(view: DeploymentView, *messages: Any, seconds: float = 0.0) -> None:
@@ -152,11 +158,15 @@ def a_running_view(*, gpus: int = 10, seconds: int = 60) -> DeploymentView:
     for second in range(1, seconds + 1):
         if second % 20 == 0:
             feed(view, an_intensity(second, 180.0 + 3 * second))
-        records = [a_record(second - 0.95 + 0.1 * i, 100.0 + second % 7) for i in range(10)]
+        records = [
+            a_record(second - 0.95 + 0.1 * i, 100.0 + second % 7, variant=("large", "xxlarge")[i > 6], profile="3g",
+                     service_ms=80.0 + i, energy_j=20.0 + i)
+            for i in range(10)
+        ]  # fmt: skip
         half = gpus // 2
         nodes = [
-            a_node("n1", *mixed_gpus(half), seconds=second),
-            a_node("n2", *mixed_gpus(gpus - half, first=0), seconds=second),
+            a_node("n1", *mixed_gpus(half, seconds=second), seconds=second),
+            a_node("n2", *mixed_gpus(gpus - half, seconds=second), seconds=second),
         ]
         feed(view, a_log(*records), a_ledger(second, 700.0 * second), *nodes, seconds=second)
     feed(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from collections import deque
 from dataclasses import dataclass
 from random import Random
 
@@ -32,6 +33,9 @@ FIRST_WITHIN_S = 15.0
 
 #: Most changes of intensity that a checkpoint holds; only those since the last reading of each node matter.
 KEPT = 100
+
+#: Events that are kept while the server is away; the newest win.
+MAX_HELD_EVENTS = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +75,7 @@ class CarbonMonitor:
         self._ledger = Ledger(effective_intensity=self._effective.mean)
         self._cursor = "0"
         self._published: CarbonIntensity | None = None
-        self._events: list[Event] = []
+        self._events: deque[Event] = deque(maxlen=MAX_HELD_EVENTS)
         self._said = ""
         #: What was published last, for the metrics endpoint.
         self.intensity: IntensityReading | None = None
@@ -154,13 +158,14 @@ class CarbonMonitor:
                     self._ledger.take(entry.message, idle_power_w=self._settings.idle_power_w)
 
     async def _tell(self) -> None:
-        events, self._events = self._events, []
+        events = list(self._events)
+        self._events.clear()
         try:
             if events:
                 await self._bus.publish(Feed.EVENTS, events)
             await self._bus.beat("carbon")
         except BusUnavailableError:
-            self._events = events
+            self._events = deque([*events, *self._events], maxlen=MAX_HELD_EVENTS)
             raise
 
     # --- intensity

@@ -15,6 +15,12 @@ from clover.core.units import footprint_g
 from clover.errors import BusUnavailableError, CloverError, NotReadyError
 
 
+class AccuracyNotHeldError(CloverError):
+    """The plan in force has no variant as accurate as was asked for."""
+
+    exit_code = 5
+
+
 class OverloadedError(CloverError):
     """The deployment refuses new requests at present."""
 
@@ -56,7 +62,9 @@ class Client:
         self._name = name
         self._cursor = "0"
 
-    async def infer(self, content_type: str, payload: bytes, *, wait_s: float, bound: int) -> Answer:
+    async def infer(
+        self, content_type: str, payload: bytes, *, wait_s: float, bound: int, min_accuracy: float | None = None
+    ) -> Answer:
         """Send one request and wait for its answer.
 
         Args:
@@ -64,9 +72,11 @@ class Client:
             payload: The input.
             wait_s: Deadline of the request.
             bound: Most requests that may wait before this one is refused.
+            min_accuracy: Least accuracy in % that may answer, None for any.
 
         Raises:
             OverloadedError: Refused at the door.
+            AccuracyNotHeldError: Refused at the door: the plan in force holds no variant of that accuracy.
             NotReadyError: No answer in time.
         """
         now_ms = self._clock.now_ms()
@@ -77,10 +87,17 @@ class Client:
             deadline_ms=now_ms + wait_s * 1e3,
             reply_to=self._name,
             priority="high",
+            min_accuracy=min_accuracy,
             content_type=content_type,
             payload=payload,
         )
-        if await self._admitted(request, bound) is Admission.FULL:
+        admission = await self._admitted(request, bound)
+        if admission is Admission.UNMET:
+            raise AccuracyNotHeldError(
+                f"min_accuracy = {min_accuracy:g}: expected what the present plan holds",
+                hint="`clover status` names its variants; a smaller lambda, or --accuracy-floor, asks for better ones",
+            )
+        if admission is Admission.FULL:
             raise OverloadedError(f"{bound} requests are waiting already", hint="try again in a moment")
         reply = await self._reply_to(request)
         return await self._answer(reply, self._clock.now_ms() - now_ms)

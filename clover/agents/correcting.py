@@ -48,7 +48,9 @@ class Correction:
         if shares is None:
             return None
         rules = {
-            node: dispatch_target(CoreRule(name="shares", shares=shares[node])) if node in shares else rule
+            node: dispatch_target(CoreRule(name="shares", shares=shares[node], weight=rule.weight))
+            if node in shares
+            else rule
             for node, rule in dispatch.items()
         }
         return rules if _moved(rules, dispatch) > _WORTH_SENDING else None

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import msgspec
 
 from clover.agents.translate import alternative, by_node, prediction
-from clover.bus.messages import Calibration, DispatchRule, PlanRecord, Prediction, Target
-from clover.core.admission import admission_bound
+from clover.bus.messages import Calibration, DispatchRule, PlanRecord, Prediction, Target, Tier
+from clover.core.admission import admission_bound, finishable
 from clover.core.application import ServiceModel
 from clover.core.calibration import Factors, calibrated
 from clover.core.configuration import Configuration, FleetCounts, GpuId
@@ -18,6 +19,7 @@ from clover.core.guard import GuardLevel
 from clover.core.objective import Objective, rightsized
 from clover.core.outcome import default_deadline_s
 from clover.core.queueing import Evaluation, evaluate
+from clover.core.tiers import accuracy_tiers
 from clover.plan import measures
 from clover.plan.exact import ExactScheme
 from clover.plan.live import LiveScheme
@@ -138,6 +140,7 @@ class DecisionMaker:
             pue=pue,
             deadline_s=default_deadline_s(self._goals.sla_ms),
             admission_bound=self._admission_bound(answer.configuration, guard=ask.guard),
+            tiers=self._tiers(answer.configuration, guard=ask.guard),
             configuration=by_node(answer.configuration),
             prediction=wanted,
             step_prediction=wanted,
@@ -187,6 +190,7 @@ class DecisionMaker:
         return msgspec.structs.replace(
             decision.record,
             admission_bound=self._admission_bound(serving, changed=step.changed, guard=decision.record.guard),
+            tiers=self._tiers(serving, changed=step.changed, guard=decision.record.guard),
             step_prediction=expected,
             fenced=tuple(str(gpu) for gpu in step.fenced),
             state="rolling",
@@ -235,6 +239,22 @@ class DecisionMaker:
     def _evaluate(self, objective: Objective, configuration: Configuration, problem: Problem) -> Prediction:
         evaluation = evaluate(self._model, configuration.fleet, problem.rate_rps, problem.sla_ms)
         return prediction(evaluation, objective.value(evaluation))
+
+    def _tiers(
+        self, configuration: Configuration, *, changed: tuple[GpuId, ...] = (), guard: GuardLevel = "none"
+    ) -> tuple[Tier, ...]:
+        """Return the application's accuracy tiers with what the fleet can finish of each in time."""
+        model, sla_ms, shed = self._model, self._goals.sla_ms, guard == "shed"
+
+        def bound(accuracy_pct: float) -> int:
+            return math.ceil(
+                finishable(
+                    model, configuration, sla_ms=sla_ms, changed=changed, shed=shed, min_accuracy_pct=accuracy_pct
+                )
+            )
+
+        accuracies = accuracy_tiers(variant.accuracy_pct for variant in model.application.variants)
+        return tuple(Tier(accuracy_pct=accuracy, bound=bound(accuracy)) for accuracy in accuracies)
 
     def _admission_bound(
         self, configuration: Configuration, *, changed: tuple[GpuId, ...] = (), guard: GuardLevel = "none"

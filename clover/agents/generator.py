@@ -1,30 +1,32 @@
-"""The request generator: Poisson arrivals, open loop, latency from the due time, every request accounted for.
+"""The request generator: open loop by default, latency from the due time, every request accounted for.
 
-Arrivals do not wait for anything: a request that cannot be sent in time is still due when it was due. Each request
-ends in exactly one outcome of `ProducerOutcome`; replies beyond the first are counted as duplicates.
+In an open loop arrivals do not wait for anything: a request that cannot be sent in time is still due when it was due.
+A closed loop (`concurrency` above 0) sends the next request of a user when the one before has ended, and says so.
+Each request ends in exactly one outcome of `ProducerOutcome`; replies beyond the first are counted as duplicates.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 
 from prometheus_client.core import Metric
 
 from clover.agents.backoff import Backoff
-from clover.agents.lifetime import happens_within
 from clover.agents.outcomes import Outstanding
 from clover.agents.producer_metrics import ProducerTally
 from clover.agents.readiness import wait_until_serving
+from clover.agents.schedule import Schedule, poisson_times_s
 from clover.agents.sending import Sender
 from clover.bus.messages import Event, PlanRecord, Reply, Request, RequestLog, RequestRecord
 from clover.bus.port import Bus, Feed
 from clover.core.clock import Clock
 from clover.core.identifiers import uuid7
 from clover.core.outcome import LOST_AFTER_DEADLINE_S, ProducerOutcome
+from clover.core.schedule import Traits
 from clover.errors import BusUnavailableError
 
 #: Most records in one entry of the request log.
@@ -40,8 +42,13 @@ class GeneratorSettings:
     Attributes:
         name: Producer name, unique in the deployment.
         application: Whom to ask.
-        rate_rps: Mean arrival rate, above 0.
-        duration_s: How long requests become due; None until stopped.
+        rate_rps: Mean arrival rate, above 0; what the arrival times have, if they are given.
+        duration_s: How long requests become due after the warm-up; None until stopped.
+        warmup_s: How long requests become due before that.
+        count: How many requests become due after the warm-up at most; None for any number.
+        concurrency: Users of a closed loop; 0 for an open loop.
+        arrivals: What the load is, in words that say whether the loop is open or closed.
+        begin_ms: When the arrivals begin, None for at once; for several generators that begin together.
         block_s: Longest wait for replies in one call.
         flush_s: How often finished requests are written to the log.
         watch_s: How often to look whether the server still knows what it admitted.
@@ -51,6 +58,11 @@ class GeneratorSettings:
     application: str
     rate_rps: float
     duration_s: float | None = None
+    warmup_s: float = 0.0
+    count: int | None = None
+    concurrency: int = 0
+    arrivals: str = "poisson, open loop"
+    begin_ms: float | None = None
     block_s: float = 1.0
     flush_s: float = 0.25
     watch_s: float = 1.0
@@ -64,6 +76,9 @@ class Generator:
         bus, clock: Ports.
         rng: Source of arrivals and ids.
         inputs: (content type, payload) of what is asked, used in turn; empty payload for simulated applications.
+        times_s: When requests are due, in seconds from the beginning; None for Poisson arrivals at the rate.
+        traits: Gives what each request asks for beside an answer.
+        ended: Takes in the record of every request that has ended.
     """
 
     def __init__(
@@ -74,12 +89,25 @@ class Generator:
         clock: Clock,
         rng: Random,
         inputs: Sequence[tuple[str, bytes]] = (("application/octet-stream", b""),),
+        times_s: Iterator[float] | None = None,
+        traits: Callable[[], Traits] = Traits,
+        ended: Callable[[RequestRecord], None] = lambda _record: None,
     ) -> None:
         self._settings = settings
         self._bus = bus
         self._clock = clock
         self._rng = rng
         self._inputs = inputs
+        self._traits = traits
+        self._told = ended
+        self._schedule = Schedule(
+            clock,
+            times_s=poisson_times_s(settings.rate_rps, rng) if times_s is None else times_s,
+            begin_ms=settings.begin_ms,
+            warmup_s=settings.warmup_s,
+            duration_s=settings.duration_s,
+            count=settings.count,
+        )
         self._plan: PlanRecord | None = None
         self._made_ms = clock.now_ms()
         self._all_done = asyncio.Event()
@@ -114,7 +142,7 @@ class Generator:
             return
         self._plan = ready
         cursor = "0"
-        await self._say("generator.started", f"{self._settings.rate_rps:g} requests/s", self._figures())
+        await self._say("generator.started", self._what(), self._figures())
         async with asyncio.TaskGroup() as group:
             helpers = [
                 group.create_task(self._sender.run(), name="send"),
@@ -124,13 +152,28 @@ class Generator:
                 group.create_task(self._flush_regularly(), name="flush"),
                 group.create_task(self._follow_plan(), name="plan"),
             ]
-            await self._arrive(stop)
+            await self._schedule.run(stop, self._make_due, users=self._settings.concurrency)
             await self._wait_for_the_last()
             for helper in helpers:
                 helper.cancel()
         await self._flush()
         await self._say("generator.finished", f"{self._sent} requests", self._figures())
         self.finished.set()
+
+    @property
+    def begun_ms(self) -> float | None:
+        """When the first request could be due; None before that."""
+        return self._schedule.begun_ms
+
+    @property
+    def duplicates(self) -> int:
+        """Replies beyond the first."""
+        return self._outstanding.duplicates
+
+    @property
+    def resent(self) -> int:
+        """Requests that were sent again because the server had lost them."""
+        return self._sender.resent
 
     def counts(self) -> dict[str, int]:
         """Return how many requests were sent and how they ended so far."""
@@ -163,20 +206,8 @@ class Generator:
 
     # --- sending
 
-    async def _arrive(self, stop: asyncio.Event) -> None:
-        """Let requests become due on a Poisson schedule that nothing can delay."""
-        due_s = self._clock.now_s()
-        end_s = due_s + self._settings.duration_s if self._settings.duration_s is not None else float("inf")
-        while True:
-            due_s += self._rng.expovariate(self._settings.rate_rps)
-            wait_s = min(due_s, end_s) - self._clock.now_s()
-            if wait_s > 0 and await happens_within(stop, wait_s):
-                return
-            if due_s >= end_s or stop.is_set():
-                return
-            self._make_due(due_s * 1e3)
-
     def _make_due(self, due_ms: float) -> None:
+        traits = self._traits()
         content_type, payload = self._inputs[self._sent % len(self._inputs)]
         request = Request(
             id=uuid7(due_ms, self._rng),
@@ -184,11 +215,13 @@ class Generator:
             due_ms=due_ms,
             deadline_ms=due_ms + self._require_plan().deadline_s * 1e3,
             reply_to=self._settings.name,
+            priority=traits.priority,
+            min_accuracy=traits.min_accuracy,
             content_type=content_type,
             payload=payload,
         )
         self._sent += 1
-        self._outstanding.add(request)
+        self._outstanding.add(request, made_ms=self._clock.now_ms())
         self._sender.put(request)
 
     # --- receiving
@@ -241,6 +274,8 @@ class Generator:
             self._unwritten += BATCH
         self._ended[record.outcome] += 1
         self.tally.take(record)
+        self._told(record)
+        self._schedule.one_ended()
         if self._outstanding.count == 0:
             self._all_done.set()
 
@@ -274,14 +309,18 @@ class Generator:
             records=tuple(records),
         )
 
+    def _what(self) -> str:
+        closed = self._settings.concurrency > 0
+        return self._settings.arrivals if closed else f"{self._settings.rate_rps:g} requests/s"
+
     def _figures(self) -> dict[str, object]:
         return {
-            "rate_rps": self._settings.rate_rps,
+            "rate_rps": None if self._settings.concurrency else self._settings.rate_rps,
             "sent": self._sent,
             "duplicates": self._outstanding.duplicates,
             "resent_after_loss": self._sender.resent,
             "unwritten_records": self._unwritten,
-            "arrivals": "poisson, open loop",
+            "arrivals": self._settings.arrivals,
         }
 
     async def _say(self, kind: str, reason: str, data: dict[str, object]) -> None:

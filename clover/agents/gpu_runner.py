@@ -9,11 +9,12 @@ are left go on serving, and the change is tried again with growing pauses.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from clover.agents.lifetime import happens_within
 from clover.agents.pool import Instance, InstancePool
+from clover.agents.power_switch import PowerSwitch
 from clover.bus.messages import Event, GpuPhase, GpuTelemetry, InstanceTelemetry
 from clover.core.clock import Clock
 from clover.core.configuration import GpuConfiguration, InstanceKind
@@ -23,6 +24,7 @@ from clover.power.account import GpuAccount, PowerState
 from clover.serving.port import InstanceSpec, Servicer, Worker
 from mig.device import Gpu, GpuInstance
 from mig.errors import MigError
+from mig.placement import PlacedProfile
 
 #: Pauses after a failed change or a dead worker: first, and at most.
 RETRY_FIRST_S, RETRY_MOST_S = 0.5, 30.0
@@ -43,6 +45,7 @@ class RunnerPorts:
         clock: Wall time.
         changed: Called at each change of phase, so that telemetry goes out at once.
         report: Takes events for the event stream.
+        power: Switches GPUs off and on.
     """
 
     node: str
@@ -52,6 +55,7 @@ class RunnerPorts:
     clock: Clock
     changed: Callable[[], None]
     report: Callable[[Event], None]
+    power: PowerSwitch
 
 
 class GpuRunner:
@@ -68,6 +72,7 @@ class GpuRunner:
         self._failed_at_s = float("-inf")
         self._starting: dict[tuple[int, int], tuple[GpuInstance, str]] = {}
         self._present: GpuConfiguration | None = None
+        self._is_off = False
         self._phase: GpuPhase = "empty"
         self._reason = "no target yet"
         self._since_s = ports.clock.now_s()
@@ -147,7 +152,13 @@ class GpuRunner:
     async def _converge(self, epoch: int, wanted: GpuConfiguration, watchers: asyncio.TaskGroup) -> None:
         if wanted != self._present or self._phase == "failed":
             self._enter("changing", f"to {wanted} for epoch {epoch}")
+            if self._is_off and wanted.mode != "off":
+                await self._ports.power.switch(self._gpu, on=True)
+                self._is_off = False
             await self._change(wanted, watchers)
+            if wanted.mode == "off" and not self._is_off:
+                await self._ports.power.switch(self._gpu, on=False)
+                self._is_off = True
             self._present = wanted
         self.applied_epoch = epoch
         phase: GpuPhase = "serving" if wanted.mode == "serving" else wanted.mode
@@ -162,17 +173,27 @@ class GpuRunner:
         transition = plan_transition(self._gpu.model, await self._live(), wanted)
         workers = {(i.device.placement.start, i.device.id): i for i in self._ports.pool.on_gpu(self.index)}
         victims = [workers[key] for key in _keys(transition) if key in workers]
+        early = transition.beside()
+        if early and victims:
+            # There is room: what comes serves before anything stops.
+            await self._start(await self._create(early), watchers)
+        else:
+            early = ()
         await self._stop(victims)
         for gone in transition.destroy:
             await self._gpu.destroy(gone.id)
             self.mig_changes += 1
-        fresh: list[tuple[GpuInstance, str]] = []
-        for placed, variant in transition.create:
-            fresh.append((await self._gpu.create(placed.profile, placed.placement), variant))
-            self.mig_changes += 1
+        fresh = await self._create([one for one in transition.create if one not in early])
         devices = {device.id: device for device in await self._gpu.instances()}
         fresh += [(devices[kept.id], variant) for kept, variant in transition.restart]
         await self._start(fresh, watchers)
+
+    async def _create(self, wanted: Iterable[tuple[PlacedProfile, str]]) -> list[tuple[GpuInstance, str]]:
+        fresh: list[tuple[GpuInstance, str]] = []
+        for placed, variant in wanted:
+            fresh.append((await self._gpu.create(placed.profile, placed.placement), variant))
+            self.mig_changes += 1
+        return fresh
 
     async def _destroy_half_made(self) -> None:
         """Remove what no worker could use: an instance whose destroy was broken off between its two steps."""

@@ -14,6 +14,7 @@ from clover.agents.lifetime import happens_within
 from clover.agents.metering import NodeMetering
 from clover.agents.nvml_node import Notice
 from clover.agents.pool import InstancePool
+from clover.agents.power_switch import PowerSwitch
 from clover.agents.requests import RequestPorts, RequestServer, RequestSettings
 from clover.agents.translate import dispatch_rule, gpu_configuration
 from clover.bus.messages import Event, NodeTelemetry, Target
@@ -22,7 +23,7 @@ from clover.core.application import ServiceModel
 from clover.core.clock import Clock
 from clover.core.configuration import GpuConfiguration
 from clover.core.identifiers import uuid7
-from clover.errors import BusUnavailableError
+from clover.errors import BusUnavailableError, ConfigurationError
 from clover.power.account import GpuAccount
 from clover.serving.port import Servicer
 from mig.device import Gpu
@@ -41,6 +42,8 @@ class NodeSettings:
         drain_s: Longest wait for work in hand when the agent is asked to stop.
         requests: Times of the request side.
         target_block_s: Longest wait for a new target in one call.
+        power: How GPUs are switched off and on; nothing is to be done for it on simulated ones.
+        name_lease_s: The name of a node that went silent can be taken after this long.
     """
 
     name: str
@@ -49,6 +52,12 @@ class NodeSettings:
     drain_s: float = 20.0
     requests: RequestSettings = field(default_factory=RequestSettings)
     target_block_s: float = 1.0
+    power: PowerSwitch | None = None
+    name_lease_s: float = 3.0
+
+
+class NodeNameTakenError(ConfigurationError):
+    """Another agent that is alive serves under this name."""
 
 
 class NodeAgent:
@@ -107,6 +116,7 @@ class NodeAgent:
             clock=clock,
             changed=self._news.set,
             report=self._report,
+            power=settings.power or PowerSwitch(settings.name),
         )
         self._runners = [GpuRunner(gpu, accounts[gpu.index], ports) for gpu in gpus]
         self._server = RequestServer(
@@ -126,10 +136,17 @@ class NodeAgent:
         )
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Serve until `stop` is set, then finish what is in hand (at most `drain_s`) and end all workers."""
+        """Serve until `stop` is set, then finish what is in hand (at most `drain_s`) and end all workers.
+
+        Raises:
+            NodeNameTakenError: Another agent serves under this name; nothing was touched.
+        """
         try:
+            if not await self._claim_name(stop):
+                return
             async with asyncio.TaskGroup() as group:
                 tasks = [
+                    group.create_task(self._hold_name(), name="name"),
                     group.create_task(self._server.run(), name="requests"),
                     group.create_task(self._follow_targets(), name="targets"),
                     group.create_task(self._publish(), name="telemetry"),
@@ -141,8 +158,48 @@ class NodeAgent:
                 for task in tasks:
                     task.cancel()
             await self._server.leave()
+            with contextlib.suppress(BusUnavailableError):
+                await self._bus.release_name(self._settings.name, self._boot_id)
+        except BaseExceptionGroup as errors:
+            if taken := errors.subgroup(NodeNameTakenError):
+                raise taken.exceptions[0] from None
+            raise
         finally:
             await self._servicer.close()
+
+    # --- name
+
+    async def _claim_name(self, stop: asyncio.Event) -> bool:
+        """Take the node's name, waiting for as long as one that died may still hold it; False if stopped meanwhile."""
+        backoff = Backoff(self._rng)
+        until_s = self._clock.now_s() + 1.5 * self._settings.name_lease_s
+        while not stop.is_set():
+            try:
+                if await self._holds_name():
+                    return True
+            except BusUnavailableError:
+                await happens_within(stop, backoff.next_s())
+                continue
+            if self._clock.now_s() >= until_s:
+                raise self._name_taken()
+            await happens_within(stop, self._settings.name_lease_s / 8.0)
+        return False
+
+    async def _hold_name(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.name_lease_s / 3.0)
+            with contextlib.suppress(BusUnavailableError):
+                if not await self._holds_name():
+                    raise self._name_taken()
+
+    async def _holds_name(self) -> bool:
+        return await self._bus.claim_name(self._settings.name, self._boot_id, ttl_s=self._settings.name_lease_s)
+
+    def _name_taken(self) -> NodeNameTakenError:
+        return NodeNameTakenError(
+            f"node {self._settings.name!r}: another agent serves under this name",
+            hint="give each node its own: --name",
+        )
 
     async def _drain(self) -> None:
         self._server.stop_taking()

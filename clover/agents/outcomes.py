@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from clover.bus.messages import Reply, Request, RequestRecord
 from clover.core.outcome import ProducerOutcome, producer_outcome
@@ -17,6 +18,9 @@ class Outstanding:
 
     def __init__(self) -> None:
         self._open: OrderedDict[str, Request] = OrderedDict()
+        #: When the producer came to each of them, and when it was first handed to the bus.
+        self._made_ms: dict[str, float] = {}
+        self._sent_ms: dict[str, float] = {}
         #: Ended requests, and whether they had a reply: one that comes after "lost" is late, not a second one.
         self._ended: OrderedDict[str, bool] = OrderedDict()
         self.duplicates = 0
@@ -34,9 +38,15 @@ class Outstanding:
         """Return those that have no outcome yet, in order of their due time."""
         return iter(self._open.values())
 
-    def add(self, request: Request) -> None:
-        """Take in a request that is due."""
+    def add(self, request: Request, *, made_ms: float | None = None) -> None:
+        """Take in a request that is due; `made_ms` is when the producer came to it (default: in time)."""
         self._open[request.id] = request
+        self._made_ms[request.id] = request.due_ms if made_ms is None else made_ms
+
+    def sent(self, requests: Iterable[Request], at_ms: float) -> None:
+        """Note when requests are handed to the bus; only the first time counts."""
+        for request in requests:
+            self._sent_ms.setdefault(request.id, at_ms)
 
     def reply(self, reply: Reply, received_ms: float, *, sla_p95_ms: float) -> RequestRecord | None:
         """Take in a reply; return the request's record, or None if it had ended before (a duplicate) or is not ours."""
@@ -65,6 +75,7 @@ class Outstanding:
             service_ms=reply.service_ms,
             energy_j=reply.energy_j,
             reason=reply.reason,
+            **self._told(request),
         )
 
     def end(self, request_id: str, outcome: ProducerOutcome, *, reason: str) -> RequestRecord | None:
@@ -80,7 +91,18 @@ class Outstanding:
             outcome=outcome,
             latency_ms=None,
             reason=reason,
+            **self._told(request),
         )
+
+    def _told(self, request: Request) -> dict[str, Any]:
+        """Return what a record says of its request's sending, and forget it."""
+        made_ms = self._made_ms.pop(request.id, request.due_ms)
+        return {
+            "lag_ms": max(0.0, made_ms - request.due_ms),
+            "sent_ms": self._sent_ms.pop(request.id, None),
+            "priority": request.priority,
+            "min_accuracy": request.min_accuracy,
+        }
 
     def oldest_deadline_ms(self) -> float | None:
         """Return the deadline of the request that was due first."""

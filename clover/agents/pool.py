@@ -5,14 +5,23 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from clover.bus.messages import InstancePhase
 from clover.core.application import ServiceModel
 from clover.core.clock import Clock
 from clover.core.configuration import InstanceKind
-from clover.core.dispatch import Demand, DispatchRule, IdleInstance, choose, soonest_busy
+from clover.core.dispatch import (
+    SHARE_SLACK_REQUESTS,
+    Demand,
+    DispatchRule,
+    IdleInstance,
+    ahead,
+    choose,
+    soonest_busy,
+)
+from clover.core.fair_share import FairShare
 from clover.serving.port import Worker
 from mig.device import GpuInstance
 
@@ -65,13 +74,16 @@ class InstancePool:
         self._next_key = 0
         self._rule = DispatchRule()
         self._begun_under_rule: Counter[InstanceKind] = Counter()
+        self._fair = FairShare(weight=1.0)
         self._busy = 0
         self._mean_busy = 0.0
         self._mean_at_s = clock.now_s()
         #: Requests begun since the start of the agent, by kind.
         self.begun: Counter[InstanceKind] = Counter()
-        #: Set whenever an instance may have become able to take a request.
+        #: Set whenever an instance may have become able to take a request, or no longer is.
         self.changed = asyncio.Event()
+        #: Called then as well.
+        self.listener: Callable[[], None] = lambda: None
 
     # --- members
 
@@ -89,7 +101,7 @@ class InstancePool:
         )
         self._next_key += 1
         self._instances[instance.key] = instance
-        self.changed.set()
+        self._news()
         return instance
 
     def remove(self, instance: Instance) -> None:
@@ -125,12 +137,41 @@ class InstancePool:
         """Put a dispatch rule in force; counts for shares begin anew."""
         self._rule = rule
         self._begun_under_rule.clear()
-        self.changed.set()
+        self._fair = FairShare(weight=rule.weight)
+        self._news()
+
+    @property
+    def fair_share(self) -> FairShare:
+        """Where this node stands against its part of the fleet's requests under the rule in force."""
+        return self._fair
+
+    @property
+    def begun_under_rule(self) -> int:
+        """Requests begun since the rule came into force."""
+        return self._begun_under_rule.total()
 
     @property
     def credits(self) -> int:
-        """How many requests could begin at once."""
+        """How many instances are idle."""
         return sum(1 for instance in self._instances.values() if instance.phase == "idle")
+
+    def offered(self, *, patient: bool = True) -> list[float]:
+        """Return the accuracies, in %, of the idle instances that may take a request now.
+
+        Under shares a kind that is ahead of its own offers nothing, unless `patient` is False: requests have waited.
+        """
+        shares, begun = self._rule.shares, self.begun_under_rule
+        held = patient and self._rule.name == "shares"
+        return [
+            self._model.application.variant(instance.kind.variant).accuracy_pct
+            for instance in self._instances.values()
+            if instance.phase == "idle"
+            and not (held and ahead(instance.kind, self._begun_under_rule, shares, begun) > SHARE_SLACK_REQUESTS)
+        ]
+
+    def _news(self) -> None:
+        self.changed.set()
+        self.listener()
 
     @property
     def live(self) -> int:
@@ -199,7 +240,7 @@ class InstancePool:
             self.remove(instance)
         elif instance.phase == "busy":
             instance.phase = "idle"
-            self.changed.set()
+            self._news()
 
     def fail(self, instance: Instance) -> None:
         """Mark an instance whose worker is gone; it takes nothing and counts as drained."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,14 +19,16 @@ import msgspec
 
 from clover.agents.backoff import Backoff
 from clover.agents.care import Sweeper
+from clover.agents.intake import Intake
 from clover.agents.lifetime import happens_within
 from clover.agents.pool import Instance, InstancePool
-from clover.bus.messages import Reply
+from clover.bus.messages import Reply, Request
 from clover.bus.port import Bus, Completion, Delivery
 from clover.core.application import Application
 from clover.core.clock import Clock
 from clover.core.dispatch import SHARE_PATIENCE_S, Demand
 from clover.core.outcome import Outcome
+from clover.core.tiers import accuracy_tiers
 from clover.errors import BusUnavailableError
 from clover.power.account import GpuAccount
 from clover.serving.port import InvalidInputError, OutOfMemoryError, Served, ServingError, WorkerDiedError
@@ -97,14 +100,24 @@ class RequestServer:
     def __init__(self, ports: RequestPorts, settings: RequestSettings) -> None:
         self._ports = ports
         self._settings = settings
+        # Bounded: by what is in hand, which is at most what was asked for: one per idle instance.
         self._waiting: deque[Delivery] = deque()
         self._in_hand: dict[str, Delivery] = {}
+        # Bounded: by what is in hand.
         self._done: deque[Completion] = deque()
         self._done_news = asyncio.Event()
         self._stopping = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
         self._recover = True
+        self._held_since_s: float | None = None
+        self._intake = Intake(
+            ports.bus,
+            ports.consumer,
+            ports.pool,
+            accuracy_tiers(variant.accuracy_pct for variant in ports.application.variants),
+            lambda: [delivery.request.min_accuracy for delivery in self._waiting],
+        )
         self._sweeper = Sweeper(ports.bus, period_s=settings.sweep_s)
         self.epoch = 0
         #: From due time on, as the newest target says; None counts no late answers.
@@ -120,6 +133,7 @@ class RequestServer:
         """Take nothing new from now on; what has been taken is finished."""
         self._stopping.set()
         self._ports.pool.changed.set()
+        self._intake.interrupt()
 
     async def drained(self) -> None:
         """Wait until everything that was taken has been replied to."""
@@ -140,6 +154,7 @@ class RequestServer:
             group.create_task(self._hold_leases(), name="leases")
             group.create_task(self._claim(group), name="claim")
             group.create_task(self._take(group), name="take")
+            group.create_task(self._intake.run(), name="intake")
 
     # --- taking
 
@@ -175,20 +190,42 @@ class RequestServer:
         pool = self._ports.pool
         if self._waiting and (self._stopping.is_set() or pool.live == 0):
             await self._hand_back()
-        if self._stopping.is_set() or self._waiting or pool.credits == 0:
-            pool.changed.clear()
-            if not await happens_within(pool.changed, self._patience_s()) and self._waiting and pool.credits == 0:
-                await self._hand_back()
+        if self._waiting and self._held_s() >= self._settings.hold_s:
+            await self._hand_back()
+        if not self._stopping.is_set() and self._intake.offer().count:
+            await self._take_new()
+        else:
+            await self._wait_for_an_instance()
+
+    async def _take_new(self) -> None:
+        most = await self._intake.allowance()
+        offer = self._intake.offer()
+        if most == 0 or not offer.count:
             return
-        taken = await self._ports.bus.pull(self._ports.consumer, count=pool.credits, block_s=self._settings.block_s)
+        block_s = self._settings.block_s if most is None else 0.0
+        if self._waiting:
+            # What is in hand and has to wait for another instance is not to wait for new requests as well.
+            block_s = min(block_s, max(0.0, self._settings.hold_s - self._held_s()))
+        taken = await self._intake.pull(offer, block_s, most=most)
         # With nothing new there is time to look for what others have handed back.
         self._accept(taken or await self._claimed())
 
-    def _patience_s(self) -> float | None:
-        """Return how long to wait for an instance: work that one may not take yet becomes due by the clock alone."""
-        if not self._waiting:
-            return None
-        return SHARE_PATIENCE_S if self._ports.pool.credits else self._settings.hold_s
+    async def _wait_for_an_instance(self) -> None:
+        """Wait for the pool to change; what idle instances may not take yet becomes due by the clock alone."""
+        pool = self._ports.pool
+        ahead = pool.credits > 0 and not self._stopping.is_set()
+        patience_s = SHARE_PATIENCE_S if ahead else self._settings.hold_s if self._waiting else None
+        pool.changed.clear()
+        if not await happens_within(pool.changed, patience_s) and ahead and not self._waiting:
+            # Every idle kind was ahead of its share for as long as a request shall wait for another.
+            self._accept(await self._intake.pull(self._intake.offer(patient=False), 0.0, most=1))
+
+    def _held_s(self) -> float:
+        """Return for how long something has been in hand that could not begin."""
+        now_s = asyncio.get_running_loop().time()
+        if self._held_since_s is None:
+            self._held_since_s = now_s
+        return now_s - self._held_since_s
 
     async def _hand_back(self) -> None:
         """Hand back everything that has not been begun: others may have idle instances."""
@@ -197,6 +234,7 @@ class RequestServer:
         self.counts.handed_back += len(waiting)
         for delivery in waiting:
             self._drop(delivery)
+        self._held_since_s = None
 
     def _drop(self, delivery: Delivery) -> None:
         self._waiting.remove(delivery)
@@ -215,20 +253,29 @@ class RequestServer:
                 self._empty.clear()
 
     def _dispatch(self, group: asyncio.TaskGroup) -> None:
-        """Give waiting requests to idle instances, oldest first."""
-        for _ in range(len(self._waiting)):
+        """Give waiting requests to idle instances, oldest first; who asks for less need not wait for who asks more."""
+        held: list[Delivery] = []
+        hopeless_pct = math.inf
+        while self._waiting:
             delivery = self._waiting.popleft()
             if self._settled_at_once(delivery):
                 continue
-            request = delivery.request
-            waited_s = max(0.0, self._ports.clock.now_ms() - request.due_ms) / 1e3
-            demand = Demand(oldest_wait_s=waited_s, min_accuracy_pct=request.min_accuracy)
-            instance = self._ports.pool.choose(demand)
+            asked_pct = -math.inf if delivery.request.min_accuracy is None else delivery.request.min_accuracy
+            instance = self._instance_for(delivery.request) if asked_pct < hopeless_pct else None
             if instance is None:
-                self._waiting.appendleft(delivery)
-                return
+                # Whoever came later and asks for no less gets none either.
+                hopeless_pct = min(hopeless_pct, asked_pct)
+                held.append(delivery)
+                continue
             self._ports.pool.begin(instance)
             group.create_task(self._serve(instance, delivery, group))
+        self._waiting.extend(held)
+        if not held:
+            self._held_since_s = None
+
+    def _instance_for(self, request: Request) -> Instance | None:
+        waited_s = max(0.0, self._ports.clock.now_ms() - request.due_ms) / 1e3
+        return self._ports.pool.choose(Demand(oldest_wait_s=waited_s, min_accuracy_pct=request.min_accuracy))
 
     def _settled_at_once(self, delivery: Delivery) -> bool:
         request = delivery.request
@@ -381,10 +428,12 @@ class RequestServer:
 
     async def _claimed(self) -> list[Delivery]:
         """Take over as many idle entries as could begin at once."""
-        free = self._ports.pool.credits - len(self._waiting)
-        if free <= 0:
+        offer = self._intake.offer()
+        if not offer.count:
             return []
-        claimed = await self._ports.bus.claim(self._ports.consumer, min_idle_s=self._settings.lease_s, count=free)
+        claimed = await self._ports.bus.claim(
+            self._ports.consumer, min_idle_s=self._settings.lease_s, count=offer.count, tiers=offer.tiers
+        )
         self.counts.claimed += len(claimed.deliveries)
         self.counts.vanished += len(claimed.vanished_ids)
         if claimed.vanished_ids:

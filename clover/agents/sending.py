@@ -20,8 +20,12 @@ _log = logging.getLogger("clover.sending")
 
 #: Most requests in one call of admission.
 BATCH = 500
+#: Most requests that wait to be sent while the server is away; one more is refused.
+MAX_QUEUED = 100_000
 
 FULL = "refused at the door: queue full"
+NO_ROOM = f"refused by its own producer: {MAX_QUEUED} requests wait to be sent"
+UNMET = "refused at the door: the present plan holds no variant of that accuracy"
 NEVER_SENT = "could not be sent before its deadline: the server was away"
 
 
@@ -57,6 +61,7 @@ class Sender:
         self._outstanding = outstanding
         self._bound = bound
         self._end = end
+        # Bounded: by MAX_QUEUED, see `put`.
         self._queue: deque[Request] = deque()
         #: Ids in the queue or in a call whose outcome is not known yet.
         self._unsent: set[str] = set()
@@ -65,7 +70,10 @@ class Sender:
         self.resent = 0
 
     def put(self, request: Request) -> None:
-        """Take in a request that is due."""
+        """Take in a request that is due; beyond the bound of the queue it ends here."""
+        if len(self._queue) >= MAX_QUEUED:
+            self._end(request.id, ProducerOutcome.OVERLOADED, NO_ROOM)
+            return
         self._queue.append(request)
         self._unsent.add(request.id)
         self._news.set()
@@ -77,6 +85,7 @@ class Sender:
             await self._news.wait()
             self._news.clear()
             while batch := self._next_batch():
+                self._outstanding.sent(batch, self._clock.now_ms())
                 try:
                     answers = await self._bus.admit(batch, bound=self._bound())
                 except BusUnavailableError:
@@ -88,6 +97,8 @@ class Sender:
                     self._unsent.discard(request.id)
                     if answer is Admission.FULL:
                         self._end(request.id, ProducerOutcome.OVERLOADED, FULL)
+                    elif answer is Admission.UNMET:
+                        self._end(request.id, ProducerOutcome.FAILED, f"min_accuracy {request.min_accuracy}: {UNMET}")
 
     def _next_batch(self) -> list[Request]:
         """Return what is to be sent next; what is too late is ended here, so that the queue cannot grow for ever."""

@@ -43,7 +43,7 @@ def by_node(configuration: Configuration) -> dict[str, tuple[messages.GpuTarget,
 def dispatch_rule(rule: messages.DispatchRule) -> DispatchRule:
     """Read a dispatch rule."""
     shares = {InstanceKind(share.profile, share.variant): share.share for share in rule.shares}
-    return DispatchRule(name=rule.name, hold_back=rule.hold_back, shares=shares)
+    return DispatchRule(name=rule.name, hold_back=rule.hold_back, shares=shares, weight=rule.weight)
 
 
 def dispatch_target(rule: DispatchRule) -> messages.DispatchRule:
@@ -52,7 +52,8 @@ def dispatch_target(rule: DispatchRule) -> messages.DispatchRule:
         messages.Share(variant=kind.variant, profile=kind.profile, share=round(share, 6))
         for kind, share in sorted(rule.shares.items())
     )
-    return messages.DispatchRule(name=rule.name, hold_back=rule.hold_back, shares=shares)
+    weight = round(rule.weight, 6)
+    return messages.DispatchRule(name=rule.name, hold_back=rule.hold_back, shares=shares, weight=weight)
 
 
 def prediction(evaluation: Evaluation, objective: float) -> messages.Prediction:

@@ -1,23 +1,18 @@
 """Year-long series of carbon intensity, hourly, from two public files that are not part of Clover.
 
-`pjm-2022-eia930.csv` (PJM, EIA data) and `gb-2021-neso-actual-forecast.csv` (Great Britain, NESO, CC BY 4.0). Blank and
-missing hours are filled by straight lines between their neighbours, and counted.
+`pjm-2022-eia930.csv` (PJM, EIA data) and `gb-2021-neso-actual-forecast.csv` (Great Britain, NESO, CC BY 4.0), read by the
+rules of `clover carbon import`: short gaps are filled in a straight line, longer ones with the same hour of another day.
 """
 
 from __future__ import annotations
 
-import csv
-import itertools
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
+from clover.carbon.dialects import Options, read_table
+from clover.carbon.importing import import_table
 from clover.core.intensity_trace import IntensityTrace
-from clover.errors import ConfigurationError, TraceError
+from clover.errors import ConfigurationError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,26 +32,17 @@ class LongSeries:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _File:
-    """A public file: its name, what it describes, and its columns."""
+    """A public file: its name, what it describes, and the column to read."""
 
     file: str
     name: str
     zone: str
-    time: str
-    actual: str
-    forecast: str | None = None
+    column: str
 
 
 _FILES = (
-    _File(file="pjm-2022-eia930.csv", name="pjm-2022", zone="US-PJM", time="timestamp", actual="avg_CI"),
-    _File(
-        file="gb-2021-neso-actual-forecast.csv",
-        name="gb-2021",
-        zone="GB",
-        time="datetime",
-        actual="carbon_intensity_production_avg",
-        forecast="Forecast Carbon Intensity (gCO2/kWh)",
-    ),
+    _File(file="pjm-2022-eia930.csv", name="pjm-2022", zone="US-PJM", column="avg_CI"),
+    _File(file="gb-2021-neso-actual-forecast.csv", name="gb-2021", zone="GB", column="carbon_intensity_production_avg"),
 )
 
 
@@ -72,43 +58,12 @@ def load_long_traces(folder: Path) -> list[LongSeries]:
 
 
 def _load(path: Path, file: _File) -> LongSeries:
-    with path.open(newline="", encoding="utf-8") as handle:
-        rows = list(csv.DictReader(handle))
-    if not rows or any(column not in rows[0] for column in (file.time, file.actual)):
-        raise TraceError(f"{path}: expected columns {file.time} and {file.actual}")
-    hours = _hours([row[file.time] for row in rows], path)
-    values, filled = _hourly(hours, [row[file.actual] for row in rows], path)
+    options = Options(timezone="UTC", column=file.column)
+    table = read_table(path.read_text(encoding="utf-8"), name=str(path), options=options)
+    trace, _report = import_table(table, name=file.name, zone=file.zone)
     forecast = None
-    if file.forecast is not None:
-        predicted, _ = _hourly(hours, [row[file.forecast] for row in rows], path)
-        forecast = IntensityTrace(name=f"{file.name}-forecast", zone=file.zone, values_g_per_kwh=predicted)
-    return LongSeries(
-        trace=IntensityTrace(name=file.name, zone=file.zone, values_g_per_kwh=values),
-        forecast=forecast,
-        filled_hours=filled,
-    )
-
-
-def _hours(stamps: Sequence[str], path: Path) -> list[float]:
-    """Return hours since the first stamp."""
-    try:
-        times = [datetime.fromisoformat(stamp) for stamp in stamps]
-    except ValueError as error:
-        raise TraceError(f"{path}: {error}") from error
-    hours = [(moment - times[0]).total_seconds() / 3600.0 for moment in times]
-    if any(later <= earlier for earlier, later in itertools.pairwise(hours)):
-        raise TraceError(f"{path}: times do not ascend")
-    return hours
-
-
-def _hourly(hours: Sequence[float], cells: Sequence[str], path: Path) -> tuple[tuple[float, ...], int]:
-    known = [(hour, float(cell)) for hour, cell in zip(hours, cells, strict=True) if cell.strip()]
-    if len(known) < 2 or any(not (math.isfinite(value) and value >= 0.0) for _, value in known):
-        raise TraceError(f"{path}: expected numbers of 0 or more")
-    at = np.array([hour for hour, _ in known])
-    grid = np.arange(0.0, math.floor(hours[-1]) + 1.0)
-    values = np.interp(grid, at, np.array([value for _, value in known]))
-    nearest = np.abs(
-        grid[:, None] - at[np.clip(np.searchsorted(at, grid)[:, None] + np.array([-1, 0]), 0, len(at) - 1)]
-    )
-    return tuple(float(value) for value in values), int((nearest.min(axis=1) > 0.5).sum())
+    if trace.forecasts_g_per_kwh:
+        name = f"{file.name}-forecast"
+        forecast = replace(trace, name=name, values_g_per_kwh=trace.forecasts_g_per_kwh, forecasts_g_per_kwh=())
+    filled = sum(status != "measured" for status in trace.statuses)
+    return LongSeries(trace=trace, forecast=forecast, filled_hours=filled)

@@ -96,6 +96,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Compute what is asked for and write the page; 10 if the 54 cases do not hold, 0 otherwise."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", choices=_GROUPS, default=None, help="groups (default: all short ones)")
+    parser.add_argument(
+        "--parts", nargs="*", default=None, help="only parts whose names begin so, such as paper-albert"
+    )
     parser.add_argument("--year", action="store_true", help="the ladder over the year-long series, and nothing else")
     parser.add_argument("--long-traces", default=os.environ.get("CLOVER_LONG_TRACES"), help="folder of the series")
     parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1))
@@ -111,6 +114,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     groups = ("year",) if given.year else tuple(given.only if given.only is not None else _GROUPS)
     if not given.page_only:
         parts = parts_of(groups, given.long_traces)
+        if given.parts is not None:
+            parts = {name: part for name, part in parts.items() if name.startswith(tuple(given.parts))}
         work.run_parts(given.work, parts, processes=given.processes, tell=lambda name: print(name, file=sys.stderr))  # noqa: T201
     finished = work.read_parts(given.work, list(parts_of((*_GROUPS, "year"), given.long_traces or "folder")))
     write_page(finished, given.docs)

@@ -6,9 +6,12 @@ Begins at any time: what has not come yet is None, what happened before is missi
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Mapping, Sequence
 
 from clover.analysis.summary import RunSummary
+from clover.analysis.view_decisions import DecisionsFold
 from clover.analysis.view_fleet import FleetFold
+from clover.analysis.view_history import HistoryFold
 from clover.analysis.view_savings import Savings
 from clover.analysis.view_state import (
     AlternativeNow,
@@ -39,7 +42,7 @@ from clover.core.units import J_PER_KWH, footprint_g
 
 __all__ = ["DeploymentView", "Saved", "Snapshot"]
 
-_EVENTS_KEPT = 100
+_EVENTS_KEPT = 500
 _HISTORY_KEPT = 240
 _BEATEN_SHOWN = 8
 #: Below this the measured load says less than the plan's.
@@ -66,6 +69,11 @@ class DeploymentView:
         self._plan: PlanRecord | None = None
         self._queue: QueueStatus | None = None
         self._events: deque[EventNow] = deque(maxlen=_EVENTS_KEPT)
+        self._slots = HistoryFold()
+        self._decisions = DecisionsFold()
+        self._alive: dict[str, float] = {}
+        self._alive_ms = 0.0
+        self._ahead: tuple[tuple[float, ...], str] = ((), "")
         self._heard_ms: float | None = None
         self._trouble = ""
 
@@ -78,14 +86,19 @@ class DeploymentView:
         match message:
             case RequestLog():
                 self._requests.take(message)
+                self._slots.take_requests(message)
+                self._decisions.take_requests(message)
                 self._outcomes.update(record.outcome for record in message.records)
             case NodeTelemetry():
                 self._fleet.take(message)
             case LedgerReading():
                 self._ledger.take(message)
+                self._slots.take_ledger(message)
+                self._decisions.take_ledger(message)
             case IntensityReading():
                 self._take_intensity(message)
             case Event():
+                self._decisions.take_event(message)
                 self._take_event(message.at_ms, message.kind, message.source, message.subject, message.reason)
             case LogLine():
                 self._take_event(message.at_ms, f"log.{message.level}", message.source, "", message.text)
@@ -96,6 +109,8 @@ class DeploymentView:
         """Take in the plan in force."""
         self._plan = plan
         self._savings.set_plan(plan)
+        self._slots.set_base(plan.base if plan is not None else None)
+        self._decisions.set_plan(plan, _wanted(plan) if plan is not None else "")
         if plan is not None:
             targets = [target for gpus in plan.configuration.values() for target in gpus]
             self._fleet.see_variants(instance.variant for target in targets for instance in target.instances)
@@ -103,6 +118,14 @@ class DeploymentView:
     def set_queue(self, queue: QueueStatus | None) -> None:
         """Take in the state of the request stream."""
         self._queue = queue
+
+    def set_alive(self, silent_s: Mapping[str, float], *, now_ms: float) -> None:
+        """Take in for how long each agent had been silent at a moment."""
+        self._alive, self._alive_ms = dict(silent_s), now_ms
+
+    def set_ahead(self, values: Sequence[float], what: str) -> None:
+        """Take in what the grid is expected to do next, a value per interval, and what that knowledge is."""
+        self._ahead = tuple(values), what
 
     def set_trouble(self, trouble: str) -> None:
         """Say why nothing comes at present; empty when all is well again."""
@@ -146,6 +169,12 @@ class DeploymentView:
             variants=tuple(self._fleet.variants),
             decision=_decision(plan, now_ms) if plan else None,
             events=tuple(self._events),
+            slots=self._slots.slots(),
+            decisions=self._decisions.figures(),
+            work=window.work,
+            recent=window.outcomes,
+            by_cause_j=ledger.by_cause_j if ledger else {},
+            agents={name: s + max(0.0, now_ms - self._alive_ms) / 1e3 for name, s in self._alive.items()},
         )
 
     @staticmethod
@@ -172,6 +201,8 @@ class DeploymentView:
             age_s=max(0.0, now_ms - (reading.observed_to_ms or reading.published_at_ms)) / 1e3,
             stale_s=self._stale_s(reading, now_ms),
             history=tuple(g_per_kwh for _, g_per_kwh in self._history),
+            ahead=self._ahead[0],
+            ahead_what=self._ahead[1],
         )
 
     def _per_request(self, now_ms: float, window: WindowFigures) -> PerRequest:
@@ -218,6 +249,8 @@ class DeploymentView:
             p95_history=self._requests.p95_slots(now_ms),
             sla_p95_ms=sla_ms,
             headroom_pct=headroom,
+            p50_ms=window.p50_ms,
+            p99_ms=window.p99_ms,
             late_pct=window.late_pct,
             accuracy_pct=window.accuracy_pct,
             largest_accuracy_pct=plan.base.accuracy_pct if plan else None,

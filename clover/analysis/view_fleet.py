@@ -24,6 +24,9 @@ _InstanceKey = tuple[int, str, str]
 @dataclass(slots=True)
 class _Node:
     latest: NodeTelemetry
+    energy: deque[tuple[float, dict[int, float]]] = field(
+        default_factory=lambda: deque[tuple[float, dict[int, float]]](maxlen=64)
+    )
     busy: deque[tuple[float, dict[_InstanceKey, float]]] = field(
         default_factory=lambda: deque[tuple[float, dict[_InstanceKey, float]]](maxlen=64)
     )
@@ -55,8 +58,10 @@ class FleetFold:
             known = self._nodes[telemetry.node] = _Node(telemetry)
         known.latest = telemetry
         known.busy.append((telemetry.at_ms, _busy_seconds(telemetry)))
-        while telemetry.at_ms - known.busy[0][0] > _BUSY_S * 1e3:
-            known.busy.popleft()
+        known.energy.append((telemetry.at_ms, {gpu.index: _joules(gpu) for gpu in telemetry.gpus}))
+        for past in (known.busy, known.energy):
+            while telemetry.at_ms - past[0][0] > _BUSY_S * 1e3:
+                past.popleft()
         for gpu in telemetry.gpus:
             self.see_variants(instance.variant for instance in gpu.instances)
 
@@ -82,6 +87,20 @@ def _natural(name: str) -> tuple[str, int, str]:
 
 def _busy_seconds(telemetry: NodeTelemetry) -> dict[_InstanceKey, float]:
     return {_key(gpu, instance): instance.busy_s for gpu in telemetry.gpus for instance in gpu.instances}
+
+
+def _joules(gpu: GpuTelemetry) -> float:
+    energy = gpu.energy
+    dynamic = sum(energy.requests_j.values())
+    return dynamic + energy.idle_j + energy.unallocated_j + energy.parked_j + energy.transition_j
+
+
+def _power_w(node: _Node, index: int) -> float | None:
+    """Return a GPU's mean power over the last seconds, from its cumulative joules."""
+    (from_ms, first), (to_ms, last) = node.energy[0], node.energy[-1]
+    if to_ms - from_ms < 500.0 or index not in first or last[index] < first[index]:
+        return None
+    return (last[index] - first[index]) * 1e3 / (to_ms - from_ms)
 
 
 def _key(gpu: GpuTelemetry, instance: InstanceTelemetry) -> _InstanceKey:
@@ -120,6 +139,7 @@ def _gpu_now(node: _Node, gpu: GpuTelemetry, now_ms: float) -> GpuNow:
         reason=gpu.reason,
         since_s=max(0.0, (now_ms - gpu.since_ms) / 1e3),
         applied_epoch=gpu.applied_epoch,
+        power_w=_power_w(node, gpu.index),
         instances=tuple(
             InstanceNow(
                 profile=instance.profile,

@@ -6,7 +6,9 @@ None means "not known (yet)". Times (`*_ms`) are Unix time in milliseconds, ages
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from clover.analysis.view_past import DecisionPast, Slot, VariantWork
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +22,8 @@ class IntensityNow:
         age_s: Since the time that a live figure describes, or since a replayed one was published.
         stale_s: For how long it has been too old to change a plan; of a replay, since its row ended. 0 while it holds.
         history: Past values and the present one, oldest first, one per published interval.
+        ahead: What the source expects next, one value per interval like those of the history; of a replay, its rows.
+        ahead_what: What `ahead` is, such as `forecast` or `trace`; empty without one.
     """
 
     g_per_kwh: float
@@ -34,6 +38,8 @@ class IntensityNow:
     age_s: float
     stale_s: float
     history: tuple[float, ...]
+    ahead: tuple[float, ...] = ()
+    ahead_what: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +98,7 @@ class Service:
         p95_history: p95 of successive slots of ten seconds, oldest first.
         sla_p95_ms: The promise.
         headroom_pct: 100 x (1 - p95 / SLA).
+        p50_ms, p99_ms: Like p95_ms.
         late_pct: Share of requests without an answer in time.
         accuracy_pct: Mean over answers.
         largest_accuracy_pct: Of the largest variant.
@@ -108,6 +115,8 @@ class Service:
     p95_history: tuple[float | None, ...] = ()
     sla_p95_ms: float | None = None
     headroom_pct: float | None = None
+    p50_ms: float | None = None
+    p99_ms: float | None = None
     late_pct: float | None = None
     accuracy_pct: float | None = None
     largest_accuracy_pct: float | None = None
@@ -129,7 +138,7 @@ class InstanceNow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuNow:
-    """One GPU: what it does, since when and why."""
+    """One GPU: what it does, since when and why; `power_w` is its mean over the last seconds."""
 
     index: int
     phase: str
@@ -137,6 +146,7 @@ class GpuNow:
     since_s: float
     applied_epoch: int
     instances: tuple[InstanceNow, ...]
+    power_w: float | None = None
 
     @property
     def busy(self) -> float | None:
@@ -214,6 +224,12 @@ class Snapshot:
         outcomes: Requests by how they ended, since this view was opened.
         variants: In order of first sight.
         events: Newest last.
+        slots: The past in slots of some seconds, oldest first.
+        decisions: Past decisions, oldest first.
+        work: Answers of the last minute by variant, most first.
+        recent: Outcomes of the last minute.
+        by_cause_j: Joules of the deployment by cause, since its ledger began.
+        agents: Seconds since each agent last gave a sign of life.
     """
 
     at_ms: float
@@ -236,3 +252,15 @@ class Snapshot:
     variants: tuple[str, ...]
     decision: DecisionNow | None
     events: tuple[EventNow, ...]
+    slots: tuple[Slot, ...] = ()
+    decisions: tuple[DecisionPast, ...] = ()
+    work: tuple[VariantWork, ...] = ()
+    recent: Mapping[str, int] = field(default_factory=dict[str, int])
+    by_cause_j: Mapping[str, float] = field(default_factory=dict[str, float])
+    agents: Mapping[str, float] = field(default_factory=dict[str, float])
+
+    @property
+    def controller_silent_s(self) -> float | None:
+        """Seconds since the controller of the plan in force gave a sign of life; None if nobody says."""
+        named = [silent for name, silent in self.agents.items() if name == f"controller:{self.controller}"]
+        return min(named, default=None)

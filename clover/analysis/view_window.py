@@ -6,6 +6,7 @@ from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from clover.analysis.view_past import VariantWork
 from clover.bus.messages import LedgerReading, RequestLog, RequestRecord
 from clover.core.histogram import LatencyHistogram
 from clover.core.outcome import ProducerOutcome
@@ -22,11 +23,36 @@ _SLOT_S = 10
 
 
 @dataclass(slots=True)
+class _Kind:
+    answered: int = 0
+    accuracy_sum: float = 0.0
+    service_ms: float = 0.0
+    energy_j: float = 0.0
+    energies: int = 0
+
+    def add(self, record: RequestRecord) -> None:
+        self.answered += 1
+        self.accuracy_sum += record.accuracy_pct or 0.0
+        self.service_ms += record.service_ms
+        if record.energy_j is not None:
+            self.energy_j += record.energy_j
+            self.energies += 1
+
+    def merge(self, other: _Kind) -> None:
+        self.answered += other.answered
+        self.accuracy_sum += other.accuracy_sum
+        self.service_ms += other.service_ms
+        self.energy_j += other.energy_j
+        self.energies += other.energies
+
+
+@dataclass(slots=True)
 class _Second:
     latencies: LatencyHistogram = field(default_factory=LatencyHistogram)
     outcomes: Counter[ProducerOutcome] = field(default_factory=Counter[ProducerOutcome])
     answered: int = 0
     accuracy_sum: float = 0.0
+    kinds: dict[str, _Kind] = field(default_factory=dict[str, _Kind])
 
     def add(self, record: RequestRecord) -> None:
         self.latencies.add(record.latency_ms)
@@ -34,6 +60,7 @@ class _Second:
         if record.outcome.answered:
             self.answered += 1
             self.accuracy_sum += record.accuracy_pct or 0.0
+            self.kinds.setdefault(record.variant or "?", _Kind()).add(record)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +72,12 @@ class WindowFigures:
     rate_rps: float | None
     p95_ms: float | None
     p95_unbounded: bool
+    p50_ms: float | None
+    p99_ms: float | None
     late_pct: float | None
     accuracy_pct: float | None
+    outcomes: dict[str, int]
+    work: tuple[VariantWork, ...]
 
 
 class RequestWindow:
@@ -88,8 +119,12 @@ class RequestWindow:
             rate_rps=finished / window_s if window_s >= 1.0 else None,
             p95_ms=latencies.quantile_ms(0.95),
             p95_unbounded=latencies.unbounded(0.95),
+            p50_ms=latencies.quantile_ms(0.5),
+            p99_ms=latencies.quantile_ms(0.99),
             late_pct=100.0 * (finished - outcomes[ProducerOutcome.OK]) / finished if finished else None,
             accuracy_pct=sum(b.accuracy_sum for b in seconds) / answered if answered else None,
+            outcomes={outcome.value: outcomes[outcome] for outcome in ProducerOutcome},
+            work=_work(seconds),
         )
 
     def end_ms(self, now_ms: float) -> float:
@@ -115,6 +150,27 @@ class RequestWindow:
     def _p95(self, seconds: Iterable[int]) -> float | None:
         found = [self._seconds[second].latencies for second in seconds if second in self._seconds]
         return LatencyHistogram().merge(found).quantile_ms(0.95)
+
+
+def _work(seconds: Iterable[_Second]) -> tuple[VariantWork, ...]:
+    """Return the answers of some seconds by variant, most first."""
+    total: dict[str, _Kind] = {}
+    for second in seconds:
+        for variant, kind in second.kinds.items():
+            total.setdefault(variant, _Kind()).merge(kind)
+    answered = sum(kind.answered for kind in total.values())
+    found = (
+        VariantWork(
+            variant=variant,
+            answered=kind.answered,
+            share_pct=100.0 * kind.answered / answered,
+            accuracy_pct=kind.accuracy_sum / kind.answered,
+            service_ms=kind.service_ms / kind.answered,
+            energy_j=kind.energy_j / kind.energies if kind.energies else None,
+        )
+        for variant, kind in total.items()
+    )
+    return tuple(sorted(found, key=lambda work: (-work.answered, work.variant)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,6 +27,7 @@ _CARRIED: dict[str, tuple[str, ...]] = {
     "{d}:tel": ("telemetry",),
     "{d}:carbon": ("intensity", "ledger"),
     "{d}:evt": ("event",),
+    "{d}:req:t<tier>": ("request",),
     "{d}:target:<node>": ("target",),
 }
 _READS, _WRITES = {"xread", "xreadgroup"}, {"xadd"}

@@ -51,7 +51,7 @@ class Calls:
             request_id, producer = address
             answer = Reply(id=request_id, outcome=Outcome.FAILED, reason=f"malformed request: {reason}")
             keys += (self._keys.replies(producer), self._keys.open)
-            kind = "h" if stream == self._keys.requests_high else "n"
+            kind = self._keys.open_kind(stream)
             args += (*codec.encode_reply(answer), f"{kind} {entry_id} {producer} {request_id}")
         try:
             await self._link.script(scripts.BURY, keys, args)

@@ -57,7 +57,7 @@ class CareCalls(RequestCalls):
         overdue = [(name.decode(), there == 1) for name, there in zip(found[::2], found[1::2], strict=True)]
         if not overdue:
             return Swept(expired=[], vanished=[])
-        args: list[Argument] = []
+        args: list[Argument] = [len(self._streams)]
         for name, there in overdue:
             args += self._closing(name, there, keys)
         closed = await self._link.script(scripts.CLOSE, keys, args)
@@ -75,7 +75,7 @@ class CareCalls(RequestCalls):
             keys.append(replies)
         outcome, reason = (Outcome.EXPIRED, EXPIRED) if there else (Outcome.FAILED, VANISHED)
         _, header, _ = codec.encode_reply(Reply(id=request_id, outcome=outcome, reason=reason))
-        return name, 2 if kind == "h" else 3, entry_id, keys.index(replies) + 1, request_id, header
+        return name, self._place_of[kind], entry_id, keys.index(replies) + 1, request_id, header
 
     async def known(self, request_ids: Sequence[str]) -> list[bool]:
         """See `clover.bus.port.Bus`."""

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 import hiredis
 from redis.asyncio.connection import (  # noqa: TID251
@@ -150,22 +151,31 @@ class Channel:
         self._free = asyncio.Semaphore(size)
         self._idle: list[AbstractConnection] = []
         self._busy: set[AbstractConnection] = set()
+        #: What the server calls connections that have run a command with a name.
+        self._ids: WeakKeyDictionary[AbstractConnection, int] = WeakKeyDictionary()
+        #: The connection that is busy under each name, as the server calls it.
+        self.blocked: dict[str, int] = {}
 
-    async def call(self, packed: bytes, *, again: bool = False) -> Any:
-        """Send one command and return its answer; `again` repeats it if an old connection turns out to be dead."""
+    async def call(self, packed: bytes, *, again: bool = False, name: str = "") -> Any:
+        """Send one command and return its answer; `again` repeats it if an old connection turns out to be dead.
+
+        While one with a `name` is under way, `blocked` says by which connection.
+        """
         async with self._free:
             while True:
                 old = bool(self._idle)
                 connection = self._idle.pop() if old else await self._dialer.dial(self._client_name)
                 try:
-                    return await self._exchange(connection, packed)
+                    return await self._exchange(connection, packed, name)
                 except ServerConnectionError:
                     if not (again and old):
                         raise
 
-    async def _exchange(self, connection: AbstractConnection, packed: bytes) -> Any:
+    async def _exchange(self, connection: AbstractConnection, packed: bytes, name: str) -> Any:
         self._busy.add(connection)
         try:
+            if name:
+                self.blocked[name] = await self._id_of(connection)
             await connection.send_packed_command(packed, check_health=False)
             answer = cast("Any", await connection.read_response())
         except ResponseError:
@@ -175,9 +185,16 @@ class Channel:
             await connection.disconnect(nowait=True)
             raise
         finally:
+            self.blocked.pop(name, None)
             self._busy.discard(connection)
         self._idle.append(connection)
         return answer
+
+    async def _id_of(self, connection: AbstractConnection) -> int:
+        if connection not in self._ids:
+            await connection.send_packed_command(pack(("CLIENT", "ID")), check_health=False)
+            self._ids[connection] = cast("int", await connection.read_response())
+        return self._ids[connection]
 
     async def drop(self, *, busy: bool = False) -> None:
         """Close the connections that are not in use; with `busy` also those that are, whose calls then fail."""

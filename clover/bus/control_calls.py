@@ -42,19 +42,34 @@ class ControlCalls(Calls):
         keys = [self._keys.epoch, self._keys.target(target.node)]
         return await self._link.script(scripts.HAND, keys, [above, codec.encode(target)[1]])
 
+    async def claim_name(self, node: str, holder: str, *, ttl_s: float) -> bool:
+        """See `clover.bus.port.Bus`."""
+        args = [holder, max(1, int(ttl_s * 1e3))]
+        return await self._link.script(scripts.LEASE, [self._keys.name(node)], args) == 1
+
+    async def release_name(self, node: str, holder: str) -> None:
+        """See `clover.bus.port.Bus`."""
+        await self._link.script(scripts.UNLEASE, [self._keys.name(node)], [holder])
+
     async def publish_plan(
         self, holder: str, plan: PlanRecord, targets: Sequence[Target], *, above: int = 0
     ) -> int | None:
         """See `clover.bus.port.Bus`."""
         keys = [self._keys.lease, self._keys.epoch, self._keys.plan]
         keys += (self._keys.target(target.node) for target in targets)
-        args = [holder, above, codec.encode(plan)[1], *(codec.encode(target)[1] for target in targets)]
+        args = [
+            holder,
+            above,
+            codec.encode(plan)[1],
+            tiers_text(plan),
+            *(codec.encode(target)[1] for target in targets),
+        ]
         return await self._link.script(scripts.PLAN, keys, args)
 
     async def update_plan(self, holder: str, plan: PlanRecord) -> bool:
         """See `clover.bus.port.Bus`."""
         keys = [self._keys.lease, self._keys.epoch, self._keys.plan]
-        return await self._link.script(scripts.REPLAN, keys, [holder, codec.encode(plan)[1]]) == 1
+        return await self._link.script(scripts.REPLAN, keys, [holder, codec.encode(plan)[1], tiers_text(plan)]) == 1
 
     async def plan(self) -> PlanRecord | None:
         """See `clover.bus.port.Bus`."""
@@ -89,3 +104,8 @@ class ControlCalls(Calls):
             decoded = await self._decoded(stream, entries, lambda raw: codec.decode_as(Target, raw))
             if decoded:
                 return decoded[0][1], decoded[0][0]
+
+
+def tiers_text(plan: PlanRecord) -> str:
+    """Return the tiers of a plan as admission reads them: accuracy and bound of each."""
+    return " ".join(f"{tier.accuracy_pct!r} {tier.bound}" for tier in plan.tiers)

@@ -9,8 +9,8 @@ from clover.bus.calls import Calls, Patience, block_args, entries_by_stream
 from clover.bus.keys import FEED_MAXLEN
 from clover.bus.link import Argument
 from clover.bus.messages import LedgerCheckpoint, Message, NodeTelemetry
-from clover.bus.port import Entry, Feed
-from clover.errors import MessageRejectedError
+from clover.bus.port import Entry, Feed, FeedExtent
+from clover.errors import BusError, MessageRejectedError
 
 
 class FeedCalls(Calls):
@@ -43,6 +43,23 @@ class FeedCalls(Calls):
         """See `clover.bus.port.Bus`."""
         newest = await self._link.command("XREVRANGE", self._keys.feed(feed), "+", "-", "COUNT", 1)
         return newest[0][0].decode() if newest else "0-0"
+
+    async def extent(self, feed: Feed) -> FeedExtent:
+        """See `clover.bus.port.Bus`."""
+        try:
+            answer = await self._link.command("XINFO", "STREAM", self._keys.feed(feed))
+        except BusError as error:
+            if "no such key" not in str(error):
+                raise
+            return FeedExtent(first_id="0-0", last_id="0-0", length=0, added=0)
+        facts = dict(zip(answer[::2], answer[1::2], strict=True))
+        first = facts[b"first-entry"]
+        return FeedExtent(
+            first_id=first[0].decode() if first else "0-0",
+            last_id=facts[b"last-generated-id"].decode(),
+            length=facts[b"length"],
+            added=facts[b"entries-added"],
+        )
 
     # --- last values
 

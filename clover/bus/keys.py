@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Literal
 
 from clover.bus.port import Feed
+from clover.core.tiers import ANY, MAX_TIERS
 from clover.errors import ConfigurationError, MessageRejectedError
 
 #: Consumer group of the request streams.
@@ -48,11 +49,11 @@ Role = Literal["generator", "node", "controller", "monitor", "dashboard", "opera
 
 #: Commands on request streams: to admit, to serve, to look after, to look at.
 _ADMIT = "xadd xlen xpending xgroup|create"
-_SERVE = "xreadgroup xack xdel xrange xlen xpending xclaim xautoclaim xgroup|create xgroup|delconsumer"
+_SERVE = "xreadgroup xack xdel xrange xlen xpending xclaim xautoclaim xinfo|stream xgroup|create xgroup|delconsumer"
 _TEND = "xack xdel xrange xlen xpending xinfo|stream xinfo|consumers xgroup|create xgroup|delconsumer"
 _LOOK = "xlen xpending xinfo|stream"
 #: Commands on feeds: to follow, and for agents also to move what is malformed out of the way.
-_FOLLOW = "xread xrevrange"
+_FOLLOW = "xread xrevrange xinfo|stream"
 _BURY = "xrange xdel"
 #: Commands on the open requests: to close them, to find those that are overdue.
 _CLOSE = "zrem zrangebyscore zrange zcard"
@@ -132,14 +133,24 @@ REGISTRY: tuple[KeySpec, ...] = (
         commands=_may(generator=_ADMIT, node=_SERVE, controller=_TEND, dashboard=_LOOK),
     ),
     KeySpec(
+        pattern="{d}:req:t<tier>",
+        kind="stream",
+        writers="producers",
+        readers="nodes that can answer (group `serve`)",
+        bound="the tier's bound, and the admission bound, shared with `{d}:req`",
+        ttl="",
+        what=f"requests that ask for an accuracy, one stream per tier from 2 to {MAX_TIERS}, read strictest first",
+        commands=_may(generator=_ADMIT, node=_SERVE, controller=_TEND, dashboard=_LOOK),
+    ),
+    KeySpec(
         pattern="{d}:open",
         kind="zset",
         writers="producers, nodes, controller",
         readers="nodes, controller",
         bound="admission bound and what is in work",
         ttl="",
-        what="admitted requests without an answer, scored by deadline (ms): `h` or `n` for the stream, entry id, "
-        "producer and request id, separated by blanks; who sweeps it answers what nobody else will",
+        what="admitted requests without an answer, scored by deadline (ms): `h`, `n` or the tier for the stream, entry "
+        "id, producer and request id, separated by blanks; who sweeps it answers what nobody else will",
         commands=_may(generator="zadd", node=_CLOSE, controller=_CLOSE),
     ),
     KeySpec(
@@ -274,6 +285,16 @@ REGISTRY: tuple[KeySpec, ...] = (
         commands=_may(controller="get set del"),
     ),
     KeySpec(
+        pattern="{d}:name:<node>",
+        kind="string",
+        writers="the node",
+        readers="nodes",
+        bound="one per node",
+        ttl="the lease's",
+        what="which agent (its boot id) is the node of this name; a second one is refused",
+        commands=_may(node="get set del"),
+    ),
+    KeySpec(
         pattern="{d}:epoch",
         kind="string",
         writers="controller",
@@ -290,8 +311,9 @@ REGISTRY: tuple[KeySpec, ...] = (
         readers="everyone",
         bound="one",
         ttl="",
-        what="plan in force (`plan`): `v`, `t`, `epoch`, `d`; the field `epoch` overrides the one in `d`",
-        commands=_may(all="hgetall", controller="hset"),
+        what="plan in force (`plan`): `v`, `t`, `epoch`, `d`; the field `epoch` overrides the one in `d`; `tiers`: "
+        "accuracy and bound of each tier, for admission",
+        commands=_may(all="hgetall", generator="hget", controller="hset"),
     ),
     KeySpec(
         pattern="{d}:override",
@@ -354,9 +376,24 @@ class Keys:
         self.override = f"{prefix}override"
 
     @property
-    def request_streams(self) -> tuple[str, str]:
-        """Request streams in the order in which they are read."""
-        return self.requests_high, self.requests
+    def request_streams(self) -> tuple[str, ...]:
+        """Request streams in the order in which they are read: high priority, tiers from the strictest, normal."""
+        return (self.requests_high, *(self.tier(tier) for tier in range(MAX_TIERS, ANY, -1)), self.requests)
+
+    def tier(self, tier: int) -> str:
+        """Return the stream of an accuracy tier, from 2."""
+        return f"{self._prefix}req:t{tier}"
+
+    def tier_of(self, stream: str) -> int:
+        """Return the tier of a request stream, 1 for those that any variant may answer."""
+        head, sign, tail = stream.rpartition(":t")
+        return int(tail) if sign and head == self.requests else ANY
+
+    def open_kind(self, stream: str) -> str:
+        """Return what the names of open requests say of a request stream: `h`, `n`, or its tier."""
+        if stream == self.requests_high:
+            return "h"
+        return "n" if stream == self.requests else str(self.tier_of(stream))
 
     def feed(self, feed: Feed) -> str:
         """Return the stream of a feed."""
@@ -373,6 +410,10 @@ class Keys:
     def state(self, node: str) -> str:
         """Return the last state of a node."""
         return f"{self._prefix}state:{checked_name('node', node)}"
+
+    def name(self, node: str) -> str:
+        """Return what says which agent is the node of a name."""
+        return f"{self._prefix}name:{checked_name('node', node)}"
 
     def target(self, node: str) -> str:
         """Return the target stream of a node."""

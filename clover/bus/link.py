@@ -22,8 +22,15 @@ class Link(Protocol):
         """Run an idempotent command, a second time if the connection turns out to be closed."""
         ...
 
-    async def read(self, *args: Argument, block_s: float) -> Any:
-        """Run a reading command that may block on the server for `block_s`, on a connection of its own."""
+    async def read(self, *args: Argument, block_s: float, name: str = "") -> Any:
+        """Run a reading command that may block on the server for `block_s`, on a connection of its own.
+
+        One that has a name can be made to return at once, see `unblock`.
+        """
+        ...
+
+    async def unblock(self, name: str) -> bool:
+        """Let the blocking read of this name return with nothing; False if the server does not block it (yet)."""
         ...
 
     async def script(self, script: Script, keys: Sequence[str], args: Sequence[Argument]) -> Any:

@@ -28,8 +28,9 @@ from clover.bus.messages import (
     Override,
     PlanRecord,
     Target,
+    Tier,
 )
-from clover.bus.port import Entry, Feed
+from clover.bus.port import Entry, Feed, FeedExtent
 
 M = TypeVar("M", bound=Message)
 
@@ -54,6 +55,7 @@ class MemoryBus(MemoryRequests):
         self._checkpoint: LedgerCheckpoint | None = None
         self._beats: dict[str, float] = {}
         self._lease: tuple[str, float] = ("", 0.0)
+        self._names: dict[str, tuple[str, float]] = {}
         self._epoch = 0
         self._plan: PlanRecord | None = None
         self._override = Override()
@@ -83,6 +85,11 @@ class MemoryBus(MemoryRequests):
     async def newest_id(self, feed: Feed) -> str:
         """See `clover.bus.port.Bus`."""
         return self._feeds[feed].newest_id
+
+    async def extent(self, feed: Feed) -> FeedExtent:
+        """See `clover.bus.port.Bus`."""
+        stream = self._feeds[feed]
+        return FeedExtent(first_id=stream.oldest_id, last_id=stream.newest_id, length=stream.length, added=stream.added)
 
     # --- state
 
@@ -163,6 +170,20 @@ class MemoryBus(MemoryRequests):
         self._targets_of(target.node).append(sent, self._clock_ms())
         return self._epoch
 
+    async def claim_name(self, node: str, holder: str, *, ttl_s: float) -> bool:
+        """See `clover.bus.port.Bus`."""
+        now_ms = self._clock_ms()
+        owner, until_ms = self._names.get(self._keys.name(node), (holder, 0.0))
+        if now_ms < until_ms and owner != holder:
+            return False
+        self._names[self._keys.name(node)] = (holder, now_ms + ttl_s * 1e3)
+        return True
+
+    async def release_name(self, node: str, holder: str) -> None:
+        """See `clover.bus.port.Bus`."""
+        if self._names.get(self._keys.name(node), ("", 0.0))[0] == holder:
+            del self._names[self._keys.name(node)]
+
     async def publish_plan(
         self, holder: str, plan: PlanRecord, targets: Sequence[Target], *, above: int = 0
     ) -> int | None:
@@ -187,6 +208,9 @@ class MemoryBus(MemoryRequests):
     async def plan(self) -> PlanRecord | None:
         """See `clover.bus.port.Bus`."""
         return self._plan
+
+    def _tiers(self) -> Sequence[Tier]:
+        return self._plan.tiers if self._plan else ()
 
     def _targets_of(self, node: str) -> BoundedStream[Target]:
         targets = self._targets.get(node)

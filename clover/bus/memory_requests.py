@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -22,11 +22,15 @@ from clover.bus.keys import (
     Keys,
 )
 from clover.bus.memory_streams import Bell, BoundedStream, Pending, RequestQueue
-from clover.bus.messages import Message, Reply, Request
-from clover.bus.port import Admission, Claimed, Completion, Delivery, QueueStatus, Swept
+from clover.bus.messages import Message, Reply, Request, Tier
+from clover.bus.port import ALL_TIERS, NO_TIERS, Admission, Claimed, Completion, Delivery, QueueStatus, Swept
 from clover.core.outcome import Outcome
+from clover.core.tiers import ANY, tier_of
 
 M = TypeVar("M", bound=Message)
+
+#: "As many as there is room for".
+NO_LIMIT = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +54,7 @@ class MemoryRequests:
         self._keys = Keys(deployment)
         self._clock_ms = clock_ms
         self._verify = verify
-        self._queue = RequestQueue(*self._keys.request_streams)
+        self._queue = RequestQueue(self._keys.request_streams)
         self._known: dict[str, float] = {}
         self._known_until: list[tuple[float, str]] = []
         self._replies: dict[str, _Replies] = {}
@@ -81,22 +85,53 @@ class MemoryRequests:
             return Admission.DUPLICATE
         if self._queue.waiting >= bound:
             return Admission.FULL
+        stream = self._stream_for(request)
+        if isinstance(stream, Admission):
+            return stream
         until_ms = max(now_ms + 1000.0, request.deadline_ms + IDEMPOTENCY_AFTER_DEADLINE_MS)
         self._known[request.id] = until_ms
         heapq.heappush(self._known_until, (until_ms, request.id))
-        self._queue.append(request, now_ms)
+        self._queue.append(stream, request, now_ms)
         return Admission.ADMITTED
+
+    def _stream_for(self, request: Request) -> str | Admission:
+        """Return the stream that a request waits in, or why it is refused."""
+        tiers = self._tiers()
+        tier = tier_of(tuple(one.accuracy_pct for one in tiers), request.min_accuracy) if tiers else ANY
+        if tier == ANY:
+            return self._keys.requests_high if request.priority == "high" else self._keys.requests
+        if tier is None or tiers[tier - 1].bound <= 0:
+            return Admission.UNMET
+        strict = sum(self._queue.unread[self._keys.tier(stricter)] for stricter in range(tier, len(tiers) + 1))
+        return Admission.FULL if strict >= tiers[tier - 1].bound else self._keys.tier(tier)
+
+    def _tiers(self) -> Sequence[Tier]:
+        """Return the tiers of the plan in force."""
+        return ()
+
+    def _limits(self, tiers: Mapping[int, int]) -> dict[str, int]:
+        """Return the streams that are read, in order, with the limit of each."""
+        keys = self._keys
+        strict = {keys.tier(tier): tiers[tier] for tier in sorted(tiers, reverse=True) if tiers[tier] > 0}
+        return {keys.requests_high: NO_LIMIT, **strict, keys.requests: NO_LIMIT}
 
     def _forget(self, now_ms: float) -> None:
         while self._known_until and self._known_until[0][0] <= now_ms:
             del self._known[heapq.heappop(self._known_until)[1]]
 
-    async def pull(self, consumer: str, *, count: int, block_s: float) -> list[Delivery]:
+    async def pull(
+        self, consumer: str, *, count: int, block_s: float, tiers: Mapping[int, int] = NO_TIERS
+    ) -> list[Delivery]:
         """See `clover.bus.port.Bus`."""
-        taken = self._queue.take(consumer, count, self._clock_ms())
+        limits = self._limits(tiers)
+        taken = self._queue.take(consumer, count, limits, self._clock_ms())
         if taken or block_s <= 0.0:
             return taken
-        return await self._queue.next(consumer, count, block_s)
+        return await self._queue.next(consumer, count, limits, block_s)
+
+    async def wake(self, consumer: str) -> None:
+        """See `clover.bus.port.Bus`."""
+        self._queue.wake(consumer)
 
     async def finish(self, completions: Sequence[Completion]) -> list[bool]:
         """See `clover.bus.port.Bus`."""
@@ -133,16 +168,26 @@ class MemoryRequests:
             if pending is not None and pending.consumer == consumer:
                 pending.touched_ms = now_ms
 
-    async def claim(self, consumer: str, *, min_idle_s: float, count: int) -> Claimed:
+    async def claim(
+        self, consumer: str, *, min_idle_s: float, count: int, tiers: Mapping[int, int] = ALL_TIERS
+    ) -> Claimed:
         """See `clover.bus.port.Bus`."""
         now_ms = self._clock_ms()
         self._queue.consumers[consumer] = now_ms
-        idle = [one for one in self._in_order() if now_ms - one.touched_ms >= min_idle_s * 1e3]
-        for pending in idle[:count]:
+        limits = self._limits(tiers)
+        idle: list[Pending] = []
+        strict = 0
+        for pending in self._in_order() if self._queue.pending else ():
+            limit = limits.get(pending.delivery.stream, 0)
+            if now_ms - pending.touched_ms < min_idle_s * 1e3 or 0 <= limit <= strict or len(idle) >= count:
+                continue
+            strict += limit >= 0
+            idle.append(pending)
+        for pending in idle:
             pending.consumer, pending.touched_ms = consumer, now_ms
             times = pending.delivery.times_delivered + 1
             pending.delivery = msgspec.structs.replace(pending.delivery, times_delivered=times)
-        return Claimed(deliveries=[pending.delivery for pending in idle[:count]], vanished_ids=[])
+        return Claimed(deliveries=[pending.delivery for pending in idle], vanished_ids=[])
 
     async def hand_back(self, consumer: str, deliveries: Sequence[Delivery]) -> None:
         """See `clover.bus.port.Bus`."""
@@ -187,10 +232,10 @@ class MemoryRequests:
         return [request_id in self._known for request_id in request_ids]
 
     def _in_order(self) -> list[Pending]:
-        """Return what is pending as the server lists it: high priority first, then by id."""
-        high = self._keys.requests_high
+        """Return what is pending as the server lists it: stream by stream in their order, then by id."""
+        places = {stream: place for place, stream in enumerate(self._keys.request_streams)}
         pending = self._queue.pending.values()
-        return sorted(pending, key=lambda one: (one.delivery.stream != high, one.key))
+        return sorted(pending, key=lambda one: (places[one.delivery.stream], one.key))
 
     async def queue(self) -> QueueStatus:
         """See `clover.bus.port.Bus`."""

@@ -6,7 +6,8 @@ import asyncio
 import heapq
 import re
 from bisect import bisect_right
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -81,6 +82,8 @@ class BoundedStream(Generic[T]):
         self._ids = IdSource()
         self._keys: list[EntryKey] = []
         self._items: list[T] = []
+        #: Entries ever appended.
+        self.added = 0
         self.bell = Bell()
 
     def append(self, item: T, now_ms: float) -> str:
@@ -88,6 +91,7 @@ class BoundedStream(Generic[T]):
         key = self._ids.next(now_ms)
         self._keys.append(key)
         self._items.append(item)
+        self.added += 1
         if len(self._keys) > self._maxlen * _SLACK + 1:
             excess = len(self._keys) - self._maxlen
             del self._keys[:excess]
@@ -102,6 +106,16 @@ class BoundedStream(Generic[T]):
         start = bisect_right(self._keys, key_of(cursor))
         stop = start + count
         return [(id_of(key), item) for key, item in zip(self._keys[start:stop], self._items[start:stop], strict=True)]
+
+    @property
+    def length(self) -> int:
+        """Entries that are kept."""
+        return len(self._keys)
+
+    @property
+    def oldest_id(self) -> str:
+        """Id of the oldest entry that is kept, `0-0` if there is none."""
+        return id_of(self._keys[0]) if self._keys else "0-0"
 
     @property
     def newest_id(self) -> str:
@@ -128,18 +142,27 @@ class Pending:
 class _Reader:
     consumer: str
     count: int
+    limits: Mapping[str, int]
     future: asyncio.Future[list[Delivery]]
 
 
 class RequestQueue:
-    """The request streams and their group: unread by priority, pending by entry id, both until their deadline."""
+    """The request streams and their group: unread by stream, pending by entry id, both until their deadline.
 
-    def __init__(self, high: str, normal: str) -> None:
-        self._streams = (high, normal)
+    Args:
+        streams: In the order in which they are read.
+    """
+
+    def __init__(self, streams: Sequence[str]) -> None:
         self._ids = IdSource()
-        self._order: tuple[deque[EntryKey], ...] = (deque(), deque())
+        # Bounded: by the admission bound and what expired since the last look at the queue.
+        self._order: dict[str, deque[EntryKey]] = {stream: deque() for stream in streams}
+        #: Entries that nobody has read yet, by stream.
+        self.unread: Counter[str] = Counter()
+        self._stream_of: dict[EntryKey, str] = {}
         self._unread: dict[EntryKey, Request] = {}
         self._deadlines: list[tuple[float, EntryKey]] = []
+        # Bounded: by the consumers, one each.
         self._readers: deque[_Reader] = deque()
         #: When each consumer was last heard of.
         self.consumers: dict[str, float] = {}
@@ -151,39 +174,62 @@ class RequestQueue:
         """Entries that nobody has read yet."""
         return len(self._unread)
 
-    def append(self, request: Request, now_ms: float) -> None:
+    def append(self, stream: str, request: Request, now_ms: float) -> None:
         """Append one request; call `serve` when all of a batch are in."""
         key = self._ids.next(now_ms)
-        self._order[0 if request.priority == "high" else 1].append(key)
+        self._order[stream].append(key)
+        self._stream_of[key] = stream
         self._unread[key] = request
+        self.unread[stream] += 1
         heapq.heappush(self._deadlines, (request.deadline_ms, key))
         self.admitted += 1
 
     def serve(self, now_ms: float) -> None:
         """Hand unread entries to blocked readers, the longest blocked first."""
-        while self._readers and self._unread:
-            reader = self._readers.popleft()
-            if not reader.future.done():
-                reader.future.set_result(self.take(reader.consumer, reader.count, now_ms))
+        for reader in list(self._readers) if self._unread else ():
+            if not reader.future.done() and (taken := self.take(reader.consumer, reader.count, reader.limits, now_ms)):
+                reader.future.set_result(taken)
+                self._readers.remove(reader)
 
-    def take(self, consumer: str, count: int, now_ms: float) -> list[Delivery]:
-        """Deliver up to `count` unread entries."""
+    def take(self, consumer: str, count: int, limits: Mapping[str, int], now_ms: float) -> list[Delivery]:
+        """Deliver up to `count` unread entries of the streams in `limits`, in order.
+
+        A limit is what the stream may give together with the limited ones before it; below 0 there is none.
+        """
         self.consumers[consumer] = now_ms
         taken: list[Delivery] = []
-        for stream, order in zip(self._streams, self._order, strict=True):
-            while order and len(taken) < count:
+        strict = 0
+        for stream, limit in limits.items():
+            order, before = self._order[stream], len(taken)
+            room = count if limit < 0 else min(count, before + limit - strict)
+            while order and len(taken) < room:
                 key = order.popleft()
-                request = self._unread.pop(key, None)
+                request = self._unread.get(key)
                 if request is None:
                     continue
+                self._read(key)
                 delivery = Delivery(entry_id=id_of(key), stream=stream, request=request)
                 self.pending[delivery.entry_id] = Pending(key, delivery, consumer, now_ms)
                 taken.append(delivery)
+            strict += len(taken) - before if limit >= 0 else 0
         return taken
 
-    async def next(self, consumer: str, count: int, block_s: float) -> list[Delivery]:
+    def _read(self, key: EntryKey) -> Request | None:
+        """Remove an entry from the unread ones, if it is one."""
+        request = self._unread.pop(key, None)
+        if request is not None:
+            self.unread[self._stream_of.pop(key)] -= 1
+        return request
+
+    def wake(self, consumer: str) -> None:
+        """Let the waiting reader of a consumer return with nothing."""
+        for reader in self._readers:
+            if reader.consumer == consumer and not reader.future.done():
+                reader.future.set_result([])
+
+    async def next(self, consumer: str, count: int, limits: Mapping[str, int], block_s: float) -> list[Delivery]:
         """Wait for entries to be delivered; what arrives as the wait is cut off stays pending."""
-        reader = _Reader(consumer, count, asyncio.get_running_loop().create_future())
+        reader = _Reader(consumer, count, limits, asyncio.get_running_loop().create_future())
         self._readers.append(reader)
         try:
             async with asyncio.timeout(block_s):
@@ -201,7 +247,7 @@ class RequestQueue:
         while self._deadlines and self._deadlines[0][0] <= before_ms and len(expired) < limit:
             _, key = heapq.heappop(self._deadlines)
             pending = self.pending.pop(id_of(key), None)
-            request = pending.delivery.request if pending else self._unread.pop(key, None)
+            request = pending.delivery.request if pending else self._read(key)
             if request is not None:
                 expired.append(request)
         return expired
@@ -213,7 +259,7 @@ class RequestQueue:
     def oldest_ms(self) -> int | None:
         """Return when the first entry was appended that is not finished."""
         heads = [pending.key for pending in self.pending.values()]
-        for order in self._order:
+        for order in self._order.values():
             while order and order[0] not in self._unread:
                 order.popleft()
             heads += [order[0]] if order else []

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Protocol
 
 import msgspec
@@ -23,6 +24,11 @@ from clover.bus.messages import (
     Request,
     Target,
 )
+from clover.core.tiers import MAX_TIERS
+
+#: For `pull` and `claim`: only what any variant may answer, and everything.
+NO_TIERS: Mapping[int, int] = MappingProxyType({})
+ALL_TIERS: Mapping[int, int] = MappingProxyType(dict.fromkeys(range(2, MAX_TIERS + 1), 1_000_000))
 
 
 class Feed(StrEnum):
@@ -40,6 +46,7 @@ class Admission(StrEnum):
     ADMITTED = "admitted"
     DUPLICATE = "duplicate"
     FULL = "full"
+    UNMET = "unmet"
 
 
 class Delivery(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,6 +104,19 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     message: Message
 
 
+class FeedExtent(msgspec.Struct, frozen=True, kw_only=True):
+    """What a feed keeps at one moment: `length` entries from `first_id` to `last_id`, of `added` ever.
+
+    `last_id` is that of the newest entry ever added, kept or not. Ids are `0-0` where there is no entry. What was
+    trimmed or deleted is `added - length`.
+    """
+
+    first_id: str
+    last_id: str
+    length: int
+    added: int
+
+
 def entry_order(entry_id: str) -> tuple[int, int]:
     """Return an id of a feed as numbers that can be compared (`0` is before all)."""
     head, _, tail = entry_id.partition("-")
@@ -119,15 +139,34 @@ class Bus(Protocol):
         An id is remembered until 60 s after the request's deadline. The answer to an unknown outcome (an exception)
         is to
         send the same requests again: those that got through come back as `DUPLICATE`.
+
+        A request with `min_accuracy` waits in the stream of its tier (`clover.core.tiers`), as the tiers of the plan
+        in force say: `UNMET` if that plan holds no variant as accurate, `FULL` beyond the tier's own bound.
         """
         ...
 
-    async def pull(self, consumer: str, *, count: int, block_s: float) -> list[Delivery]:
+    async def pull(
+        self, consumer: str, *, count: int, block_s: float, tiers: Mapping[int, int] = NO_TIERS
+    ) -> list[Delivery]:
         """Take up to `count` new requests, waiting at most `block_s` for the first.
+
+        High priority goes first, then the tiers from the strictest, then the rest; each oldest first.
+
+        Args:
+            consumer: Who takes them.
+            count: Most of them.
+            block_s: Longest wait in seconds; 0 for none.
+            tiers: For each accuracy tier (from 2) that the consumer can answer now: most requests of it and of
+                stricter ones together. Tiers that are not named are left to others. (As a batch arrives at a
+                server, a consumer that waited may be given a few more than that: to be handed back.)
 
         Entries that cannot be decoded go to the dead stream with the reason and are not returned (a malformed entry
         that still names its id and reply stream is answered `failed`).
         """
+        ...
+
+    async def wake(self, consumer: str) -> None:
+        """Let a pull of this consumer that is waiting return at once, with nothing: it can answer other tiers now."""
         ...
 
     async def finish(self, completions: Sequence[Completion]) -> list[bool]:
@@ -146,8 +185,10 @@ class Bus(Protocol):
         """Reset the idle time of entries in work so that nobody claims them."""
         ...
 
-    async def claim(self, consumer: str, *, min_idle_s: float, count: int) -> Claimed:
-        """Take over up to `count` entries that no consumer has touched for `min_idle_s`."""
+    async def claim(
+        self, consumer: str, *, min_idle_s: float, count: int, tiers: Mapping[int, int] = ALL_TIERS
+    ) -> Claimed:
+        """Take over up to `count` entries that no consumer has touched for `min_idle_s`; `tiers` as in `pull`."""
         ...
 
     async def hand_back(self, consumer: str, deliveries: Sequence[Delivery]) -> None:
@@ -215,6 +256,10 @@ class Bus(Protocol):
 
     async def newest_id(self, feed: Feed) -> str:
         """Return the id after which only future entries follow (`0-0` for an empty feed)."""
+        ...
+
+    async def extent(self, feed: Feed) -> FeedExtent:
+        """Return what a feed keeps, so that a follower can tell whether it has missed anything."""
         ...
 
     # --- state
@@ -304,6 +349,14 @@ class Bus(Protocol):
 
     async def next_target(self, node: str, *, after_epoch: int, block_s: float) -> Target | None:
         """Wait at most `block_s` for a target of this node with an epoch above `after_epoch`; return the newest."""
+        ...
+
+    async def claim_name(self, node: str, holder: str, *, ttl_s: float) -> bool:
+        """Take or extend the right to be the node of a name; False while somebody else has it."""
+        ...
+
+    async def release_name(self, node: str, holder: str) -> None:
+        """Give the name back if it is still ours."""
         ...
 
     # --- lifetime

@@ -67,9 +67,14 @@ class RedisLink:
         """Run an idempotent command, a second time if the connection turns out to be closed."""
         return await self._call(self._admin, args, CALL_LIMIT_S, again=True)
 
-    async def read(self, *args: Argument, block_s: float) -> Any:
-        """Run a reading command that may block on the server for `block_s`."""
-        return await self._call(self._readers, args, block_s + READ_MARGIN_S)
+    async def read(self, *args: Argument, block_s: float, name: str = "") -> Any:
+        """Run a reading command that may block on the server for `block_s`; `unblock` ends one that has a name."""
+        return await self._call(self._readers, args, block_s + READ_MARGIN_S, name=name)
+
+    async def unblock(self, name: str) -> bool:
+        """Let the blocking read of this name return with nothing; False if the server does not block it (yet)."""
+        client_id = self._readers.blocked.get(name)
+        return client_id is not None and await self.command("CLIENT", "UNBLOCK", client_id) == 1
 
     async def script(self, script: Script, keys: Sequence[str], args: Sequence[Argument]) -> Any:
         """Run a script; a server that does not know it (restart, failover) is given its text."""
@@ -92,13 +97,15 @@ class RedisLink:
         """Give up every connection: the primary is another server, and what the former one still takes is lost."""
         await self._drop(busy=True)
 
-    async def _call(self, channel: Channel, args: tuple[Argument, ...], limit_s: float, *, again: bool = False) -> Any:
+    async def _call(
+        self, channel: Channel, args: tuple[Argument, ...], limit_s: float, *, again: bool = False, name: str = ""
+    ) -> Any:
         if self._closed:
             raise BusError("the bus was closed")
         packed = pack(args)
         try:
             async with asyncio.timeout(limit_s):
-                return await channel.call(packed, again=again)
+                return await channel.call(packed, again=again, name=name)
         except TimeoutError as error:
             raise BusUnavailableError(f"{self.where} did not answer within {limit_s:.1f} s") from error
         except NoScriptError:

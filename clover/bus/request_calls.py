@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import CoroutineType
 from typing import Any, ParamSpec, TypeVar
 
@@ -13,16 +13,24 @@ from clover.bus.calls import Calls, Patience, RawEntry, block_args, entries_by_s
 from clover.bus.keys import GROUP, Keys
 from clover.bus.link import Argument, GroupMissingError, Link
 from clover.bus.messages import Reply, Request
-from clover.bus.port import Admission, Claimed, Completion, Delivery
+from clover.bus.port import ALL_TIERS, NO_TIERS, Admission, Claimed, Completion, Delivery
 from clover.errors import BusError, MessageRejectedError
 
-_ADMISSIONS = {1: Admission.ADMITTED, 0: Admission.DUPLICATE, -1: Admission.FULL}
+_ADMISSIONS = {1: Admission.ADMITTED, 0: Admission.DUPLICATE, -1: Admission.FULL, -2: Admission.UNMET}
 #: Most replies taken in one read; what is left comes with the next.
 _REPLY_BATCH = 1000
-#: After a request of high priority has been seen, every pull looks at that stream first for this long; otherwise one
-#: pull a second does, since it costs a command. (One command on both streams would count for each of them apart.)
-_HIGH_IN_USE_S = 10.0
-_HIGH_CHECK_S = 1.0
+#: After a request of high priority or of a tier has been seen, every pull first takes what is there in order, in one
+#: script, for this long; otherwise one pull a second does, since it costs a call. (A read on all streams would count
+#: for each of them apart.)
+_URGENT_IN_USE_S = 10.0
+_URGENT_CHECK_S = 1.0
+
+#: Tries to end a blocking read that may only just be on its way to the server, and the pause between them.
+_WAKE_TRIES = 5
+_WAKE_PAUSE_S = 0.002
+
+#: "As many as there is room for" in scripts that take entries.
+_NO_LIMIT = -1
 
 #: Most requests or replies, and most of their bytes, in one call of a script; more go in several.
 MAX_CALL_ITEMS = 1000
@@ -57,8 +65,12 @@ class RequestCalls(Calls):
     def __init__(self, link: Link, keys: Keys) -> None:
         super().__init__(link, keys)
         self._streams = keys.request_streams
-        self._high_in_use_until = 0.0
-        self._high_check_at = 0.0
+        self._place_of = {keys.open_kind(stream): index + 2 for index, stream in enumerate(self._streams)}
+        self._urgent_in_use_until = 0.0
+        self._urgent_check_at = 0.0
+        #: Consumers whose pull waits, and those of them that shall return.
+        self._pulling: set[str] = set()
+        self._woken: set[str] = set()
         #: Delivered beyond the count, because the server counts per stream; handed out with the next pull.
         self._surplus: dict[str, list[Delivery]] = {}
 
@@ -78,8 +90,8 @@ class RequestCalls(Calls):
         answers: list[Admission] = []
         # Encoded before anything is sent: one that cannot be written keeps all of them out.
         for piece in _pieces([codec.encode_request(request) for request in requests], _request_bytes):
-            keys = [self._keys.requests, self._keys.requests_high, self._keys.open]
-            args: list[Argument] = [bound]
+            keys = [self._keys.open, self._keys.plan, *self._streams]
+            args: list[Argument] = [bound, len(self._streams)]
             for fields in piece:
                 keys.append(self._keys.idempotency(fields[0]))
                 args += fields
@@ -89,41 +101,72 @@ class RequestCalls(Calls):
     # --- taking
 
     @with_group
-    async def pull(self, consumer: str, *, count: int, block_s: float) -> list[Delivery]:
+    async def pull(
+        self, consumer: str, *, count: int, block_s: float, tiers: Mapping[int, int] = NO_TIERS
+    ) -> list[Delivery]:
         """See `clover.bus.port.Bus`."""
         surplus = self._surplus.pop(consumer, None)
         if surplus:
             return self._at_most(consumer, surplus, count)
-        patience = Patience(block_s)
+        self._pulling.add(consumer)
+        try:
+            return await self._pull(consumer, count, Patience(block_s), self._limits(tiers))
+        finally:
+            self._pulling.discard(consumer)
+            self._woken.discard(consumer)
+
+    async def _pull(self, consumer: str, count: int, patience: Patience, limits: dict[str, int]) -> list[Delivery]:
         while True:
             piece_s = patience.piece_s()
             taken: list[Delivery] = []
-            if self._high_first():
-                taken = await self._take(consumer, count, 0.0, self._streams[:1])
-            if len(taken) < count:
-                # What is urgent goes first; what is left of the credits is filled up without waiting.
-                taken += await self._take(consumer, count - len(taken), 0.0 if taken else piece_s, self._streams)
-            if taken or piece_s == 0.0:
+            if self._urgent_first():
+                taken = await self._take(consumer, count, limits)
+            if not taken and consumer not in self._woken:
+                taken = await self._await(consumer, count, piece_s, limits)
+            if taken or piece_s == 0.0 or consumer in self._woken:
                 return self._at_most(consumer, taken, count)
 
-    def _high_first(self) -> bool:
-        now_s = asyncio.get_running_loop().time()
-        if now_s < self._high_in_use_until:
-            return True
-        if now_s < self._high_check_at:
-            return False
-        self._high_check_at = now_s + _HIGH_CHECK_S
-        return True
+    def _limits(self, tiers: Mapping[int, int]) -> dict[str, int]:
+        """Return the streams that are read, in order, with the limit of each."""
+        named = {self._keys.tier(tier): most for tier, most in tiers.items() if most > 0}
+        plain = (self._keys.requests_high, self._keys.requests)
+        return {stream: named.get(stream, _NO_LIMIT) for stream in self._streams if stream in plain or stream in named}
 
-    async def _take(self, consumer: str, count: int, block_s: float, streams: tuple[str, ...]) -> list[Delivery]:
-        command = ("XREADGROUP", "GROUP", GROUP, consumer, "COUNT", count, *block_args(block_s))
-        answer = await self._link.read(*command, "STREAMS", *streams, *(">" for _ in streams), block_s=block_s)
+    def _urgent_first(self) -> bool:
+        now_s = asyncio.get_running_loop().time()
+        return now_s < self._urgent_in_use_until or now_s >= self._urgent_check_at
+
+    async def _take(self, consumer: str, count: int, limits: dict[str, int]) -> list[Delivery]:
+        """Take what is there, in order and within the limits."""
+        answer = await self._link.script(scripts.TAKE, list(limits), [consumer, count, *limits.values()])
+        self._urgent_check_at = asyncio.get_running_loop().time() + _URGENT_CHECK_S
+        return await self._noted(answer)
+
+    async def _await(self, consumer: str, count: int, block_s: float, limits: dict[str, int]) -> list[Delivery]:
+        """Wait for the first to arrive; where a tier may give less than the count, for one alone."""
+        least = min((most for most in limits.values() if most != _NO_LIMIT), default=count)
+        command = ("XREADGROUP", "GROUP", GROUP, consumer, "COUNT", count if least >= count else 1)
+        streams = ("STREAMS", *limits, *(">" for _ in limits))
+        answer = await self._link.read(*command, *block_args(block_s), *streams, block_s=block_s, name=consumer)
+        return await self._noted(answer)
+
+    async def _noted(self, answer: Any) -> list[Delivery]:
         taken: list[Delivery] = []
         for stream, entries in entries_by_stream(answer):
-            if stream == self._keys.requests_high:
-                self._high_in_use_until = asyncio.get_running_loop().time() + _HIGH_IN_USE_S
+            if stream != self._keys.requests:
+                self._urgent_in_use_until = asyncio.get_running_loop().time() + _URGENT_IN_USE_S
             taken += await self._deliveries(stream, entries)
         return taken
+
+    async def wake(self, consumer: str) -> None:
+        """See `clover.bus.port.Bus`."""
+        if consumer not in self._pulling:
+            return
+        self._woken.add(consumer)
+        for _ in range(_WAKE_TRIES):
+            if await self._link.unblock(consumer) or consumer not in self._pulling:
+                return
+            await asyncio.sleep(_WAKE_PAUSE_S)
 
     def _at_most(self, consumer: str, deliveries: list[Delivery], count: int) -> list[Delivery]:
         if len(deliveries) > count:
@@ -151,10 +194,13 @@ class RequestCalls(Calls):
         return await self._redelivered(await self._link.script(scripts.OWN, self._streams, [consumer]))
 
     @with_group
-    async def claim(self, consumer: str, *, min_idle_s: float, count: int) -> Claimed:
+    async def claim(
+        self, consumer: str, *, min_idle_s: float, count: int, tiers: Mapping[int, int] = ALL_TIERS
+    ) -> Claimed:
         """See `clover.bus.port.Bus`."""
-        args = [consumer, int(min_idle_s * 1e3), count]
-        entries, vanished = await self._link.script(scripts.CLAIM, self._streams, args)
+        limits = self._limits(tiers)
+        args = [consumer, int(min_idle_s * 1e3), count, *limits.values()]
+        entries, vanished = await self._link.script(scripts.CLAIM, list(limits), args)
         return Claimed(
             deliveries=await self._redelivered(entries),
             vanished_ids=[entry_id.decode() for entry_id in vanished],
@@ -182,18 +228,20 @@ class RequestCalls(Calls):
         return done
 
     async def _finish(self, piece: Sequence[_Encoded]) -> list[bool]:
-        keys = [self._keys.dead, *self._streams, self._keys.open]
-        places = {stream: index + 2 for index, stream in enumerate(self._streams)}
+        keys = [self._keys.dead, self._keys.open]
+        places: dict[str, int] = {}
+
+        def place_of(key: str) -> int:
+            if key not in places:
+                keys.append(key)
+                places[key] = len(keys)
+            return places[key]
+
         args: list[Argument] = []
         for completion, (request_id, header, payload) in piece:
             delivery = completion.delivery
-            replies = self._keys.replies(delivery.request.reply_to)
-            place = places.get(replies)
-            if place is None:
-                keys.append(replies)
-                place = places[replies] = len(keys)
-            stream = places[delivery.stream]
-            args += (stream, delivery.entry_id, place, request_id, header, payload, completion.dead_reason)
+            stream, replies = place_of(delivery.stream), place_of(self._keys.replies(delivery.request.reply_to))
+            args += (stream, delivery.entry_id, replies, request_id, header, payload, completion.dead_reason)
         return [code == 1 for code in await self._link.script(scripts.DONE, keys, args)]
 
     async def replies(self, producer: str, after: str, *, block_s: float) -> tuple[list[Reply], str]:

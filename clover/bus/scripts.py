@@ -47,6 +47,7 @@ def _load(name: str) -> Script:
 
 
 ADMIT = _load("admit")
+TAKE = _load("take")
 DONE = _load("done")
 BURY = _load("bury")
 OWN = _load("own")

@@ -26,11 +26,13 @@ class DispatchRule:
             `accurate` (highest accuracy, then fastest) or `shares`.
         hold_back: With `fastest`: an instance stays idle if waiting for a faster one is expected to be sooner done.
         shares: With `shares`: wanted share of this node's requests per kind, summing to 1.
+        weight: With `shares`: planned part of the fleet's requests that this node begins.
     """
 
     name: RuleName = "longest_idle"
     hold_back: bool = False
     shares: Mapping[InstanceKind, float] = field(default_factory=dict[InstanceKind, float])
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,11 +120,14 @@ def _by_shares(
     oldest_wait_s: float,
 ) -> IdleInstance | None:
     begun = sum(served.values())
-
-    def ahead(instance: IdleInstance) -> float:
-        return served.get(instance.kind, 0) - shares.get(instance.kind, 0.0) * begun
-
-    best = min(able, key=lambda i: (ahead(i), i.idle_since_s, i.key))
-    if ahead(best) <= SHARE_SLACK_REQUESTS or oldest_wait_s > SHARE_PATIENCE_S:
+    best = min(able, key=lambda i: (ahead(i.kind, served, shares, begun), i.idle_since_s, i.key))
+    if ahead(best.kind, served, shares, begun) <= SHARE_SLACK_REQUESTS or oldest_wait_s > SHARE_PATIENCE_S:
         return best
     return None
+
+
+def ahead(
+    kind: InstanceKind, served: Mapping[InstanceKind, int], shares: Mapping[InstanceKind, float], begun: int
+) -> float:
+    """Return how many requests a kind is ahead of its share of the `begun` ones (behind, if negative)."""
+    return served.get(kind, 0) - shares.get(kind, 0.0) * begun

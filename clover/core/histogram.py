@@ -44,14 +44,29 @@ class LatencyHistogram:
 
         None if there are no requests, or if so many were not answered that the quantile has no bound.
         """
-        if self.count == 0:
-            return None
-        needed, seen = math.ceil(q * self.count), 0
+        return None if self.count == 0 else self.at_rank_ms(max(1, math.ceil(q * self.count)))
+
+    def at_rank_ms(self, rank: int) -> float | None:
+        """Return the latency of the request at a rank (from 1, fastest first); None if it was not answered."""
+        seen = 0
         for bucket in sorted(self.buckets):
             seen += self.buckets[bucket]
-            if seen >= needed:
-                return _SMALLEST_MS * math.exp((bucket + 0.5) * _LOG_WIDTH)
+            if seen >= rank:
+                return _middle_ms(bucket)
         return None
+
+    def above(self, limit_ms: float) -> int:
+        """Return how many requests took longer than a limit, unanswered ones included; exact within a bucket."""
+        return self.unanswered + sum(n for bucket, n in self.buckets.items() if _middle_ms(bucket) > limit_ms)
+
+    def steps(self) -> list[tuple[float, int]]:
+        """Return (latency in ms, how many requests stayed within it) for every latency that occurs, rising."""
+        seen = 0
+        found: list[tuple[float, int]] = []
+        for bucket in sorted(self.buckets):
+            seen += self.buckets[bucket]
+            found.append((_middle_ms(bucket), seen))
+        return found
 
     def unbounded(self, q: float) -> bool:
         """Return whether the quantile has no bound because too many requests were not answered."""
@@ -60,3 +75,7 @@ class LatencyHistogram:
 
 def _bucket(latency_ms: float) -> int:
     return max(0, math.floor(math.log(max(latency_ms, _SMALLEST_MS) / _SMALLEST_MS) / _LOG_WIDTH))
+
+
+def _middle_ms(bucket: int) -> float:
+    return _SMALLEST_MS * math.exp((bucket + 0.5) * _LOG_WIDTH)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from clover.core.configuration import GpuConfiguration, InstanceKind
 from mig.change import plan_change
-from mig.placement import PlacedProfile, Placement
+from mig.placement import PlacedProfile, Placement, unfit
 from mig.profiles import GpuModel, Profile
 
 
@@ -47,6 +47,22 @@ class Transition:
     def mig_changes(self) -> int:
         """GPU instances destroyed plus created."""
         return len(self.destroy) + len(self.create)
+
+    def beside(self) -> tuple[tuple[PlacedProfile, str], ...]:
+        """Return which of `create` there is room for while everything that leaves is still there.
+
+        They can serve before anything stops: make before break.
+        """
+        there = [
+            PlacedProfile(profile=one.profile, placement=one.placement)
+            for one in (*self.keep, *(kept for kept, _ in self.restart), *self.destroy)
+        ]
+        early: list[tuple[PlacedProfile, str]] = []
+        for placed, variant in self.create:
+            if not unfit(placed.profile, placed.placement, there):
+                there.append(placed)
+                early.append((placed, variant))
+        return tuple(early)
 
 
 def plan_transition(model: GpuModel, current: Sequence[LiveInstance], wanted: GpuConfiguration) -> Transition:

@@ -24,6 +24,10 @@ def _key(problem: Problem, gpu: GpuConfiguration) -> tuple[object, ...]:
     return (problem.model.table.application, len(problem.gpus), problem.rate_rps, problem.sla_ms, gpu.graph)
 
 
+#: Requests on a fresh configuration before those that count: enough to fill its few instances.
+_LIVE_WARM_UP = 1_000
+
+
 class UniformEvaluator:
     """Evaluation by the closed form, with memory across questions of the same load, fleet and SLA."""
 
@@ -110,6 +114,7 @@ class LiveEvaluator(UniformEvaluator):
             sla_ms=problem.sla_ms,
             idle_power_w=idle_power_w(problem.model, fleet),
             requests=self._requests,
+            warm_up=_LIVE_WARM_UP,
             seed=(_LIVE_STREAM, self._seed, self._number),
         ).evaluation
         self._explored.append(Explored(gpu=gpu, evaluation=seen, requests=self._requests))

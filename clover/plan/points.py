@@ -55,8 +55,9 @@ class Fleetwide:
         total = sum(parts.values())
         if total <= 0.0:
             # None of this node's kinds is wanted: it takes what the others leave, all of its kinds alike.
-            return DispatchRule()
-        return DispatchRule(name="shares", shares={kind: part / total for kind, part in parts.items()})
+            return DispatchRule(weight=0.0)
+        shares = {kind: part / total for kind, part in parts.items()}
+        return DispatchRule(name="shares", shares=shares, weight=min(1.0, total))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

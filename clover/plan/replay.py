@@ -233,12 +233,14 @@ class Replay:
         left = Configuration.of({gpu: made for gpu, made in now.items() if gpu not in step})
         model, sla_ms = self._problem.model, self._problem.sla_ms
         power = idle_power_w(model, old.fleet)
-        if not left.fleet.instances:
-            # Nobody serves: everything that arrives waits for the new plan, too long.
-            seen = evaluate(model, new.fleet, rate_rps, sla_ms)
-            return dataclasses.replace(seen, late_fraction=1.0, idle_power_w=power)
-        seen = evaluate(model, left.fleet, rate_rps, sla_ms)
-        return dataclasses.replace(seen, idle_power_w=power)
+        nobody = not left.fleet.instances
+        fleet = new.fleet if nobody else left.fleet
+        key = ("rolling", fleet, rate_rps)
+        if key not in self._evaluated:
+            self._evaluated[key] = evaluate(model, fleet, rate_rps, sla_ms)
+        seen = self._evaluated[key]
+        # If nobody serves, everything that arrives waits for the new plan, too long.
+        return dataclasses.replace(seen, late_fraction=1.0 if nobody else seen.late_fraction, idle_power_w=power)
 
     def _steady(self, answer: Answer, rate_rps: float) -> Evaluation:
         key = (answer.configuration.fleet, str(sorted(answer.dispatch.items(), key=lambda item: item[0])), rate_rps)

@@ -43,6 +43,7 @@ class Start(Frame, frozen=True, kw_only=True, tag="start"):
         memory_mib, multiprocessors: What that device must have; on the CPU the memory is a limit that the kernel
             enforces (Linux). 0 if it is not known.
         input_roots: Folders and URL prefixes below which inputs may be fetched that a request only refers to.
+        cpus: Cores that the process may run on (Linux); empty: any.
     """
 
     recipe: Recipe
@@ -51,6 +52,7 @@ class Start(Frame, frozen=True, kw_only=True, tag="start"):
     memory_mib: int = 0
     multiprocessors: int = 0
     input_roots: tuple[str, ...] = ()
+    cpus: tuple[int, ...] = ()
 
 
 class Job(Frame, frozen=True, kw_only=True, tag="job"):
@@ -59,6 +61,14 @@ class Job(Frame, frozen=True, kw_only=True, tag="job"):
     number: int
     content_type: str
     payload: bytes
+
+
+class Ping(Frame, frozen=True, kw_only=True, tag="ping"):
+    """Asks an idle worker for a sign of life, which it gives at once."""
+
+
+class Pong(Frame, frozen=True, kw_only=True, tag="pong"):
+    """The sign of life of an idle worker."""
 
 
 class Ready(Frame, frozen=True, kw_only=True, tag="ready"):
@@ -119,8 +129,8 @@ class Exhausted(Frame, frozen=True, kw_only=True, tag="exhausted"):
     reason: str
 
 
-ToWorker = Start | Job
-FromWorker = Ready | Failed | Result | Refused | Exhausted
+ToWorker = Start | Job | Ping
+FromWorker = Ready | Failed | Pong | Result | Refused | Exhausted
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _TO_WORKER: Final = msgspec.msgpack.Decoder(ToWorker)

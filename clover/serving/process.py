@@ -34,6 +34,7 @@ class ProcessServicer:
         recipes: How to load each variant, by its name; without them the program must know by itself.
         log_folder: Where what workers write to stderr is kept, a file each; None keeps only the last lines.
         input_roots: Folders and URL prefixes below which requests may name an input instead of carrying it.
+        cores: Cores of each GPU by its index, which its workers are kept on; empty: any.
         table_j: Dynamic energy of a request by variant, J, by the performance table. If given, instances are MIG
             devices: workers compute there, and where they cannot they say so (`Worker.fallback`) and use the CPU. A
             GPU's energy cannot be read per instance, so this estimate is what a request is said to have taken.
@@ -47,6 +48,7 @@ class ProcessServicer:
         recipes: Mapping[str, Recipe] | None = None,
         log_folder: Path | None = None,
         input_roots: Sequence[str] = (),
+        cores: Sequence[tuple[int, ...]] = (),
         table_j: Callable[[str], float] | None = None,
     ) -> None:
         self._command = tuple(command)
@@ -54,6 +56,7 @@ class ProcessServicer:
         self._recipes = recipes
         self._log_folder = log_folder
         self._input_roots = tuple(input_roots)
+        self._cores = tuple(cores)
         self._table_j = table_j
         self._workers: set[ProcessWorker] = set()
         self._closed = False
@@ -85,6 +88,7 @@ class ProcessServicer:
                 memory_mib=spec.memory_mib,
                 multiprocessors=spec.multiprocessors,
                 input_roots=self._input_roots,
+                cpus=self._cores[spec.gpu] if spec.gpu < len(self._cores) else (),
             )
         )
         return worker

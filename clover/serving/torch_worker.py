@@ -25,6 +25,8 @@ from clover.serving.framing import (
     Failed,
     FromWorker,
     Job,
+    Ping,
+    Pong,
     Ready,
     Refused,
     Result,
@@ -33,6 +35,7 @@ from clover.serving.framing import (
     read_to_worker,
 )
 from clover.serving.memory import is_out_of_memory, limit_memory, resident_mib
+from clover.serving.pinning import pin
 from clover.serving.port import InvalidInputError, ServingError, first_line
 from clover.serving.references import Fetcher
 
@@ -47,6 +50,7 @@ def main() -> int:
     start = read_to_worker(sys.stdin.buffer)
     if not isinstance(start, Start):
         return 0 if start is None else 1
+    pin(start.cpus)
     try:
         model, place, ready = _get_ready(start)
     except ServingError as exc:
@@ -113,8 +117,8 @@ class _Server:
 
     def run(self, source: BinaryIO) -> None:
         """Answer until the source ends."""
-        while isinstance(job := read_to_worker(source), Job):
-            _send(self._output, self._outcome(job))
+        while isinstance(asked := read_to_worker(source), Job | Ping):
+            _send(self._output, self._outcome(asked) if isinstance(asked, Job) else Pong())
 
     def _outcome(self, job: Job) -> Result | Refused | Exhausted:
         try:

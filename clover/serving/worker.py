@@ -16,6 +16,8 @@ from clover.serving.framing import (
     FrameError,
     FromWorker,
     Job,
+    Ping,
+    Pong,
     Ready,
     Refused,
     Result,
@@ -50,12 +52,16 @@ class WorkerSettings:
         ready_s: Start of the process to a warm model.
         request_s: One request; a worker that takes longer is taken for hung and killed.
         stop_s: End of input to end of process; then it is killed.
+        heartbeat_s: How often an idle worker is asked for a sign of life.
+        silent_s: An idle worker that has not given one for this long is taken for hung and killed.
         power_w_per_core: Dynamic power of one busy core, W.
     """
 
     ready_s: float = 60.0
     request_s: float = 60.0
     stop_s: float = 5.0
+    heartbeat_s: float = 5.0
+    silent_s: float = 20.0
     power_w_per_core: float = 10.0
 
 
@@ -84,6 +90,7 @@ class ProcessWorker:
         self._turn = asyncio.Lock()
         self._number = 0
         self._answer: asyncio.Future[Result | Refused | Exhausted] | None = None
+        self._pong: asyncio.Future[None] | None = None
         self._ready: asyncio.Future[Ready | Failed] = loop.create_future()
         self._died: asyncio.Future[str] = loop.create_future()
         self._cause = ""
@@ -247,7 +254,9 @@ class ProcessWorker:
         try:
             async with asyncio.TaskGroup() as group:
                 errors = group.create_task(self._last_words.collect(self._stderr), name=f"stderr {self.spec.name}")
+                heart = group.create_task(self._listen_to_the_heart(), name=f"heartbeat {self.spec.name}")
                 await self._read_answers()
+                heart.cancel()
                 await self._reap()
                 # A process that the worker left behind may hold the pipe open for ever.
                 await asyncio.wait({errors}, timeout=_REAP_S)
@@ -256,6 +265,25 @@ class ProcessWorker:
             self._kill("its agent ended")
             self._stdin.close()
             self._settle()
+
+    async def _listen_to_the_heart(self) -> None:
+        """Ask the worker for a sign of life whenever it has nothing to do; its requests have a limit of their own."""
+        await asyncio.wait({self._ready})
+        while True:
+            await asyncio.sleep(self._settings.heartbeat_s)
+            if self._stopping or self._turn.locked():
+                continue
+            async with self._turn:
+                self._pong = asyncio.get_running_loop().create_future()
+                try:
+                    async with asyncio.timeout(self._settings.silent_s):
+                        await self._send(encode(Ping()))
+                        await self._pong
+                except TimeoutError:
+                    self._kill(f"it was idle and gave no sign of life for {self._settings.silent_s:g} s")
+                    return
+                finally:
+                    self._pong = None
 
     async def _read_answers(self) -> None:
         """Hand out frames until the worker closes its output or writes something else."""
@@ -269,6 +297,9 @@ class ProcessWorker:
         if isinstance(frame, Ready | Failed):
             if not self._ready.done():
                 self._ready.set_result(frame)
+        elif isinstance(frame, Pong):
+            if self._pong is not None and not self._pong.done():
+                self._pong.set_result(None)
         elif self._answer is not None and not self._answer.done() and frame.number == self._number:
             self._answer.set_result(frame)
         # Anything else is the answer to a request that was cancelled.

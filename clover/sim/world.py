@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
 
@@ -15,6 +16,9 @@ from clover.agents.decision import Goals
 from clover.agents.generator import Generator, GeneratorSettings
 from clover.agents.node import NodeSettings
 from clover.agents.requests import RequestSettings
+from clover.analysis.logs.archiver import Archiver
+from clover.analysis.logs.files import ArchiveFiles
+from clover.analysis.logs.manifest import read_manifest
 from clover.analysis.summary import RunSummary
 from clover.bus.memory import MemoryBus
 from clover.bus.port import Feed
@@ -22,6 +26,7 @@ from clover.carbon.port import IntensityFeed
 from clover.carbon.replay import TraceReplay
 from clover.core.clock import Clock
 from clover.core.intensity_trace import IntensityTrace
+from clover.errors import ConfigurationError
 from clover.sim.clock import VirtualClock, run_virtual
 
 _T = TypeVar("_T")
@@ -104,6 +109,24 @@ class World:
             self.stop.set()
         return self.summary.result()
 
+    async def run_archived(self, folder: Path) -> dict[str, Any]:
+        """Run, and archive the run's tables into a folder; return the summary.
+
+        Raises:
+            ConfigurationError: The folder holds an archive already.
+        """
+        if read_manifest(folder) is not None:
+            raise ConfigurationError(f"archive {folder}: it holds a run already", hint="Choose another folder.")
+        with ArchiveFiles(folder, deployment=self.bus.deployment, now_ms=self.clock.now_ms()) as files:
+            period_s = self.settings.telemetry_s
+            archiver = Archiver(self.bus, files, self.clock.now_ms, pause_s=period_s, block_s=_BLOCK_S, aside=_at_once)
+            over = asyncio.Event()
+            async with asyncio.TaskGroup() as group:
+                group.create_task(archiver.run(over))
+                result = await self.run()
+                over.set()
+        return result
+
     async def node(self, index: int, stop: asyncio.Event | None = None) -> None:
         """Run one node agent."""
         settings = self.settings
@@ -183,10 +206,16 @@ async def _at_once(function: Callable[[], _T]) -> _T:
     return function()
 
 
-def simulate(settings: WorldSettings) -> dict[str, Any]:
-    """Simulate a deployment in virtual time and return its summary; the same settings give the same summary."""
+def simulate(settings: WorldSettings, *, archive: Path | None = None) -> dict[str, Any]:
+    """Simulate a deployment in virtual time and return its summary; the same settings give the same summary.
+
+    Args:
+        settings: The deployment.
+        archive: Folder for the run's tables (`clover.analysis.load` reads them); None writes none.
+    """
 
     async def main() -> dict[str, Any]:
-        return await World(settings).run()
+        world = World(settings)
+        return await (world.run() if archive is None else world.run_archived(archive))
 
     return run_virtual(main())

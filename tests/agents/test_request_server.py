@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from random import Random
 from typing import Any
@@ -14,13 +14,13 @@ from clover.agents.pool import Instance, InstancePool
 from clover.agents.requests import RequestPorts, RequestServer, RequestSettings
 from clover.bus.memory import MemoryBus
 from clover.bus.messages import Reply, Request
-from clover.bus.port import Claimed
+from clover.bus.port import ALL_TIERS, Claimed
 from clover.catalog import load_service
 from clover.core.configuration import InstanceKind
 from clover.core.outcome import Outcome
 from clover.errors import BusUnavailableError
 from clover.power.account import GpuAccount
-from clover.serving.port import Served, WorkerDiedError
+from clover.serving.port import InvalidInputError, OutOfMemoryError, Served, WorkerDiedError
 from clover.sim.clock import EPOCH_S, VirtualClock, run_virtual
 from mig.device import GpuInstance
 from mig.placement import Placement
@@ -93,6 +93,49 @@ def requests(number: int, **changes: Any) -> list[Request]:
 
 async def replies(bus: MemoryBus) -> list[Reply]:
     return (await bus.replies("generator", "0", block_s=0))[0]
+
+
+class FaultyWorker(AWorker):
+    """Raises for the first requests what it was given, and then answers."""
+
+    def __init__(self, seconds: float, *faults: Exception) -> None:
+        super().__init__(seconds)
+        self.faults = list(faults)
+
+    async def serve(self, request: Request) -> Served:
+        if self.faults:
+            self.served.append(request.id)
+            await asyncio.sleep(self.seconds)
+            raise self.faults.pop(0)
+        return await super().serve(request)
+
+
+def test_out_of_memory_and_bad_input_fail_their_request_alone_and_at_once() -> None:
+    async def test(bus: MemoryBus, clock: VirtualClock) -> None:
+        node = Node("n1", bus, clock)
+        told: list[tuple[str, int, str]] = []
+        node.ports.report = lambda kind, gpu, reason: told.append((kind, gpu, reason))
+        worker = FaultyWorker(
+            0.1, OutOfMemoryError("gpu0/1g (xxlarge): out of memory"), InvalidInputError("not a picture")
+        )
+        other = AWorker(0.1)
+        node.add(worker)
+        node.add(other)
+        await bus.admit(requests(6), bound=10)
+        async with node.running():
+            await asyncio.sleep(3.0)
+        found = {reply.id: reply for reply in await replies(bus)}
+        assert len(found) == len(await replies(bus)) == 6
+        failed = {reply.reason for reply in found.values() if reply.outcome is Outcome.FAILED}
+        assert failed == {"gpu0/1g (xxlarge): out of memory", "not a picture"}
+        assert sum(reply.outcome is Outcome.OK for reply in found.values()) == 4
+        # Neither was tried a second time, and neither instance was given up.
+        assert sorted([*worker.served, *other.served]) == [f"r{i}" for i in range(6)]
+        assert len(worker.served) > 2
+        assert told == [("worker.out_of_memory", 0, "gpu0/1g (xxlarge): out of memory")]
+        assert node.ports.accounts[0].read(clock.now_s()).answered == {VARIANT: 4}
+
+    virtually(test)
 
 
 def test_it_takes_no_more_than_can_begin_and_carries_the_trace_through() -> None:
@@ -255,8 +298,10 @@ class CutOffBus(MemoryBus):
 
     cut = True
 
-    async def claim(self, consumer: str, *, min_idle_s: float, count: int) -> Claimed:
-        claimed = await super().claim(consumer, min_idle_s=min_idle_s, count=count)
+    async def claim(
+        self, consumer: str, *, min_idle_s: float, count: int, tiers: Mapping[int, int] = ALL_TIERS
+    ) -> Claimed:
+        claimed = await super().claim(consumer, min_idle_s=min_idle_s, count=count, tiers=tiers)
         if claimed.deliveries and self.cut:
             self.cut = False
             raise BusUnavailableError("the answer was lost")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -18,9 +19,10 @@ from view_messages import (
     feed,
 )
 
-from cli.dashboard import render, status_line
+from cli.dashboard import ViewOptions, status_line
+from cli.dashboard import view as draw
 from cli.dashboard_figures import judge
-from cli.dashboard_text import age, fit, grams, sparkline, wrapped
+from cli.dashboard_text import Frame, age, fit, grams, sparkline, wrapped
 from clover.analysis.view import DeploymentView, Snapshot
 from clover.analysis.view_state import Service
 from clover.core.outcome import ProducerOutcome
@@ -29,7 +31,11 @@ SIZES = [(80, 24), (120, 40), (200, 60)]
 NOW = at(60.5)
 
 
-def drawn(snapshot: Snapshot, width: int, height: int, *, no_color: bool = True, **options: bool) -> list[str]:
+def render(snapshot: Snapshot, width: int, height: int, **options: Any) -> Frame:
+    return draw(snapshot, width, height, ViewOptions(**options))
+
+
+def drawn(snapshot: Snapshot, width: int, height: int, *, no_color: bool = True, **options: Any) -> list[str]:
     """Draw as a terminal of this size would show it; styles come out as escape sequences."""
     console = Console(
         width=width, height=height, file=io.StringIO(), force_terminal=True, no_color=no_color, record=True
@@ -73,7 +79,7 @@ def test_key_figures_are_there(width: int, height: int) -> None:
 
     figures = """
         clover demo | SIM | epoch 7 | saved 2.50 g 41.7 % | 360 gCO2e/kWh | 5.83 mg a request | BASE 8.33 mg (-30 %)
-        right-sized 6.67 mg | of 200 ms | OK ● | headroom 47 % | 85.20 % of 89.10 % | load 10.0/s | ok 600 | lost 0
+        right-sized 6.67 mg | of 200 ms | OK ● | headroom 47 % | 85.20 % of 89.10 % | 10.0/s (plan 10.0) | lost 0
         10 GPUs | xxlarge 7g | starting | changing | decision 3 on intensity | intensity x PUE went from 187 | q quit
     """
     for line in figures.strip().splitlines():
@@ -108,7 +114,7 @@ def test_cells_are_in_proportion_to_memory_slices() -> None:
 def test_many_gpus_are_drawn_together_with_the_failed_first() -> None:
     lines = drawn(a_running_view(gpus=200, seconds=3).snapshot(NOW), 80, 24)
 
-    rows = lines[8:]
+    rows = lines[9:]
     assert "failed" in rows[0]
     assert any(" x │" in line for line in rows) or any("other states" in line for line in rows)
 

@@ -8,7 +8,8 @@ import io
 import pytest
 from rich.console import Console
 
-from cli.dashboard import render, status_line
+from cli.dashboard import status_line
+from cli.dashboard import view as render
 from clover.agents.assembly import make_fleet
 from clover.agents.decision import Goals
 from clover.analysis.summary import RunSummary

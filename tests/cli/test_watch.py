@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import fcntl
+import io
 import os
 import pty
 import select
 import signal
+import struct
 import subprocess
 import sys
 import termios
@@ -29,6 +33,7 @@ from view_messages import (
 )
 
 from cli.dashboard_live import LiveDashboard
+from cli.dashboard_options import ViewOptions
 from cli.following import follow_into
 from clover.analysis.view import DeploymentView
 from clover.bus.memory import MemoryBus
@@ -114,7 +119,7 @@ def test_without_a_terminal_lines_come_on_standard_error(capfd: pytest.CaptureFi
     async def scenario() -> None:
         stop = asyncio.Event()
         asyncio.get_running_loop().call_later(0.3, stop.set)
-        await LiveDashboard(deployment="demo", line_s=0.1).run(a_running_view, stop)
+        await LiveDashboard(ViewOptions(deployment="demo"), line_s=0.1).run(a_running_view, stop)
 
     asyncio.run(scenario())
 
@@ -126,6 +131,7 @@ def test_without_a_terminal_lines_come_on_standard_error(capfd: pytest.CaptureFi
 _SCRIPT = """
 import asyncio, fcntl, sys, termios
 from cli.dashboard_live import LiveDashboard
+from cli.dashboard_options import ViewOptions
 from cli.output import tell
 from clover.analysis.view import DeploymentView
 
@@ -137,7 +143,13 @@ async def main():
     asyncio.get_running_loop().call_soon(tell, "said meanwhile")
     if "crash" in sys.argv:
         asyncio.get_running_loop().call_later(1.0, lambda: setattr(LiveDashboard, "_frame", None))
-    await LiveDashboard(deployment="demo", line_s=0.2).run(DeploymentView, stop)
+    kept, clock = DeploymentView(), None
+    if "running" in sys.argv:
+        sys.path.insert(0, "tests")
+        from view_messages import a_running_view, at
+        clock = lambda: at(5.5)
+        kept = a_running_view(gpus=60, seconds=5)
+    await LiveDashboard(ViewOptions(deployment="demo"), line_s=0.2, now_ms=clock).run(lambda: kept, stop)
     print("stopped", stop.is_set())
 
 asyncio.run(main())
@@ -150,6 +162,7 @@ class _Terminal:
     def __init__(self, *arguments: str, **environment: str) -> None:
         self._master, self._slave = pty.openpty()
         self.before = termios.tcgetattr(self._slave)
+        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
         self.output = b""
         self.process = subprocess.Popen(
             [sys.executable, "-c", _SCRIPT, *arguments],
@@ -158,7 +171,7 @@ class _Terminal:
             stderr=self._slave,
             cwd=ROOT,
             start_new_session=True,
-            env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "80", "LINES": "24", **environment},
+            env={**os.environ, "TERM": "xterm-256color", **environment},
         )
 
     def until(self, text: bytes) -> None:
@@ -167,6 +180,10 @@ class _Terminal:
             assert time.monotonic() < ends_s, self.output
             if select.select([self._master], [], [], 0.1)[0]:
                 self.output += os.read(self._master, 65536)
+
+    def resize(self, width: int, height: int) -> None:
+        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
+        self.process.send_signal(signal.SIGWINCH)
 
     def press(self, key: bytes) -> None:
         os.write(self._master, key)
@@ -249,3 +266,60 @@ def test_a_dumb_terminal_gets_lines() -> None:
         assert b"\x1b[?1049h" not in terminal.output
     finally:
         terminal.close()
+
+
+def test_keys_change_pages_and_a_new_size_is_drawn_at_once() -> None:
+    terminal = _Terminal("running")
+    try:
+        terminal.until(b"decision 3 on intensity")
+        for key, words in ((b"2", b"GPUs by node"), (b"3", b"predicted"), (b"4", b"how requests ended"),
+                           (b"5", b"events and log lines"), (b"?", b"this help"), (b"\t", b"gCO2e/kWh")):  # fmt: skip
+            terminal.output = b""
+            terminal.press(key)
+            terminal.until(words)
+        terminal.output = b""
+        terminal.resize(120, 40)
+        terminal.until(b"GPU power")
+        assert b"\x1b[40;1H" in terminal.output
+        terminal.press(b"2/failed\r")
+        terminal.until(b"/failed ")
+        terminal.press(b"q")
+        assert terminal.after() == terminal.before
+    finally:
+        terminal.close()
+
+
+def test_suspended_it_gives_the_terminal_back_and_takes_it_again() -> None:
+    terminal = _Terminal("running")
+    try:
+        terminal.until(b"decision 3 on intensity")
+        terminal.press(b"\x1a")
+        terminal.until(LEAVE)
+        assert os.waitid(os.P_PID, terminal.process.pid, os.WSTOPPED | os.WNOWAIT) is not None
+        assert termios.tcgetattr(terminal._slave) == terminal.before
+        terminal.output = b""
+        terminal.process.send_signal(signal.SIGCONT)
+        terminal.until(b"decision 3 on intensity")
+        assert b"\x1b[?1049h" in terminal.output
+        terminal.press(b"q")
+        assert terminal.after() == terminal.before
+        assert terminal.process.returncode == 0
+    finally:
+        terminal.close()
+
+
+def test_an_unchanged_picture_is_not_written_again() -> None:
+    from rich.console import Console  # noqa: PLC0415
+
+    from cli.dashboard import view  # noqa: PLC0415
+    from cli.dashboard_screen import Screen  # noqa: PLC0415
+
+    written = io.StringIO()
+    screen = Screen(Console(file=written, width=80, height=24, force_terminal=True, no_color=True))
+    snapshot = a_running_view(seconds=3).snapshot(at(3.5))
+    assert screen.draw(view(snapshot, 80, 24))
+    assert not screen.draw(view(snapshot, 80, 24))
+    before = written.tell()
+    assert screen.draw(view(dataclasses.replace(snapshot, at_ms=at(4.5)), 80, 24))
+    # Only the header, which has the clock.
+    assert written.tell() - before < 300

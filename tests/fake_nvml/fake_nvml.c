@@ -19,6 +19,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 #ifndef DRIVER_AGE
@@ -53,6 +54,8 @@ typedef struct { unsigned used, gi, ci; } slot;
 typedef struct {
   unsigned supports_mig, mode, pending, activation, architecture, lost, generation, pid, profiles;
   unsigned long long energy_mj;
+  unsigned idle_mw, mig_mw, instance_mw;
+  long long energy_at_ms;
   char uuid[96], title[96];
   profile profile[PROFILES];
   instance gi[INSTANCES];
@@ -231,11 +234,26 @@ API int nvmlDeviceGetArchitecture(handle h, unsigned *architecture) {
   BEGIN; gpu *g; NEED(as_gpu(h, &g)); *architecture = g->architecture; RETURN(OK);
 }
 #endif
+static long long wall_ms(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return t.tv_sec * 1000LL + t.tv_nsec / 1000000;
+}
+/* With a power set the counter goes on in real time: since the last reading at what the board draws as it is now. */
+static void draw(gpu *g) {
+  if (!g->idle_mw) return;
+  long long now = wall_ms();
+  unsigned long long mw = g->idle_mw + (g->mode ? g->mig_mw : 0);
+  for (unsigned i = 0; i < INSTANCES; i++) mw += g->gi[i].used ? g->instance_mw : 0;
+  g->energy_mj += mw * (unsigned long long)(now - g->energy_at_ms) / 1000;
+  g->energy_at_ms = now;
+}
 API int nvmlDeviceGetTotalEnergyConsumption(handle h, unsigned long long *mj) {
   BEGIN;
   gpu *g; instance *i; compute *c;
   /* As seen on real boards: a MIG device gives the figure of its whole GPU. */
   if (part(h, 56) == 4) NEED(as_compute(h, 4, &g, &i, &c)); else NEED(as_gpu(h, &g));
+  draw(g);
   if (!g->energy_mj) RETURN(NOT_SUPPORTED);
   *mj = g->energy_mj;
   RETURN(OK);
@@ -596,6 +614,15 @@ API void fake_set_activation(unsigned index, unsigned how) { locked_set(&S->gpu[
 API void fake_set_lost(unsigned index, unsigned lost) { locked_set(&S->gpu[index].lost, lost); }
 API void fake_set_gpu_process(unsigned index, unsigned pid) { locked_set(&S->gpu[index].pid, pid); }
 API void fake_set_energy(unsigned index, unsigned long long mj) { hold(); S->gpu[index].energy_mj = mj; release(); }
+API void fake_set_power(unsigned index, unsigned idle_mw, unsigned mig_mw, unsigned instance_mw) {
+  hold();
+  gpu *g = &S->gpu[index];
+  g->idle_mw = idle_mw;
+  g->mig_mw = mig_mw;
+  g->instance_mw = instance_mw;
+  g->energy_at_ms = wall_ms();
+  release();
+}
 API void fake_reset_gpu(unsigned index) {
   hold();
   gpu *g = &S->gpu[index];

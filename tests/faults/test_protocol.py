@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ from protocol_machine import Protocol
 
 from clover.bus.memory import MemoryBus
 from clover.bus.messages import LedgerCheckpoint, Message, PlanRecord, Reply, Request, Target
-from clover.bus.port import Admission, Claimed, Completion, Delivery, Swept
+from clover.bus.port import ALL_TIERS, Admission, Claimed, Completion, Delivery, Swept
 from clover.core.outcome import Outcome
 
 SETTINGS = settings(
@@ -57,8 +57,10 @@ class Forgetful(MemoryBus):
 class LosesClaims(MemoryBus):
     """What is claimed belongs to nobody."""
 
-    async def claim(self, consumer: str, *, min_idle_s: float, count: int) -> Claimed:
-        claimed = await super().claim(consumer, min_idle_s=min_idle_s, count=count)
+    async def claim(
+        self, consumer: str, *, min_idle_s: float, count: int, tiers: Mapping[int, int] = ALL_TIERS
+    ) -> Claimed:
+        claimed = await super().claim(consumer, min_idle_s=min_idle_s, count=count, tiers=tiers)
         for delivery in claimed.deliveries:
             del self._queue.pending[delivery.entry_id]
         return Claimed(deliveries=[], vanished_ids=[])

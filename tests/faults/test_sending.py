@@ -13,6 +13,7 @@ from random import Random
 import pytest
 from support import a_request, done, eventually, run
 
+from clover.agents import sending
 from clover.agents.outcomes import Outstanding
 from clover.agents.sending import FULL, NEVER_SENT, Sender
 from clover.agents.system_clock import SystemClock
@@ -129,3 +130,15 @@ async def _is_after_restart(producer: Producer, wanted: int) -> bool:
         return await producer.waiting() == wanted
     except Exception:  # noqa: BLE001 - the first calls meet dead connections
         return False
+
+
+def test_a_producer_refuses_what_it_can_no_longer_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        producer = Producer("redis://127.0.0.1:1")
+        monkeypatch.setattr(sending, "MAX_QUEUED", 2)
+        producer.make_due("r1", "r2", "r3")
+        assert [(name, outcome) for name, outcome, _ in producer.ended] == [("r3", ProducerOutcome.OVERLOADED)]
+        assert producer.outstanding.count == 2
+        await producer.bus.close()
+
+    run(test())

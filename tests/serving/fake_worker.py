@@ -44,6 +44,11 @@ def say(text: str) -> None:
 
 
 def serve(how: str, job: dict[str, Any]) -> None:
+    if job["type"] == "ping":
+        if how == "sleeps":
+            wait_for_ever()
+        write(type="pong")
+        return
     match how:
         case "hangs":
             wait_for_ever()

@@ -16,10 +16,12 @@ from serving_support import request, run, spec
 
 from clover.catalog import load_recipes
 from clover.serving.availability import MODELS_HINT, missing_packages
+from clover.serving.family import load_model
 from clover.serving.pictures_batch import BATCH, pack
 from clover.serving.port import InvalidInputError, OutOfMemoryError, ServingError
 from clover.serving.process import ProcessServicer
 from clover.serving.questions import encode_question
+from clover.serving.recipe import Recipe
 from clover.serving.samples import load_input
 from clover.serving.worker import WorkerSettings
 
@@ -271,3 +273,19 @@ def _png(width: int, height: int, grey: int) -> bytes:
     buffer = io.BytesIO()
     image.new("RGB", (width, height), (grey,) * 3).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def test_an_unknown_architecture_is_told_with_those_that_there_are() -> None:
+    def recipe(family: str, folder: str = "") -> Recipe:
+        return Recipe(application="mine", family=family, variant="small", weights="random", folder=folder)
+
+    with pytest.raises(
+        ServingError, match="servicer 'resnet9000' of mine is unknown, expected one of albert, detection"
+    ):
+        load_model(recipe("resnet9000"))
+    with pytest.raises(ServingError, match="no file .*none.py"):
+        load_model(recipe("none.py", "/nowhere"))
+    with pytest.raises(ServingError, match="there is no real model of the application 'mine'"):
+        load_model(recipe("table"))
+    with pytest.raises(ServingError, match="has no function load"):
+        load_model(recipe("clover.serving.samples"))

@@ -13,6 +13,7 @@ from serving_support import FAKE, children, eventually, fakes, is_alive, request
 
 from clover.errors import ConfigurationError
 from clover.serving.framing import MAX_PAYLOAD_BYTES
+from clover.serving.pinning import cores_of_gpus
 from clover.serving.port import InstanceSpec, InvalidInputError, ServingError, WorkerDiedError
 from clover.serving.process import ProcessServicer
 
@@ -146,6 +147,43 @@ def test_a_hung_worker_is_killed() -> None:
             assert not is_alive(worker.pid or 0)
 
     run(scenario())
+
+
+def test_an_idle_worker_gives_signs_of_life_and_one_that_does_not_is_killed() -> None:
+    async def scenario() -> None:
+        async with fakes(heartbeat_s=0.02, silent_s=0.3) as servicer:
+            lively, asleep = await servicer.start(spec("echo")), await servicer.start(spec("sleeps"))
+            assert "was idle and gave no sign of life for 0.3 s" in await asleep.wait_died()
+            assert not is_alive(asleep.pid or 0)
+            with pytest.raises(WorkerDiedError):
+                await asleep.serve(request(b"x"))
+            # Meanwhile the other has been asked some ten times, and serves on.
+            assert (await lively.serve(request(b"abc"))).payload == b"cba"
+
+    run(scenario())
+
+
+def test_a_stopped_process_is_noticed_without_any_request() -> None:
+    async def scenario() -> None:
+        async with fakes(heartbeat_s=0.02, silent_s=0.3) as servicer:
+            worker = await servicer.start(spec("echo"))
+            os.kill(worker.pid or 0, signal.SIGSTOP)
+            assert "no sign of life" in await worker.wait_died()
+
+    run(scenario())
+
+
+@pytest.mark.skipif(len(cores_of_gpus(1)[0]) == 0, reason="needs Linux and two cores")
+def test_workers_of_an_emulated_gpu_stay_on_its_core() -> None:
+    usable = sorted(os.sched_getaffinity(0))
+    cores = cores_of_gpus(3)
+    assert [core for (core,) in cores] == [usable[1 + index % (len(usable) - 1)] for index in range(3)]
+    assert cores_of_gpus(1, first=2) == cores[1:2]
+    code = "import os; from clover.serving.pinning import pin; pin([{}]); print(sorted(os.sched_getaffinity(0)))"
+    for core, told in ((cores[0][0], str([cores[0][0]])), (99_999, str(usable))):
+        done = subprocess.run([sys.executable, "-c", code.format(core)], capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == told
+    assert "not pinned to cores [99999]" in done.stderr
 
 
 def test_garbage_ends_the_worker() -> None:

@@ -49,6 +49,7 @@ def test_albert_base_answers_through_the_whole_system(tmp_path: Path) -> None:
     assert "random weights" in done.stderr
 
 
+@pytest.mark.slow
 def test_detection_answers_through_the_whole_system(tmp_path: Path) -> None:
     done = clover(
         tmp_path,

@@ -17,7 +17,7 @@ DEFINED = {
 }
 
 
-@pytest.mark.parametrize("document", ["mig.md", "operations.md"])
+@pytest.mark.parametrize("document", ["mig.md", "operations/mig.md", "operations/node.md"])
 def test_every_test_that_a_document_names_is_there(document: str) -> None:
     named = set(re.findall(r"`(test_\w+)(?:\.\.\.)?`", (ROOT / "docs" / document).read_text(encoding="utf-8")))
     for name in named:

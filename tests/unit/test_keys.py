@@ -18,7 +18,15 @@ ROOT = Path(__file__).parents[2]
 def all_names(keys: Keys) -> list[str]:
     fixed = [keys.requests, keys.requests_high, keys.open, keys.dead, keys.nodes, keys.now, keys.ledger, keys.live]
     fixed += [keys.lease, keys.epoch, keys.plan, keys.override, *(keys.feed(feed) for feed in Feed)]
-    return [*fixed, keys.replies("p1"), keys.idempotency("r1"), keys.state("n1"), keys.target("n1")]
+    return [
+        *fixed,
+        keys.replies("p1"),
+        keys.idempotency("r1"),
+        keys.state("n1"),
+        keys.target("n1"),
+        keys.tier(2),
+        keys.name("n1"),
+    ]
 
 
 def test_every_key_name_is_in_the_registry_exactly_once():

@@ -1,4 +1,4 @@
-"""The chapter on the bus names tests that hold its promises: each of them must be there."""
+"""The chapters on operations name tests that hold what they say: each of them must be there, and every link too."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-CHAPTER = (ROOT / "docs" / "operations-bus.md").read_text(encoding="utf-8")
-PROMISES = [line for line in CHAPTER.splitlines() if re.match(r"\| P\d ", line)]
+FOLDER = ROOT / "docs" / "operations"
+CHAPTERS = {path.name: path.read_text(encoding="utf-8") for path in sorted(FOLDER.glob("*.md"))}
+PROMISES = [line for line in CHAPTERS["promises.md"].splitlines() if re.match(r"\| P\d ", line)]
 
 
 def named_tests(text: str) -> list[tuple[str, str]]:
@@ -29,7 +30,14 @@ def test_every_promise_is_there_once_and_names_a_test() -> None:
         assert [name for _, name in named_tests(line) if name], line
 
 
-@pytest.mark.parametrize(("file", "name"), sorted(set(named_tests(CHAPTER))))
+@pytest.mark.parametrize(("file", "name"), sorted({one for text in CHAPTERS.values() for one in named_tests(text)}))
 def test_every_named_test_exists(file: str, name: str) -> None:
     text = (ROOT / file).read_text(encoding="utf-8")
     assert not name or re.search(rf"^def {name}\(", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_every_link_leads_somewhere_and_the_index_names_every_chapter(chapter: str) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", CHAPTERS[chapter])
+    assert [link for link in links if not (FOLDER / link).exists()] == []
+    assert chapter == "README.md" or f"]({chapter})" in CHAPTERS["README.md"]

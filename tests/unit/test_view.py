@@ -272,11 +272,13 @@ def test_plan_queue_trouble_and_log_lines() -> None:
 def test_memory_does_not_grow_with_the_run() -> None:
     view = DeploymentView()
     steady(view, 1, 2000)
-    feed(view, *(an_event(second, "gpu.serving") for second in range(500)))
+    feed(view, *(an_event(second, "gpu.serving") for second in range(600)))
 
     assert len(view._requests._seconds) <= 92
     assert len(view._ledger._readings) <= 92
-    assert len(view.snapshot(at(2000.0)).events) == 100
+    assert len(view.snapshot(at(2000.0)).events) == 500
+    steady(view, 2001, 4000)
+    assert len(view.snapshot(at(4000.0)).slots) == 720
 
 
 def test_a_snapshot_is_plain_data() -> None:

@@ -1,10 +1,10 @@
 -- Answers open requests that their consumer did not, each once.
--- KEYS: open requests, high stream, normal stream, then reply streams.
--- ARGV per request: name among the open requests, index of its stream in KEYS, entry id, index of its reply stream in
+-- KEYS: open requests, the request streams, then reply streams.
+-- ARGV: number of request streams, then per request: name among the open requests, index of its stream in KEYS, entry id, index of its reply stream in
 -- KEYS, and id and d of the reply. Returns per request: 1 if it was answered by this call, else 0.
 
 local results = {}
-for at = 1, #ARGV, 6 do
+for at = 2, #ARGV, 6 do
   local open = redis.call('ZREM', KEYS[1], ARGV[at])
   if open == 1 then
     local stream = KEYS[tonumber(ARGV[at + 1])]
@@ -14,7 +14,7 @@ for at = 1, #ARGV, 6 do
   end
   results[#results + 1] = open
 end
-for i = 4, #KEYS do
+for i = 2 + tonumber(ARGV[1]), #KEYS do
   redis.call('PEXPIRE', KEYS[i], REPLY_TTL_MS)
 end
 return results

@@ -1,13 +1,14 @@
 -- Finds open requests that nobody will answer any more: past their deadline, or gone from their stream.
--- KEYS: open requests, high stream, normal stream. ARGV: grace after the deadline in ms, most of them.
+-- KEYS: open requests, then the request streams. ARGV: grace after the deadline in ms, most of them.
 -- Returns names among the open requests and whether the entry is still there (1 or 0), alternating.
 
-local streams = {h = KEYS[2], n = KEYS[3]}
+local streams = {}
+for i = 2, #KEYS do streams[kind_of(KEYS[i])] = KEYS[i] end
 local limit = tonumber(ARGV[2])
 local found = {}
 
 local function there(name)
-  local kind, entry = string.match(name, '^(%a) (%S+)')
+  local kind, entry = string.match(name, '^(%w) (%S+)')
   return redis.call('XRANGE', streams[kind], entry, entry)[1] ~= nil, streams[kind], entry
 end
 
@@ -20,7 +21,8 @@ for _, name in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now_ms() - AR
   note(name, (there(name)))
 end
 -- More requests are open than there are entries: somebody trimmed a stream. What a consumer still holds it may answer.
-local kept = redis.call('XLEN', KEYS[2]) + redis.call('XLEN', KEYS[3])
+local kept = 0
+for i = 2, #KEYS do kept = kept + redis.call('XLEN', KEYS[i]) end
 if not found[1] and redis.call('ZCARD', KEYS[1]) > kept then
   for _, name in ipairs(redis.call('ZRANGE', KEYS[1], 0, VANISHED_SCAN - 1)) do
     local is_there, stream, entry = there(name)

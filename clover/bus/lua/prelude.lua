@@ -30,7 +30,14 @@ local function reply(stream, id, header, payload)
     'v', VERSION, 't', 'reply', 'id', id, 'd', header, 'p', payload)
 end
 
--- Name of a request among the open ones: stream (h or n), entry id, producer, request id (which may hold blanks).
+-- What the names of open requests say of a stream: h high priority, n normal, 2 to 8 a tier.
+local function kind_of(stream)
+  local rest = string.match(stream, ':req:(.*)$')
+  if not rest then return 'n' end
+  return rest == 'hi' and 'h' or string.sub(rest, 2)
+end
+
+-- Name of a request among the open ones: kind of its stream, entry id, producer, request id (which may hold blanks).
 local function open_name(kind, entry, producer, request)
   return kind .. ' ' .. entry .. ' ' .. producer .. ' ' .. request
 end

@@ -22,6 +22,7 @@ from clover.bus.messages.control import (
     Prediction,
     Share,
     Target,
+    Tier,
 )
 from clover.bus.messages.events import (
     EVENT_KINDS,
@@ -86,6 +87,7 @@ __all__ = [
     "RequestRecord",
     "Share",
     "Target",
+    "Tier",
     "data_of",
 ]
 

@@ -37,11 +37,12 @@ class Share(Message, frozen=True):
 
 
 class DispatchRule(Message, frozen=True):
-    """Which idle instance takes the next request, see `clover.core.dispatch`."""
+    """Which idle instance takes the next request, see `clover.core.dispatch`; `weight`: this node's planned part."""
 
     name: RuleName = "longest_idle"
     hold_back: bool = False
     shares: tuple[Share, ...] = ()
+    weight: float = 1.0
 
 
 class Target(Message, frozen=True):
@@ -107,6 +108,18 @@ class Calibration(Message, frozen=True):
     energy: dict[str, float] = msgspec.field(default_factory=dict[str, float])
 
 
+class Tier(Message, frozen=True):
+    """Requests that ask for more than the tier below and no more than `accuracy_pct`, in the application's metric.
+
+    Attributes:
+        accuracy_pct: What answers them is at least as accurate.
+        bound: Most of them, and of stricter ones, that may wait; 0 if the plan holds no variant as accurate.
+    """
+
+    accuracy_pct: float
+    bound: int
+
+
 class PlanRecord(Message, frozen=True):
     """The plan in force, as last written under the lease.
 
@@ -132,6 +145,7 @@ class PlanRecord(Message, frozen=True):
         guard: Level of the SLA guard that it was decided under.
         fenced: GPUs (`node/gpuN`) that were left out because they are broken.
         calibration: Of the table that it was decided with.
+        tiers: Accuracy tiers from the least accurate variant's; admission refuses what the plan does not hold.
     """
 
     epoch: int
@@ -162,6 +176,7 @@ class PlanRecord(Message, frozen=True):
     guard: GuardLevel = "none"
     fenced: tuple[str, ...] = ()
     calibration: Calibration = Calibration()
+    tiers: tuple[Tier, ...] = ()
 
 
 class Pin(Message, frozen=True):

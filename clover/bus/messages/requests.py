@@ -73,7 +73,14 @@ class Reply(Message, frozen=True):
 
 
 class RequestRecord(Message, frozen=True):
-    """One line of the request log, written by the producer when the request has ended for it."""
+    """One line of the request log, written by the producer when the request has ended for it.
+
+    Attributes:
+        due_ms: When the arrival process wanted it sent; `latency_ms` runs from here.
+        lag_ms: How late the producer itself came to it.
+        sent_ms: When it was first handed to the bus; None if it never was.
+        priority, min_accuracy: As in the request.
+    """
 
     id: str
     due_ms: float
@@ -90,6 +97,10 @@ class RequestRecord(Message, frozen=True):
     service_ms: float = 0.0
     energy_j: float | None = None
     reason: str = ""
+    lag_ms: float = 0.0
+    sent_ms: float | None = None
+    priority: Literal["normal", "high"] = "normal"
+    min_accuracy: float | None = None
 
 
 class RequestLog(Message, frozen=True):

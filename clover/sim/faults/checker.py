@@ -1,7 +1,7 @@
 """The judge: reads a history and says which promises were broken, by which request or process, and how. Pure.
 
-The promises are those of docs/operations.md, P1 to P9. Each is one function over the same facts, so that runs with real
-processes, runs in virtual time and planted violations are all judged alike.
+The promises are those of docs/operations/promises.md, P1 to P9. Each is one function over the same facts, so that runs
+with real processes, runs in virtual time and planted violations are all judged alike.
 """
 
 from __future__ import annotations

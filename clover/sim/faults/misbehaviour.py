@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from random import Random
 from typing import Any
 
 from clover.bus.messages import Request
-from clover.bus.port import Admission, Bus, Claimed, Delivery
+from clover.bus.port import NO_TIERS, Admission, Bus, Claimed, Delivery
 from clover.errors import ConfigurationError
 from clover.sim.faults.recording import Interposed
 
@@ -88,16 +88,22 @@ class MisdeliveringBus(Interposed):
         """See `clover.bus.port.Bus`; the answers are those to the first time."""
         answers = await self._inner.admit(requests, bound=bound)
         if self._rng.random() < self._share:
-            admitted = [r for r, answer in zip(requests, answers, strict=True) if answer is not Admission.FULL]
+            admitted = [
+                r
+                for r, answer in zip(requests, answers, strict=True)
+                if answer in {Admission.ADMITTED, Admission.DUPLICATE}
+            ]
             await self._inner.admit(self._rng.sample(admitted, len(admitted)), bound=bound)
         return answers
 
-    async def pull(self, consumer: str, *, count: int, block_s: float) -> list[Delivery]:
+    async def pull(
+        self, consumer: str, *, count: int, block_s: float, tiers: Mapping[int, int] = NO_TIERS
+    ) -> list[Delivery]:
         """See `clover.bus.port.Bus`."""
         if self._again and self._rng.random() < 0.1:
             again, self._again = self._again[:count], self._again[count:]
             return again
-        taken = await self._inner.pull(consumer, count=count, block_s=block_s)
+        taken = await self._inner.pull(consumer, count=count, block_s=block_s, tiers=tiers)
         self._again += [one for one in taken if self._rng.random() < self._share]
         self._rng.shuffle(taken)
         return taken

@@ -70,7 +70,7 @@ class RecordingBus(Interposed):
         except BaseException:
             self._ended_admissions((request.id, "unknown") for request in requests)
             raise
-        results = ["fail" if answer is Admission.FULL else "ok" for answer in answers]
+        results = ["fail" if answer in {Admission.FULL, Admission.UNMET} else "ok" for answer in answers]
         self._ended_admissions(zip((request.id for request in requests), results, strict=True))
         return answers
 

@@ -1,62 +1,20 @@
-"""Access rules and TLS on a real server: every role can do its work and nothing else, and no secret is shown."""
+"""Access rules on a real server: every role can do its work and nothing else."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import json
-import os
-import subprocess
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import OPENSSL, REDIS_SERVER, RealServer, certificates, required, running
+from guarded import DEPLOYMENT, KEYS, guarded
 from support import a_checkpoint, a_plan, a_request, a_target, an_event, done, intensity, run, telemetry
 
-from clover.bus.acl import ROLES, acl_rules, digests_of, main, user_name
-from clover.bus.keys import REGISTRY, Keys, Role
+from clover.bus.acl import ROLES, acl_rules, main, user_name
+from clover.bus.keys import REGISTRY, Role
 from clover.bus.port import Feed
-from clover.bus.redis import RedisBus, RedisLink
+from clover.bus.redis import RedisBus
 from clover.errors import BusDeniedError, BusError, BusUnavailableError
-
-DEPLOYMENT = "guarded"
-KEYS = Keys(DEPLOYMENT)
-
-
-class Guarded:
-    """A server with the generated rules, and a bus and a raw link for each role."""
-
-    def __init__(self, port: int, secrets: dict[str, str]) -> None:
-        self.port = port
-        self.secrets = secrets
-        self.buses = {role: RedisBus(self.url(role), DEPLOYMENT, role) for role in ROLES}
-        self.raw = {role: RedisLink(self.url(role), f"raw-{role}") for role in ROLES}
-
-    def url(self, role: Role) -> str:
-        return f"redis://{user_name(DEPLOYMENT, role)}:{self.secrets[role]}@127.0.0.1:{self.port}"
-
-    async def close(self) -> None:
-        for one in (*self.buses.values(), *self.raw.values()):
-            await one.close()
-
-
-@asynccontextmanager
-async def guarded(tmp_path: Path) -> AsyncIterator[Guarded]:
-    required(REDIS_SERVER)
-    rules = acl_rules(DEPLOYMENT, digests_of(tmp_path / "secrets"))
-    (tmp_path / "users.acl").write_text(rules)
-    secrets = {role: (tmp_path / "secrets" / role).read_text().strip() for role in ROLES}
-    server = RealServer(tmp_path / "server", f"aclfile {tmp_path}/users.acl")
-    async with running(server):
-        world = Guarded(server.port, secrets)
-        try:
-            yield world
-        finally:
-            await world.close()
 
 
 async def work_of_generator(bus: RedisBus) -> None:
@@ -120,6 +78,7 @@ async def work_of_dashboard(bus: RedisBus) -> None:
     await bus.follow(dict.fromkeys(Feed, "0"), block_s=0.01)
     for feed in Feed:
         await bus.newest_id(feed)
+        assert (await bus.extent(feed)).length > 0
     assert await bus.plan() == a_plan(epoch=1)
     assert await bus.node_states()
     await bus.carbon_now()
@@ -297,116 +256,36 @@ def test_without_secrets_nobody_is_let_in() -> None:
     assert [line.split()[2] for line in lines] == ["off"] * (len(ROLES) + 1)
 
 
-# --- TLS
+# --- producers with users of their own
 
 
-def test_tls_and_mutual_tls(tmp_path: Path) -> None:
-    required(REDIS_SERVER, OPENSSL)
-    files = certificates(tmp_path)
-
+def test_a_producer_of_its_own_reads_its_own_replies_alone(tmp_path: Path) -> None:
     async def test() -> None:
-        server = RealServer(tmp_path / "server")
-        server._settings = (
-            "port 0", f"tls-port {server.port}", f"tls-cert-file {files['server']}",
-            f"tls-key-file {files['server_key']}", f"tls-ca-cert-file {files['ca']}", "tls-auth-clients yes",
-        )  # fmt: skip
-        async with running(server):
-            place = f"127.0.0.1:{server.port}"
-            mutual = f"ca={files['ca']}&cert={files['client']}&key={files['client_key']}"
-            bus = RedisBus(f"rediss://{place}?{mutual}", DEPLOYMENT, "tls")
-            await bus.admit([a_request("r1")], bound=10)
-            assert len(await bus.pull("c1", count=1, block_s=1)) == 1
-            await bus.close()
-            stranger = f"ca={files['stranger']}&cert={files['client']}&key={files['client_key']}"
-            for url in (
-                f"rediss://{place}?{stranger}",
-                f"rediss://{place}",
-                f"rediss://localhost:{server.port}?{mutual}",
-            ):
-                bus = RedisBus(url, DEPLOYMENT, "tls")
-                with pytest.raises(BusError, match="trust") as caught:
-                    await bus.ping()
-                assert not isinstance(caught.value, BusUnavailableError)
-                assert "CLOVER_REDIS_CA" in caught.value.hint
-                await bus.close()
-            # Without a certificate of one's own, and without TLS at all.
-            for url in (f"rediss://{place}?ca={files['ca']}", f"redis://{place}"):
-                bus = RedisBus(url, DEPLOYMENT, "plain")
-                with pytest.raises(BusError):
-                    await bus.ping()
+        async with guarded(tmp_path, "p1", "p2") as world:
+            first, second = (world.bus_of_producer(name) for name in ("p1", "p2"))
+            await first.admit([a_request("r1", reply_to="p1")], bound=10)
+            await second.admit([a_request("r2", reply_to="p2")], bound=10)
+            assert await first.known(["r1"]) == [True]
+            node = world.buses["node"]
+            assert await node.finish([done(one) for one in await node.pull("c1", count=5, block_s=1)]) == [True, True]
+            for bus, own, other in ((first, "p1", "p2"), (second, "p2", "p1")):
+                assert len((await bus.replies(own, "0", block_s=0))[0]) == 1
+                with pytest.raises(BusDeniedError):
+                    await bus.replies(other, "0", block_s=0)
+            # What all generators had in common is gone, or nothing would be gained.
+            with pytest.raises(BusError, match="refuses the login"):
+                await world.buses["generator"].ping()
+            for bus in (first, second):
                 await bus.close()
 
     run(test())
 
 
-# --- the command line
-
-
-def test_no_command_shows_the_password(tmp_path: Path) -> None:
-    async def test() -> None:
-        async with guarded(tmp_path) as world:
-            secret = world.secrets["dashboard"]
-            user = user_name(DEPLOYMENT, "dashboard")
-            environment = {"CLOVER_REDIS": f"redis://{user}:{secret}@127.0.0.1:{world.port}"}
-            by_file = {
-                "CLOVER_REDIS": f"redis://127.0.0.1:{world.port}", "CLOVER_REDIS_USERNAME": user,
-                "CLOVER_REDIS_PASSWORD_FILE": str(tmp_path / "secrets" / "dashboard"),
-            }  # fmt: skip
-            wrong = {"CLOVER_REDIS": f"redis://{user}:{secret}-wrong@127.0.0.1:{world.port}", "CLOVER_DEBUG": "1"}
-            for variables, code in ((environment, 0), (by_file, 0), (wrong, 4)):
-                result = await asyncio.to_thread(clover, "status", "--deployment", DEPLOYMENT, **variables)
-                assert result.returncode == code, result.stderr
-                assert secret not in result.stdout + result.stderr
-
-    run(test(), limit_s=60)
-
-
-def shown_by(folder: Path) -> str:
-    return "".join(path.read_text(errors="replace") for path in folder.rglob("*.log"))
-
-
-@pytest.mark.slow
-def test_up_runs_as_the_operator_and_shows_its_password_nowhere(tmp_path: Path) -> None:
-    async def test() -> None:
-        async with guarded(tmp_path) as world:
-            secret, state = world.secrets["operator"], tmp_path / "state"
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "cli", "up", "--deployment", DEPLOYMENT, "--gpus", "2", "--duration", "5s",
-                "--no-tui", "--json", "--state-dir", str(state),
-                env={
-                    **os.environ, "CLOVER_REDIS": f"redis://127.0.0.1:{world.port}",
-                    "CLOVER_REDIS_USERNAME": user_name(DEPLOYMENT, "operator"),
-                    "CLOVER_REDIS_PASSWORD_FILE": str(tmp_path / "secrets" / "operator"),
-                },
-                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            )  # fmt: skip
-            arguments: set[str] = set()
-            output = asyncio.create_task(process.communicate())
-            while not output.done():
-                arguments |= set(command_lines())
-                await asyncio.sleep(0.2)
-            out, err = await output
-            assert process.returncode == 0, err.decode()
-            assert json.loads(out)["requests"]["lost"] == 0
-            ours = [line for line in arguments if "agent" in line and DEPLOYMENT in line]
-            assert len(ours) >= 5
-            for text in (*arguments, out.decode(), err.decode(), shown_by(tmp_path)):
-                assert secret not in text
-            assert secret not in "".join(path.read_text() for path in state.glob("*.json"))
-
-    run(test(), limit_s=110.0)
-
-
-def command_lines() -> list[str]:
-    found: list[str] = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            found.append(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
-    return found
-
-
-def clover(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "cli", *arguments],
-        env={**os.environ, **variables}, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+def test_a_producer_that_cannot_be_a_key_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("", "a b", "../x", "*"):
+        assert main(["--secrets", str(tmp_path), "--producer", name]) == 3
+        assert "producer" in capsys.readouterr().err
+    assert main(["--deployment", DEPLOYMENT, "--secrets", str(tmp_path), "--producer", "p1"]) == 0
+    users = {line.split()[1]: line.split()[2] for line in capsys.readouterr().out.splitlines()}
+    assert users[user_name(DEPLOYMENT, "generator")] == "off"
+    assert users[user_name(DEPLOYMENT, "generator", "p1")] == "on"

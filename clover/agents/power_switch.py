@@ -1,0 +1,122 @@
+"""Switches GPUs off and on with commands of the operator: only they know what is behind a power rail or a BMC.
+
+A command is run without a shell, once per GPU, with the GPU named in its environment: CLOVER_NODE, CLOVER_GPU_INDEX and
+CLOVER_GPU_UUID. It has until its time limit to succeed. Without commands nothing is run, which is right for simulated
+GPUs alone: whoever plans with `off` on real ones is asked for them (`require_hooks`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from clover.errors import ConfigurationError, NodeError
+
+#: Longest that a command may take unless told otherwise, s: a host's firmware takes minutes.
+DEFAULT_LIMIT_S = 300.0
+
+_TOLD_CHARACTERS = 300
+
+
+class _Board(Protocol):
+    @property
+    def index(self) -> int: ...
+
+    @property
+    def uuid(self) -> str: ...
+
+
+class PowerCommandError(NodeError):
+    """A power command failed or took too long; the GPU's state is what the command left."""
+
+
+@dataclass(frozen=True, slots=True)
+class PowerSwitch:
+    """The power commands of one node.
+
+    Attributes:
+        node: Name of the node.
+        off, on: The commands, empty for none.
+        limit_s: Longest that one may take.
+    """
+
+    node: str
+    off: Sequence[str] = ()
+    on: Sequence[str] = ()
+    limit_s: float = DEFAULT_LIMIT_S
+
+    async def switch(self, gpu: _Board, *, on: bool) -> None:
+        """Switch a GPU and wait until its command is done.
+
+        Raises:
+            PowerCommandError: It could not be started, ended with another code than 0, or took too long.
+        """
+        command = self.on if on else self.off
+        if not command:
+            return
+        name = f"{'power_on' if on else 'power_off'} of {self.node}/gpu{gpu.index} ({shlex.join(command)})"
+        environment = {
+            **os.environ,
+            "CLOVER_NODE": self.node,
+            "CLOVER_GPU_INDEX": str(gpu.index),
+            "CLOVER_GPU_UUID": gpu.uuid,
+        }
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise PowerCommandError(f"{name} cannot be started: {error.strerror or error}") from error
+        await self._finish(process, name)
+
+    async def _finish(self, process: asyncio.subprocess.Process, name: str) -> None:
+        try:
+            async with asyncio.timeout(self.limit_s):
+                output, _ = await process.communicate()
+        except TimeoutError:
+            raise PowerCommandError(f"{name} was not done within {self.limit_s:g} s and was ended") from None
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        if process.returncode != 0:
+            told = output.decode(errors="replace").strip()[-_TOLD_CHARACTERS:].replace("\n", " | ")
+            raise PowerCommandError(f"{name} ended with code {process.returncode}{': ' if told else ''}{told}")
+
+
+def power_switch(node: str, *, off: str, on: str, limit_s: float = DEFAULT_LIMIT_S) -> PowerSwitch:
+    """Build a switch from two command lines, split as a shell would.
+
+    Raises:
+        ConfigurationError: Only one of them is given, one cannot be split, or the limit is not above 0.
+    """
+    if bool(off.strip()) != bool(on.strip()):
+        raise ConfigurationError("power_off and power_on: expected both commands or neither")
+    if not limit_s > 0.0:
+        raise ConfigurationError(f"power_limit = {limit_s:g}: expected seconds above 0")
+    try:
+        return PowerSwitch(node, tuple(shlex.split(off)), tuple(shlex.split(on)), limit_s)
+    except ValueError as error:
+        raise ConfigurationError(f"power_off = {off!r}, power_on = {on!r}: {error}") from error
+
+
+def require_hooks(backend: str, parking: str, *, off: str) -> None:
+    """Refuse a plan that switches real GPUs off when nobody has said how.
+
+    Raises:
+        ConfigurationError: Parking is `off` on a real backend and there is no command.
+    """
+    if parking == "off" and backend == "nvml" and not off.strip():
+        raise ConfigurationError(
+            "--parking off: expected a command that switches a GPU off on this backend",
+            hint="give --power-off and --power-on (clover.toml: power_off, power_on), or --parking parked",
+        )

@@ -1,0 +1,1 @@
+"""Reports of runs: figures, pictures, and the pages that show them."""
