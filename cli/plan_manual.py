@@ -303,14 +303,11 @@ def _read_plan(file: Path) -> list[tuple[str, GpuTarget]]:
 
     from clover.bus.messages import GpuTarget  # noqa: PLC0415
 
-    class Gpu(GpuTarget, frozen=True, kw_only=True):
-        node: str
-
-    class Plan(msgspec.Struct):
-        gpus: list[Gpu]
-
+    # Made here, so that `--help` need not know the messages.
+    gpu_type = msgspec.defstruct("Gpu", [("node", str)], bases=(GpuTarget,), kw_only=True, frozen=True)
+    plan_type = msgspec.defstruct("Plan", [("gpus", list[gpu_type])])
     try:
-        plan = msgspec.json.decode(file.read_bytes(), type=Plan)
+        plan: Any = msgspec.json.decode(file.read_bytes(), type=plan_type)
     except OSError as error:
         raise ConfigurationError(f"{file}: {error.strerror}") from None
     except msgspec.MsgspecError as error:

@@ -18,6 +18,7 @@ from clover.agents.control_acting import ControlActing
 from clover.agents.control_view import ControlView
 from clover.agents.control_writer import ControlWriter
 from clover.agents.decision import Decision, DecisionMaker
+from clover.agents.inbox import Inbox
 from clover.agents.lease import Lease, LeaseLostError
 from clover.agents.lifetime import until_stopped
 from clover.agents.live import LiveWindow
@@ -28,7 +29,6 @@ from clover.agents.taking_over import configurations, factors_of, gpu_ids
 from clover.bus import messages
 from clover.bus.messages import CalibrationData, DispatchRule, PlanRecord
 from clover.bus.port import Bus, Feed
-from clover.core import control
 from clover.core.calibration import Calibrator
 from clover.core.clock import Clock
 from clover.core.configuration import GpuConfiguration, GpuId
@@ -102,8 +102,9 @@ class ControllerAgent:
         self._planner = Planner(compute, within_s=settings.plan_within_s)
         self._lease = Lease(settings.name, bus=bus, ttl_s=settings.lease_s, rng=rng)
         self._writer = ControlWriter(settings.name, bus=bus, clock=clock, maker=maker)
-        #: What was seen, and what is to be said; new for each term.
-        self._events: asyncio.Queue[control.Event | messages.Event] = asyncio.Queue()
+        #: What was seen, and what is to be said before it is acted upon; new for each term.
+        self._events = Inbox()
+        self._said: list[messages.Event] = []
 
     def _new_machine(self) -> ControllerMachine:
         settings, maker = self._settings, self._maker
@@ -124,7 +125,7 @@ class ControllerAgent:
         ahead_s = 2.0 * (change_s + settings.tick_s) + 10.0 if settings.load_ahead_s is None else settings.load_ahead_s
 
         def tell(kind: str, subject: str, reason: str, data: CalibrationData | None) -> None:
-            self._events.put_nowait(self._writer.event(kind, subject, reason, data=data))
+            self._said.append(self._writer.event(kind, subject, reason, data=data))
 
         return ControlView(
             bus=self._bus,
@@ -135,7 +136,7 @@ class ControllerAgent:
             # What is not asked for is measured, but nothing follows from it.
             calibrator=calibrator if settings.calibrated else Calibrator(),
             overrides=Overrides(lambda gpu: unfit(gpu, maker.model, maker.multisets)),
-            put=self._events.put_nowait,
+            put=self._events.put,
             calibrate=maker.calibrate,
             tell=tell,
             planned_rps=lambda: machine.rate_rps,
@@ -162,7 +163,7 @@ class ControllerAgent:
     async def _term(self) -> None:
         """Control from winning the lease to losing it."""
         await self._lease.win()
-        self._events = asyncio.Queue()
+        self._events, self._said = Inbox(), []
         machine, calibrator = self._new_machine(), Calibrator()
         plan = await self._take_over(machine, calibrator)
         view = self._new_view(machine, calibrator)
@@ -192,10 +193,10 @@ class ControllerAgent:
     async def _act(self, acting: ControlActing) -> None:
         while True:
             event = await self._events.get()
-            if isinstance(event, messages.Event):
-                await self._bus.publish(Feed.EVENTS, [event])
-            else:
-                await acting.act(event)
+            said, self._said = self._said, []
+            if said:
+                await self._bus.publish(Feed.EVENTS, said)
+            await acting.act(event)
 
     # --- taking over
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import msgspec
 
 from clover.agents.translate import alternative, by_node, prediction
 from clover.bus.messages import Calibration, DispatchRule, PlanRecord, Prediction, Target, Tier
-from clover.core.admission import admission_bound, tier_bound
+from clover.core.admission import admission_bound, finishable
 from clover.core.application import ServiceModel
 from clover.core.calibration import Factors, calibrated
 from clover.core.configuration import Configuration, FleetCounts, GpuId
@@ -242,15 +243,18 @@ class DecisionMaker:
     def _tiers(
         self, configuration: Configuration, *, changed: tuple[GpuId, ...] = (), guard: GuardLevel = "none"
     ) -> tuple[Tier, ...]:
-        """Return the application's accuracy tiers with how many requests of each may wait."""
-        sla_ms, shed = self._goals.sla_ms, guard == "shed"
-        return tuple(
-            Tier(
-                accuracy_pct=least,
-                bound=tier_bound(self._model, configuration, least, sla_ms=sla_ms, changed=changed, shed=shed),
+        """Return the application's accuracy tiers with what the fleet can finish of each in time."""
+        model, sla_ms, shed = self._model, self._goals.sla_ms, guard == "shed"
+
+        def bound(accuracy_pct: float) -> int:
+            return math.ceil(
+                finishable(
+                    model, configuration, sla_ms=sla_ms, changed=changed, shed=shed, min_accuracy_pct=accuracy_pct
+                )
             )
-            for least in accuracy_tiers(variant.accuracy_pct for variant in self._model.application.variants)
-        )
+
+        accuracies = accuracy_tiers(variant.accuracy_pct for variant in model.application.variants)
+        return tuple(Tier(accuracy_pct=accuracy, bound=bound(accuracy)) for accuracy in accuracies)
 
     def _admission_bound(
         self, configuration: Configuration, *, changed: tuple[GpuId, ...] = (), guard: GuardLevel = "none"

@@ -7,8 +7,9 @@ what it is about - a node's GPUs, the rate, the intensity - so an older one abou
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
-from clover.core.control import Event, NodeSeen
+from clover.core.control import Event, NodeSeen, ServiceSeen
 
 #: Most nodes that are heard of at once; one above is heard when there is room, since each reports every second.
 MAX_NODES = 4096
@@ -37,8 +38,12 @@ class Inbox:
     def put(self, event: Event) -> None:
         """Take an event in, in place of an earlier one of the same subject."""
         subject = _subject(event)
-        if subject in self._held:
+        held = self._held.get(subject)
+        if held is not None:
             self.coalesced += 1
+            if isinstance(held, ServiceSeen) and isinstance(event, ServiceSeen):
+                # Counts since the last such event: all of them count.
+                event = replace(event, answered=held.answered + event.answered, late=held.late + event.late)
         elif isinstance(event, NodeSeen):
             if self._nodes >= self._max_nodes:
                 self.refused += 1

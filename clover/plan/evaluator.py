@@ -20,12 +20,12 @@ LIVE_REQUESTS = 1000
 _LIVE_STREAM = 0x11FE
 
 
-#: Requests on a fresh configuration before those that count: enough to fill its few instances.
-_LIVE_WARM_UP = 1_000
-
-
 def _key(problem: Problem, gpu: GpuConfiguration) -> tuple[object, ...]:
     return (problem.model.table.application, len(problem.gpus), problem.rate_rps, problem.sla_ms, gpu.graph)
+
+
+#: Requests on a fresh configuration before those that count: enough to fill its few instances.
+_LIVE_WARM_UP = 1_000
 
 
 class UniformEvaluator:

@@ -11,6 +11,7 @@ import pytest
 
 from clover.agents.inbox import Inbox
 from clover.core.control import GpuReport, IntensitySeen, LoadSeen, NodeSeen, Sent, Tick
+from clover.core.load import LoadEstimate
 
 ROOT = Path(__file__).parents[2]
 LONG_RUNNING = ("clover/agents", "clover/bus", "clover/carbon", "clover/power", "clover/serving", "cli", "mig")
@@ -83,7 +84,7 @@ def test_of_events_about_the_same_the_latest_wins_in_the_place_of_the_first() ->
         for node in ("n1", "n2"):
             inbox.put(seen(node, epoch))
         inbox.put(Tick())
-        inbox.put(LoadSeen(rate_rps=float(epoch)))
+        inbox.put(LoadSeen(load=LoadEstimate.sure(float(epoch))))
         inbox.put(IntensitySeen(effective=float(epoch)))
     inbox.put(Sent(epoch=7))
     assert len(inbox) == 6
@@ -92,7 +93,7 @@ def test_of_events_about_the_same_the_latest_wins_in_the_place_of_the_first() ->
         seen("n1", 999),
         seen("n2", 999),
         Tick(),
-        LoadSeen(rate_rps=999.0),
+        LoadSeen(load=LoadEstimate.sure(999.0)),
         IntensitySeen(effective=999.0),
         Sent(epoch=7),
     ]

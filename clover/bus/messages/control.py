@@ -142,10 +142,10 @@ class PlanRecord(Message, frozen=True):
         state: `rolling` until every node has applied the last targets, then `serving`.
         decided_at_ms, since_ms: When it was decided; when `state` was entered.
         controller: Which controller wrote it.
-        tiers: Accuracy tiers from the least accurate variant's; admission refuses what the plan does not hold.
         guard: Level of the SLA guard that it was decided under.
         fenced: GPUs (`node/gpuN`) that were left out because they are broken.
         calibration: Of the table that it was decided with.
+        tiers: Accuracy tiers from the least accurate variant's; admission refuses what the plan does not hold.
     """
 
     epoch: int
