@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from clover.bus import codec, scripts
+from clover.bus.calls import entries_by_stream
 from clover.bus.link import Argument
 from clover.bus.messages import Reply
 from clover.bus.port import Delivery, QueueStatus, Swept
@@ -53,7 +54,10 @@ class CareCalls(RequestCalls):
     async def sweep(self, *, grace_s: float, limit: int = 500) -> Swept:
         """See `clover.bus.port.Bus`."""
         keys = [self._keys.open, *self._streams]
-        found = await self._link.script(scripts.OVERDUE, keys, [int(grace_s * 1e3), limit])
+        found, first = await self._link.script(scripts.OVERDUE, keys, [int(grace_s * 1e3), limit])
+        for stream, entries in entries_by_stream(first):
+            # Buries what is malformed: a tier that nobody answers at present has no reader who would.
+            await self._decoded(stream, entries, codec.decode_request)
         overdue = [(name.decode(), there == 1) for name, there in zip(found[::2], found[1::2], strict=True)]
         if not overdue:
             return Swept(expired=[], vanished=[])

@@ -24,6 +24,8 @@ RELEASED = "released"
 RELEASED_IDLE_MS = 100_000_000
 #: Most open requests that one look for vanished entries goes through.
 VANISHED_SCAN = 10_000
+#: First entries of each request stream that a sweep looks at if some were never admitted.
+STRANGERS_SCAN = 10
 
 #: An id stays known until this long after the request's deadline.
 IDEMPOTENCY_AFTER_DEADLINE_MS = 60_000

@@ -26,6 +26,7 @@ def _constants() -> str:
         "RELEASED": f"'{keys.RELEASED}'",
         "RELEASED_IDLE_MS": keys.RELEASED_IDLE_MS,
         "VANISHED_SCAN": keys.VANISHED_SCAN,
+        "STRANGERS_SCAN": keys.STRANGERS_SCAN,
         "IDEMPOTENCY_AFTER_DEADLINE_MS": keys.IDEMPOTENCY_AFTER_DEADLINE_MS,
         "REPLY_MAXLEN": keys.REPLY_MAXLEN,
         "REPLY_TTL_MS": keys.REPLY_TTL_MS,

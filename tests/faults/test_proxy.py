@@ -207,7 +207,7 @@ def test_cut_ends_what_is_open() -> None:
         Latency(latency_s=0.01, jitter_s=0.01, rng=Random(1)),
         Bandwidth(rate_kb_s=256.0),
         Slicer(average=7, variation=6, rng=Random(2)),
-        LimitData(limit=6000),
+        LimitData(limit=12_000),
         SlowClose(delay_s=0.05),
         CutBeforeReply(times=5),
     ],

@@ -187,8 +187,10 @@ class Pin(Message, frozen=True):
     until_ms: float | None = None
 
 
-class Override(Message, frozen=True):
+class Override(Message, frozen=True, forbid_unknown_fields=True):
     """What people have decided over the controller's head; it holds until it is taken back or runs out.
+
+    One with a field that is not known is refused: what people want is not half obeyed.
 
     Attributes:
         paused: No new decision is made; agents and a roll under way go on.
