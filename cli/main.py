@@ -67,7 +67,7 @@ def main() -> None:
             traceback.print_exc()
         message, hint, code = _describe(error)
         if message:
-            print(message if message.startswith("clover") else f"clover: {message}", file=sys.stderr)
+            print(message if message.startswith(("clover:", "clover ")) else f"clover: {message}", file=sys.stderr)
         if hint:
             print(f"  hint: {hint}", file=sys.stderr)
         sys.exit(code)

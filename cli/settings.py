@@ -2,8 +2,8 @@
 
 Keys are the long names of options without dashes in front (`gpus`, `hour`, `state-dir`). At the top level they hold
 for every command that has such an option, in a table named like a command (`[up]`, `[agent.node]`) for that command
-alone. What only `clover mig` or `clover node` has goes into tables such as `[mig.apply]`: their words (`gpu`, `node`)
-are too near to others.
+alone. What only `clover mig`, `clover node` or `clover profile power` has goes into tables such as `[mig.apply]`: their
+words (`gpu`, `node`) are too near to others.
 A flag wins over `CLOVER_*`, which wins over the file, which wins over the built-in default. Unknown keys are errors.
 """
 
@@ -16,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from clover.errors import ConfigurationError
+
+#: Commands whose options are none at the top level of the file.
+_OWN_WORDS = frozenset({"mig", "node", "power"})
 
 
 def settings_file() -> Path | None:
@@ -81,7 +84,7 @@ def _options(command: Any) -> dict[str, str]:
 def _all_options(command: Any) -> set[str]:
     found = set(_options(command))
     for name, child in getattr(command, "commands", {}).items():
-        found |= set() if name in {"mig", "node"} else _all_options(child)
+        found |= set() if name in _OWN_WORDS else _all_options(child)
     return found
 
 
