@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from clover.agents.assembly import make_fleet
 from clover.agents.decision import Goals
-from clover.bus.messages import Event
+from clover.bus.messages import Event, PlanRecord, Target
 from clover.bus.port import Feed
 from clover.catalog import load_service, load_trace
 from clover.sim.clock import DeadlockError, run_virtual
@@ -67,23 +68,37 @@ def test_exact_with_parking_is_as_predicted_and_wakes_before_it_stops() -> None:
 
 def test_shares_reach_the_nodes_and_are_kept() -> None:
     model = load_service("yolov5", "a100-40gb")
-    goals = Goals(lambda_=0.1, sla_ms=model.table.sla_p95_ms)
+    # A case in which the best plan dispatches by shares, which the first assertion below checks.
+    goals = Goals(lambda_=0.3, sla_ms=model.table.sla_p95_ms)
     settings = _settings(
-        app="yolov5", scheme="exact", goals=goals, gpus=(10,), rate_rps=25.0, trace=load_trace("constant:250")
+        app="yolov5", scheme="exact", goals=goals, gpus=(2,), rate_rps=5.0, trace=load_trace("constant:250")
     )
 
-    async def main() -> tuple[dict[str, Any], Any, Any]:
-        world = World(settings)
-        result = await world.run()
-        return result, await world.bus.target("n1"), (await world.bus.node_states())["n1"]
+    sent: list[Target] = []
 
-    result, target, state = run_virtual(main())
+    async def main() -> tuple[dict[str, Any], Any]:
+        world = World(settings)
+        publish = world.bus.publish_plan
+
+        async def watched(holder: str, plan: PlanRecord, targets: Sequence[Target], *, above: int = 0) -> int | None:
+            sent.extend(targets)
+            return await publish(holder, plan, targets, above=above)
+
+        world.bus.publish_plan = watched
+        return await world.run(), await world.bus.node_states()
+
+    result, states = run_virtual(main())
     _nothing_lost(result)
-    assert target.dispatch.name == "shares"
-    begun = {name: count for name, count in state.begun.items() if count}
-    total = sum(begun.values())
-    for share in target.dispatch.shares:
-        assert begun.get(f"{share.variant}/{share.profile}", 0) / total == pytest.approx(share.share, abs=0.02)
+    # What was planned; later targets correct it by what was served.
+    rules = {target.node: target.dispatch for target in reversed(sent)}
+    assert {rule.name for rule in rules.values()} == {"shares"}
+    total = sum(sum(state.begun.values()) for state in states.values())
+    for node, rule in rules.items():
+        for share in rule.shares:
+            begun = states[node].begun.get(f"{share.variant}/{share.profile}", 0)
+            # Within 2 points where instances have room (see test_shares.py). Three busy ones miss it by a little: what has
+            # waited for 50 ms goes to whichever is idle.
+            assert begun / total == pytest.approx(rule.weight * share.share, abs=0.03)
     assert result["accuracy_pct"] == pytest.approx(result["predicted"]["accuracy_pct"], rel=0.005)
 
 
