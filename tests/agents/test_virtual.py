@@ -96,8 +96,8 @@ def test_shares_reach_the_nodes_and_are_kept() -> None:
     for node, rule in rules.items():
         for share in rule.shares:
             begun = states[node].begun.get(f"{share.variant}/{share.profile}", 0)
-            # Within 2 points where instances have room (see test_shares.py). Three busy ones miss it by a little: what has
-            # waited for 50 ms goes to whichever is idle.
+            # Within 2 points where instances have room (see test_shares.py). Three busy ones miss it by a little: what
+            # has waited for 50 ms goes to whichever is idle.
             assert begun / total == pytest.approx(rule.weight * share.share, abs=0.03)
     assert result["accuracy_pct"] == pytest.approx(result["predicted"]["accuracy_pct"], rel=0.005)
 
