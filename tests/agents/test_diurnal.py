@@ -1,4 +1,4 @@
-"""A day's load with parking: 15 minutes across the ramp, and three hours with the twin, both slow."""
+"""A day's load with parking: 15 minutes across the ramp, and, slow, three hours with the twin that parks nothing."""
 
 from __future__ import annotations
 
@@ -28,7 +28,6 @@ def test_a_lower_bound_lies_below_the_mean_by_the_spread_of_the_batches() -> Non
     assert lower_bound([0.3]) == 0.0
 
 
-@pytest.mark.slow
 def test_a_quarter_of_an_hour_across_the_ramp() -> None:
     result = run_diurnal(RAMP)
     assert result["requests"]["lost"] == result["requests"]["duplicate"] == result["requests"]["failed"] == 0
@@ -38,6 +37,7 @@ def test_a_quarter_of_an_hour_across_the_ramp() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_three_hours_across_the_ramp_with_their_unparked_twin() -> None:
     settings = dataclasses.replace(RAMP, from_h=7.5, hours=3.0)
     parked = run_diurnal(settings)

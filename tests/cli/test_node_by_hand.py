@@ -42,7 +42,7 @@ def test_a_node_without_a_controller_does_what_it_is_told(tmp_path: Path) -> Non
         assert "'huge'" in refused["error"]
         assert node(tmp_path, "stop", "n1", "--gpu", "0", "--wait")["gpus"][0]["phase"] == "parked"
         assert "'n9' is not heard of, expected one of n1" in node(tmp_path, "stop", "n9", code=6)["error"]
-        assert "7g+7g" in node(tmp_path, "configure", "n1", "--partition", "7g+7g", code=3)["error"]
+        assert "2x7g" in node(tmp_path, "configure", "n1", "--partition", "7g+7g", code=3)["error"]
         agent.send_signal(signal.SIGTERM)
         assert agent.wait(20) == 0
 

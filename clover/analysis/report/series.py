@@ -20,6 +20,8 @@ _WIDTHS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 2160
 _BINS = 120
 #: A p95 of fewer requests says nothing.
 LEAST_SAMPLES = 20
+#: Bins are wide enough for so many requests on average, as long as a run has so many bins.
+_WANTED_SAMPLES, _FEWEST_BINS = 50, 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +140,12 @@ class Series:
     notes: list[str] = field(default_factory=list[str])
 
 
+def _width_s(length_s: float, requests: int) -> int:
+    """Return the width of bins: about `_BINS` of them, fewer if they would hold too few requests for a percentile."""
+    bins = min(_BINS, max(_FEWEST_BINS, requests / _WANTED_SAMPLES))
+    return next((width for width in _WIDTHS_S if length_s / width <= bins), _WIDTHS_S[-1])
+
+
 def axis_of(run: Run) -> Axis:
     """Return the axis of a run: from the first generator's start to the end of its last request.
 
@@ -158,7 +166,7 @@ def axis_of(run: Run) -> Axis:
     last_ms = requests.select(pl.max_horizontal("due_ms", "received_ms").max()).item()
     start_ms = first_ms if began is None else min(began, first_ms)
     end_ms = max(last_ms, ended or last_ms, start_ms + 1e3)
-    width_ms = 1e3 * next((w for w in _WIDTHS_S if (end_ms - start_ms) / 1e3 / w <= _BINS), _WIDTHS_S[-1])
+    width_ms = 1e3 * _width_s((end_ms - start_ms) / 1e3, len(requests))
     count = max(1, int(np.ceil((end_ms - start_ms) / width_ms)))
     return Axis(start_ms=start_ms, end_ms=end_ms, edges_ms=start_ms + width_ms * np.arange(count + 1))
 
