@@ -128,9 +128,9 @@ def test_totals_go_on_over_a_restart_of_the_monitor(tmp_path: Path) -> None:
     live = ("--carbon", "neso", "--carbon-poll", "1s", "--carbon-max-age", "3s")
     with failing() as (grid, address), up(
         tmp_path, *live, "--carbon-url", address, "--metrics-port", str(port), "--gpus", "1", "--nodes", "1",
-        "--scheme", "base", duration="60s",
+        "--scheme", "base", duration="300s",
     ) as process:  # fmt: skip
-        within(40, lambda: (_status(tmp_path).get("ledger") or {}).get("answered"))
+        within(90, lambda: (_status(tmp_path).get("ledger") or {}).get("answered"))
         grid.down.set()
         within(20, lambda: _grid(tmp_path).get("stale"))
         before, parts_before = _scrape(port), _status(tmp_path)["ledger_parts"]
