@@ -15,7 +15,8 @@ from clover.agents.metering import NodeMetering
 from clover.agents.nvml_node import Notice
 from clover.agents.pool import InstancePool
 from clover.agents.power_switch import PowerSwitch
-from clover.agents.requests import RequestPorts, RequestServer, RequestSettings
+from clover.agents.request_parts import RequestPorts, RequestSettings
+from clover.agents.requests import RequestServer
 from clover.agents.translate import dispatch_rule, gpu_configuration
 from clover.bus.messages import Event, NodeTelemetry, Target
 from clover.bus.port import Bus, Feed

@@ -11,9 +11,6 @@ import asyncio
 import logging
 import math
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
-from random import Random
 
 import msgspec
 
@@ -21,77 +18,20 @@ from clover.agents.backoff import Backoff
 from clover.agents.care import Sweeper
 from clover.agents.intake import Intake
 from clover.agents.lifetime import happens_within
-from clover.agents.pool import Instance, InstancePool
+from clover.agents.pool import Instance
+from clover.agents.request_parts import RequestCounts, RequestPorts, RequestSettings
 from clover.bus.messages import Reply, Request
-from clover.bus.port import Bus, Completion, Delivery
-from clover.core.application import Application
-from clover.core.clock import Clock
+from clover.bus.port import Completion, Delivery
 from clover.core.dispatch import SHARE_PATIENCE_S, Demand
 from clover.core.outcome import Outcome
 from clover.core.tiers import accuracy_tiers
 from clover.errors import BusUnavailableError
-from clover.power.account import GpuAccount
 from clover.serving.port import InvalidInputError, OutOfMemoryError, Served, ServingError, WorkerDiedError
 
 _log = logging.getLogger("clover.requests")
 
 #: A request is given up after this many deliveries (its execution seems to kill whoever tries).
 MAX_DELIVERIES = 3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestSettings:
-    """Times of the request side.
-
-    Attributes:
-        block_s: Longest wait for new requests in one call.
-        lease_s: An entry that nobody has touched for this long may be claimed.
-        hold_s: What has been taken and cannot begin is handed back when nothing became free for this long.
-        sweep_s: How often to look for requests that nobody will answer.
-    """
-
-    block_s: float = 1.0
-    lease_s: float = 5.0
-    hold_s: float = 1.0
-    sweep_s: float = 1.0
-
-
-@dataclass(slots=True, kw_only=True)
-class RequestCounts:
-    """What happened to requests besides being served, since boot.
-
-    Attributes:
-        suppressed: Finished too late: somebody else had answered, so nobody was answered twice.
-        claimed: Taken over from consumers that went silent, or handed back by them.
-        handed_back: Given up without having been begun.
-        vanished: Found to be gone from the stream while pending: trimmed by somebody.
-        answered: Answered, or expired before work on them began.
-        late: Those of them that took longer than the SLA.
-    """
-
-    suppressed: int = 0
-    claimed: int = 0
-    handed_back: int = 0
-    vanished: int = 0
-    answered: int = 0
-    late: int = 0
-
-
-@dataclass(slots=True, kw_only=True)
-class RequestPorts:
-    """What the request side works with."""
-
-    node: str
-    consumer: str
-    application: Application
-    energy_source: str
-    bus: Bus
-    pool: InstancePool
-    accounts: dict[int, GpuAccount]
-    clock: Clock
-    rng: Random
-    #: Takes (kind, GPU, reason) of what is worth an event.
-    report: Callable[[str, int, str], None] = lambda _kind, _gpu, _reason: None
 
 
 class RequestServer:

@@ -15,7 +15,7 @@ from clover.agents.controller import ControllerSettings
 from clover.agents.decision import Goals
 from clover.agents.generator import Generator, GeneratorSettings
 from clover.agents.node import NodeSettings
-from clover.agents.requests import RequestSettings
+from clover.agents.request_parts import RequestSettings
 from clover.analysis.logs.archiver import Archiver
 from clover.analysis.logs.files import ArchiveFiles
 from clover.analysis.logs.manifest import read_manifest

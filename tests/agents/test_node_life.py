@@ -16,7 +16,7 @@ from support import a_plan
 from clover.agents.assembly import make_fleet, make_node
 from clover.agents.node import NodeNameTakenError, NodeSettings
 from clover.agents.power_switch import PowerCommandError
-from clover.agents.requests import RequestSettings
+from clover.agents.request_parts import RequestSettings
 from clover.agents.translate import gpu_target
 from clover.bus.memory import MemoryBus
 from clover.bus.messages import DispatchRule, Event, GpuTelemetry, NodeTelemetry, Target

@@ -11,7 +11,8 @@ from typing import Any
 from support import a_request
 
 from clover.agents.pool import Instance, InstancePool
-from clover.agents.requests import RequestPorts, RequestServer, RequestSettings
+from clover.agents.request_parts import RequestPorts, RequestSettings
+from clover.agents.requests import RequestServer
 from clover.bus.memory import MemoryBus
 from clover.bus.messages import Reply, Request
 from clover.bus.port import ALL_TIERS, Claimed

@@ -14,7 +14,7 @@ from support import a_plan, a_request
 
 from clover.agents.assembly import make_fleet, make_node
 from clover.agents.node import NodeSettings
-from clover.agents.requests import RequestSettings
+from clover.agents.request_parts import RequestSettings
 from clover.agents.translate import by_node, dispatch_target
 from clover.bus.memory import MemoryBus
 from clover.bus.messages import Reply, Target, Tier
