@@ -76,8 +76,12 @@ def is_alive(pid: int) -> bool:
 def children() -> set[int]:
     """Process ids of the children of this process, zombies included (Linux)."""
     tasks = Path("/proc/self/task")
-    listed = (task.joinpath("children").read_text().split() for task in tasks.iterdir())
-    return {int(pid) for pids in listed for pid in pids}
+    found: set[int] = set()
+    for task in tasks.iterdir():
+        # A thread may end between its being listed and read.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found.update(map(int, task.joinpath("children").read_text().split()))
+    return found
 
 
 async def eventually(condition: Callable[[], bool], *, limit_s: float = 10.0) -> None:
