@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rich.text import Text
 
+from cli.dashboard_figures import override_line
 from cli.dashboard_options import Scrolled, ViewOptions, passes, scrolled
 from cli.dashboard_text import age, clean, clock, cut, fit, milliseconds, number_of, percent, titled_rule, wrapped
 from clover.analysis.view_past import AlternativePast, DecisionPast
@@ -25,7 +26,8 @@ def decisions_page(snapshot: Snapshot, options: ViewOptions, width: int, room: i
     listed = min(len(shown), max(3, room // 3))
     around = scrolled(len(shown), listed, max(0, chosen.first - listed // 2))
     note = f"{len(shown)} decisions, newest first; ↑ ↓ choose" if len(shown) > 1 else "1 decision"
-    lines = [titled_rule(Text(note), width)]
+    overruled = override_line(snapshot.override, width)
+    lines = [*([overruled] if overruled else []), titled_rule(Text(note), width)]
     lines += [_row(shown[index], width, chosen=index == chosen.first) for index in range(around.first, around.end)]
     return lines + _details(shown[chosen.first], snapshot, width, room - len(lines)), chosen
 

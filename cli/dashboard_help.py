@@ -32,6 +32,8 @@ _WORDS = (
     ("right-sized", "the largest variant on as few GPUs as the SLA needs, the others parked"),
     ("OK ● WARN ▲ SLA ✖", "p95 within the SLA; less than 5 % below it; above it"),
     ("stale", "the grid's intensity is older than its interval: plans stay as they are"),
+    ("grid, dim", "what is expected: the published forecast, as yesterday, or a trace's rows; ░ its 80 % band"),
+    ("PAUSED, PINNED", "people overrule the controller (clover plan pause, pin, apply), by hand: clover node"),
     ("┄┄", "in charts: the SLA, BASE, the largest variant's accuracy, the planned load"),
 )
 
