@@ -62,7 +62,8 @@ def _page(
 ) -> tuple[list[Text], int]:
     """Draw the chosen page; return also how far it can be scrolled."""
     if options.help:
-        return help_page(options, width, room), 0
+        lines, part = help_page(options, width, room)
+        return lines, part.most
     match options.page:
         case "gpus":
             lines, part = gpus_page(snapshot, options, order, width, room)

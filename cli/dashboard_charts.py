@@ -116,7 +116,7 @@ def _steps(value: float | None, low: float, high: float, height: int) -> int:
 
 
 def _row(chart: Chart, steps: Sequence[int], bands: Sequence[int], above: int, *, dashed: bool) -> Text:
-    banded = [index < len(bands) and bands[index] > 8 * above + 4 for index in range(len(steps))]
+    banded = [index < len(bands) and bands[index] > 8 * above + 2 for index in range(len(steps))]
     cells = (
         _cell(chart, index, step - 8 * above, dashed=dashed, banded=banded[index]) for index, step in enumerate(steps)
     )

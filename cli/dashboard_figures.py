@@ -27,6 +27,8 @@ STATES = {
     "-": ("-", "dim"),
 }
 _LABEL_WIDTH = 8
+#: More GPUs or nodes than this are counted rather than named.
+_NAMED = 2
 
 
 def header(snapshot: Snapshot, options: ViewOptions, width: int) -> Text:
@@ -62,11 +64,10 @@ def _marks(options: ViewOptions) -> list[Text]:
 
 def override_marks(override: OverrideNow) -> list[Text]:
     """Say in a word each what people have decided over the controller's head."""
-    pinned, by_hand = len(override.pinned), len(override.by_hand)
     told = [
         "CONTROLLER PAUSED" if override.paused else "",
-        f"{pinned} GPU{'' if pinned == 1 else 's'} PINNED" if pinned else "",
-        f"{by_hand} NODE{'' if by_hand == 1 else 'S'} BY HAND" if by_hand else "",
+        f"{len(override.pinned)} PINNED" if override.pinned else "",
+        f"{len(override.by_hand)} BY HAND" if override.by_hand else "",
     ]
     return [Text(f" {word} ", style="black on magenta") for word in told if word]
 
@@ -75,8 +76,8 @@ def override_line(override: OverrideNow, width: int) -> Text | None:
     """Say what is overridden, by whom, why and for how long; None if nothing is."""
     what = [
         f"controller paused{_left(override.paused_left_s)}" if override.paused else None,
-        f"{_some(override.pinned)} pinned{_left(override.pinned_left_s)}" if override.pinned else None,
-        f"{_some(override.by_hand)} by hand" if override.by_hand else None,
+        f"{_some(override.pinned, 'GPUs')} pinned{_left(override.pinned_left_s)}" if override.pinned else None,
+        f"{_some(override.by_hand, 'nodes')} by hand" if override.by_hand else None,
     ]
     if not any(what):
         return None
@@ -88,9 +89,9 @@ def _left(seconds: float | None) -> str:
     return "" if seconds is None else f" for another {age(seconds)}"
 
 
-def _some(names: tuple[str, ...]) -> str:
-    shown = [clean(name) for name in names[:3]]
-    return ", ".join(shown) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+def _some(names: tuple[str, ...], kind: str) -> str:
+    """Name one or two, count more."""
+    return clean(", ".join(names)) if len(names) <= _NAMED else f"{len(names)} {kind}"
 
 
 def _plan_state(snapshot: Snapshot, width: int) -> str:

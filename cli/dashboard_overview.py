@@ -18,7 +18,7 @@ from clover.analysis.view_state import Snapshot
 #: Charts take their place only where so many lines are left for everything else.
 _ELSE = 15
 _GAP = 3
-_CHART_HEIGHTS = (6, 5, 4)
+_CHART_HEIGHTS = (12, 10, 8, 6, 5, 4)
 
 
 def overview(snapshot: Snapshot, options: ViewOptions, order: Sequence[str], width: int, room: int) -> list[Text]:

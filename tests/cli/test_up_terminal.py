@@ -137,7 +137,7 @@ def test_keys_change_a_deployment_only_with_control_and_only_after_yes(tmp_path:
             terminal.press(b"xn1/1\r")
             terminal.until(b"park n1/1, or release it")
             terminal.press(b"y")
-            terminal.until(b"1 GPU PINNED")
+            terminal.until(b" 1 PINNED ")
             within(30, lambda: phases(tmp_path) == {"n1/0": "serving", "n1/1": "parked"})
             terminal.until(b"n1/gpu1 pinned")
             terminal.output = b""
@@ -146,7 +146,7 @@ def test_keys_change_a_deployment_only_with_control_and_only_after_yes(tmp_path:
             within(60, lambda: phases(tmp_path) == {"n1/0": "serving", "n1/1": "serving"})
             # All of them are pinned as they are, and released.
             terminal.press(b"ny")
-            terminal.until(b"2 GPUs PINNED")
+            terminal.until(b" 2 PINNED ")
             assert len(overridden(tmp_path)["pins"]) == 2
             terminal.output = b""
             terminal.press(b"ny")
