@@ -251,7 +251,7 @@ def test_the_help_is_whole_on_a_small_terminal_and_scrolls() -> None:
     drawn = [text("overview", 80, 24, help=True, control=True, scroll=scroll) for scroll in (0, 99)]
     assert "…" not in "".join(drawn)
     assert "1-21 of" in drawn[0]
-    assert "the planned load" in drawn[1]
+    assert "planned load" in drawn[1]
 
 
 def test_the_help_names_every_key() -> None:
