@@ -28,18 +28,18 @@ def grid_chart(snapshot: Snapshot, width: int) -> Chart:
         return Chart(title="grid", now="not known yet")
     ahead = now.ahead[: width // 3]
     past = now.history[-max(1, width - len(ahead)) :]
+    values, high = [*past, *ahead], [*(None for _ in past), *now.ahead_high[: len(ahead)]]
     # Few values are drawn wide, so that the charts end at the same place.
-    each = max(1, width // (len(past) + len(ahead)))
-    high = [*(None for _ in past), *now.ahead_high[: len(ahead)]]
+    drawn = [column * len(values) // width for column in range(width)] if len(values) < width else range(len(values))
     return Chart(
         title="grid",
         now=f"{now.g_per_kwh:.0f} g/kWh" + (f", then {BASES[now.ahead_basis]}" if ahead else ""),
         limit=f"mean {sum(past) / len(past):.0f}",
-        columns=[value for value in (*past, *ahead) for _ in range(each)],
+        columns=[values[index] for index in drawn],
         threshold=sum(past) / len(past),
         style="cyan",
-        ahead=each * len(ahead),
-        high=[value for value in high for _ in range(each)],
+        ahead=sum(index >= len(past) for index in drawn),
+        high=[high[index] for index in drawn],
     )
 
 

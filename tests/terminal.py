@@ -93,11 +93,11 @@ class Terminal:
         """Return the terminal's settings."""
         return termios.tcgetattr(self._slave)
 
-    def until(self, text: bytes, *, limit_s: float = 20.0) -> None:
+    def until(self, text: bytes, *, limit_s: float = 60.0) -> None:
         """Read until a text has been written since `output` was emptied."""
         self.until_true(lambda: text in self.output, limit_s=limit_s)
 
-    def until_true(self, condition: Callable[[], object], *, limit_s: float = 20.0) -> None:
+    def until_true(self, condition: Callable[[], object], *, limit_s: float = 60.0) -> None:
         """Read until something holds."""
         ends_s = time.monotonic() + limit_s
         while not condition():
@@ -113,7 +113,7 @@ class Terminal:
         """Type."""
         os.write(self._master, key)
 
-    def after(self, *, limit_s: float = 20.0) -> list[Any]:
+    def after(self, *, limit_s: float = 60.0) -> list[Any]:
         """Wait for the end of the command and return the terminal's settings."""
         ends_s = time.monotonic() + limit_s
         while self.process.poll() is None or self._read(0.05):

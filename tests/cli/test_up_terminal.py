@@ -46,9 +46,10 @@ def test_q_ends_the_deployment_with_its_summary(tmp_path: Path) -> None:
         terminal.press(b"q")
         assert terminal.after(limit_s=60.0) == terminal.before
         assert terminal.process.returncode == 0
-        assert b"requests    ok" in said_after(terminal)
+        assert b"requests    sent" in said_after(terminal)
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_the_screen_says_what_happens_and_a_second_one_ends_at_once(tmp_path: Path) -> None:
     with up_on_a_terminal(tmp_path) as (terminal, supervisor, drawing):
         terminal.press(b"\x03")
@@ -62,29 +63,30 @@ def test_ctrl_c_leaves_the_screen_says_what_happens_and_a_second_one_ends_at_onc
         assert terminal.process.returncode in {0, 130}
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
-def test_a_dashboard_that_dies_leaves_the_deployment_and_a_usable_terminal(tmp_path: Path, number: int) -> None:
+@pytest.mark.slow
+def test_a_dashboard_that_dies_leaves_the_deployment_and_a_usable_terminal(tmp_path: Path) -> None:
     with up_on_a_terminal(tmp_path) as (terminal, supervisor, drawing):
-        os.kill(drawing, number)
-        terminal.until(f"killed by signal {int(number)}".encode())
+        os.kill(drawing, signal.SIGKILL)
+        terminal.until(b"killed by signal 9")
         assert terminal.settings() == terminal.before
         terminal.until(LINE)
         assert LINE in said_after(terminal)
         assert Path(f"/proc/{supervisor}").exists()
-        assert generating(tmp_path)
+        within(20, lambda: generating(tmp_path))
         terminal.press(b"\x03")
         terminal.after(limit_s=60.0)
         assert terminal.process.returncode == 0
-        assert b"requests    ok" in said_after(terminal)
+        assert b"requests    sent" in said_after(terminal)
 
 
+@pytest.mark.slow
 def test_suspended_the_shell_has_the_terminal_and_serving_goes_on(tmp_path: Path) -> None:
     with up_on_a_terminal(tmp_path) as (terminal, _, _):
         terminal.press(b"\x1a")
         terminal.until(b"job stopped")
         assert said_after(terminal).strip().startswith(b"job stopped")
         assert terminal.settings() == terminal.before
-        assert generating(tmp_path)
+        within(20, lambda: generating(tmp_path))
         terminal.output = b""
         terminal.press(b"fg\n")
         terminal.until(TAKE)
@@ -94,6 +96,7 @@ def test_suspended_the_shell_has_the_terminal_and_serving_goes_on(tmp_path: Path
         assert terminal.process.returncode == 0
 
 
+@pytest.mark.slow
 def test_a_supervisor_that_is_killed_takes_the_picture_with_it(tmp_path: Path) -> None:
     with up_on_a_terminal(tmp_path) as (terminal, supervisor, drawing):
         os.kill(supervisor, signal.SIGKILL)
@@ -114,6 +117,7 @@ def phases(folder: Path) -> dict[str, str]:
     return {f"{node['node']}/{gpu['index']}": gpu["phase"] for node in nodes for gpu in node["gpus"]}
 
 
+@pytest.mark.slow
 def test_keys_change_a_deployment_only_with_control_and_only_after_yes(tmp_path: Path) -> None:
     with up(tmp_path, *SMALL, "--parking", "none", duration="5m") as _:
         within(60, lambda: generating(tmp_path))
@@ -159,6 +163,7 @@ def test_keys_change_a_deployment_only_with_control_and_only_after_yes(tmp_path:
             assert terminal.after() == terminal.before
 
 
+@pytest.mark.slow
 def test_without_control_the_same_keys_change_nothing(tmp_path: Path) -> None:
     with up(tmp_path, *SMALL, duration="5m") as _:
         within(60, lambda: generating(tmp_path))
@@ -166,8 +171,9 @@ def test_without_control_the_same_keys_change_nothing(tmp_path: Path) -> None:
             [*CLOVER, "dashboard"], shell=True, environment=environment(tmp_path), size=(120, 40)
         ) as terminal:
             terminal.until(b"1 serving")
-            terminal.press(b"cy")
+            terminal.press(b"c")
             terminal.until(b"only with clover dashboard --control")
+            terminal.press(b"y")
             assert not overridden(tmp_path)["paused"]
             terminal.press(b"q")
             assert terminal.after() == terminal.before
