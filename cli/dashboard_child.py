@@ -30,7 +30,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 def main(arguments: Sequence[str]) -> int:
     """Draw until told to end; return the exit code."""
-    # SIGTERM rather than the end at once: the terminal must be given back.
+    # SIGTERM rather than the end at once: the terminal must be given back, also when a shell has taken it already.
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)
     parent = os.environ.pop(PARENT_VARIABLE, "")
     if parent and (ask := end_with_parent(signal.SIGTERM, parent=int(parent))):
         ask()

@@ -37,6 +37,10 @@ if child == 0:
 while True:
     _, status = os.waitpid(child, os.WUNTRACED)
     os.tcsetpgrp(0, os.getpgrp())
+    if os.WIFSIGNALED(status):
+        # As an interactive shell it stays, so that the terminal does.
+        print("job killed", flush=True)
+        input()
     if not os.WIFSTOPPED(status):
         sys.exit(os.waitstatus_to_exitcode(status) % 256)
     print("job stopped", flush=True)

@@ -49,7 +49,7 @@ def problem_of(line: str) -> str:
         words = shlex.split(line)
     except ValueError:
         words = line.split()
-    path = next((p for n in (1, 2, 3) for p in [tuple(words[:n])] if p in commands()), None)
+    path = next((p for n in (3, 2, 1) for p in [tuple(words[:n])] if p in commands()), None)
     if path is None:
         groups = {words[:-1] for words in commands()}
         named = tuple(w for w in words if not w.startswith("-"))
@@ -92,13 +92,13 @@ def parse_problem(line: str) -> str:
     # What is behind a redirection, a pipe or in the background is the shell's.
     words = shlex.split(re.split(r"\s(?:[|>&]|2>)", line.replace("$PORT", "6390"), maxsplit=1)[0], comments=True)
     path = next((p for n in (3, 2, 1) for p in [tuple(words[:n])] if p in commands()), None)
-    group = command_tree().commands.get(words[0]) if words else None
-    if path is None and (group is None or not hasattr(group, "commands")):
-        return "" if not words or words[0].startswith("-") else f"no such command: {line}"
-    # `clover plan` is a command and a group.
-    command, path = (commands()[path], path) if path is not None else (group, (words[0],))
+    if path is None:
+        # The root's own options, or the list of a group's commands.
+        groups = {words[0] for words in commands() if len(words) > 1}
+        known = not words or words[0].startswith("-") or (words[0] in groups and not words[1:])
+        return "" if known else f"no such command: {line}"
     try:
-        command.make_context(" ".join(path), words[len(path) :])
+        commands()[path].make_context(" ".join(path), words[len(path) :])
     except Exception as error:  # noqa: BLE001 - the parser's own, which typer hides
         return f"clover {line}: {getattr(error, 'message', '') or error!r}"
     return ""

@@ -100,6 +100,7 @@ def test_suspended_the_shell_has_the_terminal_and_serving_goes_on(tmp_path: Path
 def test_a_supervisor_that_is_killed_takes_the_picture_with_it(tmp_path: Path) -> None:
     with up_on_a_terminal(tmp_path) as (terminal, supervisor, drawing):
         os.kill(supervisor, signal.SIGKILL)
+        terminal.until(b"job killed")
         terminal.until(LEAVE)
         within(10, lambda: not Path(f"/proc/{drawing}").exists())
         assert terminal.settings() == terminal.before
