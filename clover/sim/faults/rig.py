@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -53,7 +53,7 @@ class RigSettings:
     service_ms: float = 150.0
     load: float = 0.7
     scheme: str = "co2opt"
-    mix: Mix = Mix()
+    mix: Mix = field(default_factory=Mix)
     misdelivery: float = 0.02
     durable: bool = True
     proxied: bool = True
