@@ -54,6 +54,7 @@ docs: $(VENV)/.test
 	$(BIN)/python -m clover.bus.wire > docs/wire.md
 	$(BIN)/python -m clover.bus.asyncapi > docs/asyncapi.json
 	$(BIN)/python -m clover.agents.control_document docs/control.md
+	$(BIN)/python -m cli.reference > docs/commands.md
 
 # The tables and pictures of docs/results.md; ARGS="--year --long-traces FOLDER" for the ladder over a year.
 figures-planner: $(VENV)/.test

@@ -247,6 +247,13 @@ def test_an_unwritable_folder_is_said(tmp_path: Path) -> None:
     assert not recorder.recording
 
 
+def test_the_help_is_whole_on_a_small_terminal_and_scrolls() -> None:
+    drawn = [text("overview", 80, 24, help=True, control=True, scroll=scroll) for scroll in (0, 99)]
+    assert "…" not in "".join(drawn)
+    assert "1-21 of" in drawn[0]
+    assert "planned load" in drawn[1]
+
+
 def test_the_help_names_every_key() -> None:
     page = text("overview", help=True, control=True)
     for key in ("1 to 5", "PgUp", "/", "p ", "s ", "r ", "q ", "c ", "n ", "x "):
