@@ -141,7 +141,7 @@ class GenerateRun:
                 await following
         finally:
             await watcher.close()
-        closed = order.concurrency > 0
+        closed = order.arrivals.concurrency > 0
         figures = load_figures(load.tally, sla_p95_ms=plan.sla_p95_ms, closed=closed)
         figures |= _of_deployment(summary, complete=complete.is_set())
         run.folder.write(LATENCIES, hgrm(load.tally.latencies, closed=closed).encode())
@@ -221,7 +221,7 @@ class GenerateRun:
 
         return await find_max(
             order,
-            RateSearch(first_rps=order.rate_rps, tolerance=self._settings.tolerance),
+            RateSearch(first_rps=order.arrivals.rate_rps, tolerance=self._settings.tolerance),
             promise,
             samples=self._settings.samples or promise.samples,
             sla_ms=plan.sla_p95_ms,
@@ -257,7 +257,7 @@ class GenerateRun:
         return plan
 
     async def _order(self, bus: Bus, plan: PlanRecord) -> LoadOrder:
-        settings = self._settings
+        settings, chosen = self._settings, self._settings.arrivals
         backends = {state.backend for state in (await bus.node_states()).values()}
         order = LoadOrder(
             deployment=settings.where.deployment,
@@ -266,9 +266,17 @@ class GenerateRun:
             backend="sim" if backends <= {"sim"} else min(backends - {"sim"}),
             app=settings.app,
             inputs=str(settings.inputs.resolve()) if settings.inputs else None,
-            rate_rps=settings.rate_rps or plan.prediction.rate_rps,
+            arrivals=chosen.arrivals(
+                rate_rps=settings.rate_rps or plan.prediction.rate_rps,
+                duration_s=settings.duration_s,
+                concurrency=settings.concurrency,
+            ),
+            trace=str(chosen.trace.resolve()) if chosen.trace else None,
+            mix=settings.mix,
             seed=settings.seed,
-            **settings.order,
+            warmup_s=settings.warmup_s,
+            duration_s=settings.duration_s,
+            count=settings.count,
         )
         load = order.load()
         if load.mean_rps is not None and load.trace is not None and order.of == 1:
@@ -293,7 +301,7 @@ class GenerateRun:
                 gpus={name: len(node.gpus) for name, node in nodes.items()},
                 uuids={name: tuple(gpu.uuid for gpu in node.gpus) for name, node in nodes.items()},
             ),
-            inputs=[("arrival trace", settings.trace)] if settings.trace else [],
+            inputs=settings.arrivals.files,
         )
 
     def _install_signals(self) -> None:

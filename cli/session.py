@@ -283,13 +283,17 @@ class UpSession:
         return [] if port is None else ["--metrics-port", str(port and port + number)]
 
     def _generator_arguments(self, common: list[str]) -> list[str]:
-        """Return the generator's arguments; one that is started again gets the time that is left."""
-        metrics = self._metrics(len(self._settings.gpus) + 2)
-        arguments = ["agent", "generator", "--rate", str(self._settings.rate_rps), *common, *metrics]
-        if self._settings.duration_s is None:
-            return arguments
+        """Return the generator's arguments; one that is started again goes on with the schedule."""
+        settings = self._settings
+        arguments = ["agent", "generator", *common, *self._metrics(len(settings.gpus) + 2)]
+        if settings.arrivals.trace is None:
+            arguments += ["--rate", str(settings.rate_rps)]
+        arguments += settings.arrivals.arguments(duration_s=settings.duration_s)
         gone_s = self._clock.now_s() - self._generating_since_s if self._generating_since_s is not None else 0.0
-        return [*arguments, "--duration", f"{max(0.1, self._settings.duration_s - gone_s)}s"]
+        arguments += ["--begin-at", f"{gone_s:.3f}"]
+        if settings.duration_s is None:
+            return arguments
+        return [*arguments, "--duration", f"{max(0.1, settings.duration_s - gone_s)}s"]
 
     # --- observing
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
 import pytest
 from support import a_reply
 
@@ -22,6 +22,7 @@ from clover.catalog import load_service, load_trace
 from clover.core.criteria import parse_condition
 from clover.core.load_report import load_figures
 from clover.core.rate_search import RateSearch, promise_of
+from clover.core.schedule import Arrivals, Mix
 from clover.core.tally import Tally
 from clover.sim.clock import run_virtual
 from clover.sim.world import World, WorldSettings
@@ -46,8 +47,9 @@ def _world(gpus: int = 1) -> World:
 
 
 def _order(**changes: Any) -> LoadOrder:
-    order = LoadOrder(deployment="world", name="load", application="albert", backend="sim", rate_rps=2.0)
-    return msgspec.structs.replace(order, **changes)
+    of_arrivals = {field.name for field in dataclasses.fields(Arrivals)}
+    arrivals = Arrivals(**{"rate_rps": 2.0} | {name: changes.pop(name) for name in of_arrivals & set(changes)})
+    return LoadOrder(deployment="world", name="load", application="albert", backend="sim", arrivals=arrivals, **changes)
 
 
 async def _load(world: World, order: LoadOrder, progress: Callable[[Tally], bool] = lambda _tally: False) -> Tally:
@@ -140,7 +142,7 @@ def test_a_closed_loop_hides_the_stall_and_is_called_closed():
 def test_a_load_test_repeats_by_its_seed_counts_everything_and_leaves_the_warmup_out():
     async def main(seed: int) -> tuple[Tally, list[Event]]:
         world = _world()
-        order = _order(seed=seed, warmup_s=20.0, count=100, high_share=0.3)
+        order = _order(seed=seed, warmup_s=20.0, count=100, mix=Mix(high_share=0.3))
         tally = await _serving(world, lambda: _load(world, order))
         entries = await world.bus.follow({Feed.EVENTS: "0"}, block_s=0.0)
         return tally, [entry.message for entry in entries if isinstance(entry.message, Event)]

@@ -79,7 +79,7 @@ def test_no_deployment_is_said(tmp_path: Path):
         (("--concurrency", "2", "--shape", "sine"), "--concurrency and --shape"),
         (("--concurrency", "2", "--find-max", "late<5%"), "--find-max and --concurrency"),
         (("--concurrency", "2", "--processes", "3"), "--processes = 3: expected at most --concurrency = 2"),
-        (("--speed", "2x"), "--speed and --scale-to: expected a --trace"),
+        (("--speed", "2x"), "--speed and --scale-to: expected a --load-trace"),
         (("--trace", "x.csv", "--speed", "fast"), "--speed = 'fast'"),
         (("--priority-share", "2"), "--priority-share, --min-accuracy"),
         (("--min-accuracy", "best"), "--min-accuracy = 'best'"),
