@@ -56,7 +56,8 @@ def generator(
     """
     from random import Random  # noqa: PLC0415 - keeps --help fast
 
-    from clover.agents.generator import Generator, GeneratorSettings  # noqa: PLC0415
+    from clover.agents.generator import Generator  # noqa: PLC0415
+    from clover.agents.generator_settings import GeneratorSettings  # noqa: PLC0415
     from clover.core.arrivals import from_on  # noqa: PLC0415
 
     here = options.where(deployment, redis, state_dir, wait)

@@ -38,6 +38,7 @@ class GenerateSettings:
         promise: What to search the highest rate for; None for one load test.
         samples, tolerance: Of that search.
         keep_requests: Whether each request is written to the run folder.
+        archive: Whether the deployment's tables are archived there.
         seed, runs_dir, run_name, as_json: As everywhere.
     """
 
@@ -57,6 +58,7 @@ class GenerateSettings:
     samples: int | None
     tolerance: float
     keep_requests: bool
+    archive: bool
     seed: int
     runs_dir: Path | None
     run_name: str | None
@@ -122,6 +124,13 @@ def generate(
     keep_requests: Annotated[
         bool, typer.Option("--requests/--no-requests", help="Write each request to the run folder.")
     ] = True,
+    archive: Annotated[
+        bool,
+        typer.Option(
+            "--archive/--no-archive",
+            help="Archive the deployment's tables in the run folder (docs/analysis.md); not with --find-max.",
+        ),
+    ] = True,
     application: Annotated[str, typer.Option("--app", help="Application of your own (.toml), for its inputs.")] = "",
     inputs: options.Inputs = None,
     seed: options.Seed = 0,
@@ -143,8 +152,8 @@ def generate(
 ) -> None:
     """Send requests to a running deployment and account for every one of them; open loop unless --concurrency is given.
 
-    Latency runs from when a request was due, not from when it was sent. What one Ctrl-C stops is the sending; answers
-    are still waited for.
+    Latency runs from when a request was due, not from when it was sent. One Ctrl-C stops the sending: answers are
+    waited for, and accounted for; a second one ends it at once. The exit code is 130 after both.
 
     Examples: clover generate --rate 12 --duration 5m --warmup 30s --fail-if 'p95>180ms' --fail-if 'lost>0';
     clover generate --trace day.csv --speed 60x --scale-to 20; clover generate --find-max 'late<5%' --samples 3000
@@ -175,18 +184,19 @@ def generate(
         samples=samples,
         tolerance=options.check_positive("--tolerance", tolerance),
         keep_requests=keep_requests and find_max is None,
+        archive=archive and find_max is None,
         seed=seed,
         runs_dir=runs_dir,
         run_name=run_name,
         as_json=as_json,
     )
     _check(settings)
-    from cli.generate_run import GenerateRun  # noqa: PLC0415 - keeps --help fast
+    from cli.generate_run import INTERRUPTED, GenerateRun  # noqa: PLC0415 - keeps --help fast
 
     try:
         code = asyncio.run(GenerateRun(context, settings).run())
     except asyncio.CancelledError:
-        code = 130
+        code = INTERRUPTED
     if code:
         sys.exit(code)
 

@@ -52,6 +52,8 @@ def print_trial(trial: Trial) -> None:
 def print_load(result: dict[str, Any]) -> None:
     """Print a load test, or a search, for people."""
     tell(f"load        {result['arrivals']}; seed {result['seed']}, {result['processes']} process(es)")
+    if result["interrupted"]:
+        tell("            INTERRUPTED: this is what was done until then")
     if "find_max" in result:
         _print_search(result["find_max"])
         return

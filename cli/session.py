@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 import shutil
 import signal
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from cli.archiving import ARCHIVE, archive_spec, keep_archive
 from cli.dashboard_control import DashboardExtras
 from cli.dashboard_live import LiveDashboard
 from cli.dashboard_options import ViewOptions
@@ -34,10 +36,9 @@ from clover.bus.redis import connect
 from clover.errors import BusUnavailableError, CloverError, NotReadyError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
-    from cli.options import Where
     from cli.up import UpSettings
     from clover.runs.record import Hardware
 
@@ -53,7 +54,6 @@ NOTICE_RETRY_S = 0.5
 MAX_NOTICES = 1000
 
 GENERATOR = "generator"
-ARCHIVE = "archive"
 
 
 class UpSession:
@@ -162,7 +162,8 @@ class UpSession:
                 if self._server is not None:
                     observers.append(group.create_task(self._server.keep_running(self._server_notice)))
                 if self._archive is not None:
-                    group.create_task(self._keep_archive(supervisor, _archive_spec(where, self._archive, cursors)))
+                    spec = archive_spec(where.deployment, self._archive, cursors)
+                    group.create_task(keep_archive(supervisor, spec, partial(self._notice, "archive.failed", ARCHIVE)))
                 for spec in self._children():
                     group.create_task(self._keep(supervisor, spec))
                 await self._until_over()
@@ -182,14 +183,6 @@ class UpSession:
             self._over.set()
         if spec.name == GENERATOR:
             self._over.set()
-
-    async def _keep_archive(self, supervisor: Supervisor, spec: ChildSpec) -> None:
-        """Keep the archive alive; if that cannot be, the service goes on without it."""
-        try:
-            await supervisor.keep(spec)
-        except ChildFailedError as error:
-            tell(f"warning: the run is not archived any more: {error}")
-            self._notice("archive.failed", spec.name, str(error))
 
     async def _serve(self, bus: Bus) -> None:
         """Serve what others send until the duration, counted from readiness, is over."""
@@ -347,13 +340,6 @@ class UpSession:
 
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, on_signal)
-
-
-def _archive_spec(where: Where, folder: Path, cursors: Mapping[Feed, str]) -> ChildSpec:
-    """Return the process that archives this run, and nothing that the server holds of earlier ones."""
-    after = [f"--after={feed.value}={cursor}" for feed, cursor in cursors.items()]
-    arguments = ["logs", "archive", str(folder), "--deployment", where.deployment, *after]
-    return ChildSpec(name=ARCHIVE, arguments=lambda: arguments)
 
 
 def _given(flag: str, value: float | None) -> list[str]:

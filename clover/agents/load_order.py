@@ -70,6 +70,10 @@ class LoadOrder(msgspec.Struct, frozen=True, kw_only=True):
         """Return the same at another mean rate."""
         return msgspec.structs.replace(self, arrivals=replace(self.arrivals, rate_rps=rate_rps), **changes)
 
+    def parts(self, of: int) -> list[LoadOrder]:
+        """Return the parts of so many processes; one alone is the whole."""
+        return [self] if of == 1 else [self.part(index, of) for index in range(of)]
+
     def part(self, index: int, of: int, **changes: Any) -> LoadOrder:
         """Return one of several parts: its own name, its share of the users and of the count."""
         return msgspec.structs.replace(

@@ -10,7 +10,8 @@ from typing import IO
 
 import msgspec
 
-from clover.agents.generator import Generator, GeneratorSettings
+from clover.agents.generator import Generator
+from clover.agents.generator_settings import GeneratorSettings
 from clover.agents.load_order import LoadOrder
 from clover.bus.messages import RequestRecord
 from clover.bus.port import Bus

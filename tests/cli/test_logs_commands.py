@@ -8,15 +8,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from archived import simulated_run
+from archived import archived_rows, simulated_run
 from processes import child_of, clover, generating, result_of, up, within
-
-
-def archived_rows(run: Path) -> int:
-    path = run / "archive" / "manifest.json"
-    if not path.exists():
-        return 0
-    return sum(segment["rows"] for segment in json.loads(path.read_text())["tables"].get("requests", []))
 
 
 @pytest.mark.slow
