@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 import shutil
 import signal
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from cli.archiving import ARCHIVE, archive_spec, keep_archive
 from cli.doctor import require_fit
 from cli.following import follow_into
 from cli.output import tell
@@ -32,10 +34,9 @@ from clover.bus.redis import connect
 from clover.errors import BusUnavailableError, CloverError, NotReadyError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
-    from cli.options import Where
     from cli.up import UpSettings
     from clover.runs.record import Hardware
 
@@ -51,7 +52,6 @@ NOTICE_RETRY_S = 0.5
 MAX_NOTICES = 1000
 
 GENERATOR = "generator"
-ARCHIVE = "archive"
 
 
 class UpSession:
@@ -145,7 +145,8 @@ class UpSession:
                 if self._server is not None:
                     observers.append(group.create_task(self._server.keep_running(self._server_notice)))
                 if self._archive is not None:
-                    group.create_task(self._keep_archive(supervisor, _archive_spec(where, self._archive, cursors)))
+                    spec = archive_spec(where.deployment, self._archive, cursors)
+                    group.create_task(keep_archive(supervisor, spec, partial(self._notice, "archive.failed", ARCHIVE)))
                 for spec in self._children():
                     group.create_task(self._keep(supervisor, spec))
                 await self._until_over()
@@ -165,14 +166,6 @@ class UpSession:
             self._over.set()
         if spec.name == GENERATOR:
             self._over.set()
-
-    async def _keep_archive(self, supervisor: Supervisor, spec: ChildSpec) -> None:
-        """Keep the archive alive; if that cannot be, the service goes on without it."""
-        try:
-            await supervisor.keep(spec)
-        except ChildFailedError as error:
-            tell(f"warning: the run is not archived any more: {error}")
-            self._notice("archive.failed", spec.name, str(error))
 
     async def _serve(self, bus: Bus) -> None:
         """Serve what others send until the duration, counted from readiness, is over."""
@@ -266,13 +259,17 @@ class UpSession:
         return [] if port is None else ["--metrics-port", str(port and port + number)]
 
     def _generator_arguments(self, common: list[str]) -> list[str]:
-        """Return the generator's arguments; one that is started again gets the time that is left."""
-        metrics = self._metrics(len(self._settings.gpus) + 2)
-        arguments = ["agent", "generator", "--rate", str(self._settings.rate_rps), *common, *metrics]
-        if self._settings.duration_s is None:
-            return arguments
+        """Return the generator's arguments; one that is started again goes on with the schedule."""
+        settings = self._settings
+        arguments = ["agent", "generator", *common, *self._metrics(len(settings.gpus) + 2)]
+        if settings.arrivals.trace is None:
+            arguments += ["--rate", str(settings.rate_rps)]
+        arguments += settings.arrivals.arguments(duration_s=settings.duration_s)
         gone_s = self._clock.now_s() - self._generating_since_s if self._generating_since_s is not None else 0.0
-        return [*arguments, "--duration", f"{max(0.1, self._settings.duration_s - gone_s)}s"]
+        arguments += ["--begin-at", f"{gone_s:.3f}"]
+        if settings.duration_s is None:
+            return arguments
+        return [*arguments, "--duration", f"{max(0.1, settings.duration_s - gone_s)}s"]
 
     # --- observing
 
@@ -328,13 +325,6 @@ class UpSession:
         hang_up = [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL else []
         for number in (signal.SIGINT, signal.SIGTERM, *hang_up):
             loop.add_signal_handler(number, on_signal)
-
-
-def _archive_spec(where: Where, folder: Path, cursors: Mapping[Feed, str]) -> ChildSpec:
-    """Return the process that archives this run, and nothing that the server holds of earlier ones."""
-    after = [f"--after={feed.value}={cursor}" for feed, cursor in cursors.items()]
-    arguments = ["logs", "archive", str(folder), "--deployment", where.deployment, *after]
-    return ChildSpec(name=ARCHIVE, arguments=lambda: arguments)
 
 
 def _given(flag: str, value: float | None) -> list[str]:
