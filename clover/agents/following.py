@@ -17,12 +17,17 @@ KEPT_WITHIN = 1e-3
 
 
 class LayoutKeeper:
-    """Judges whether the present layout is worth keeping; remembers the certificates of ways to dispatch on it."""
+    """Judges whether the present layout is worth keeping; remembers the certificates of ways to dispatch on it.
 
-    def __init__(self, *, seed: int) -> None:
+    Args:
+        seed: Of the certificates.
+        proofs: Those that are known of the table which is asked for first.
+    """
+
+    def __init__(self, *, seed: int, proofs: Proofs | None = None) -> None:
         self._seed = seed
-        self._proofs: Proofs = {}
-        self._of: object = None
+        self._proofs: Proofs = {} if proofs is None else proofs
+        self._of: int | None = None
 
     def kept(self, ask: Decide, problem: Problem, best: Answer) -> Answer:
         """Return the present layout with its best dispatch if that is nearly as good as the best plan; else that plan.
@@ -34,9 +39,10 @@ class LayoutKeeper:
         """
         if not _may_keep(ask, problem, best):
             return best
-        if self._of is not problem.model:
+        if self._of not in {None, id(problem.model)}:
             # Certificates are for one table.
-            self._of, self._proofs = problem.model, {}
+            self._proofs = {}
+        self._of = id(problem.model)
         enough = (best.score or 0.0) - _tolerance(problem, best.score or 0.0)
         if _promise(problem) < enough:
             return best

@@ -65,7 +65,7 @@ def test_the_layout_stays_if_it_scores_nearly_as_much(above: float, *, kept: boo
     found = best_dispatch(problem, proofs=PROOFS)
     assert found is not None
     best = elsewhere(problem, found.score + above * KEPT_WITHIN)
-    answer = LayoutKeeper(seed=0).kept(ask(problem), problem, best)
+    answer = LayoutKeeper(seed=0, proofs=PROOFS).kept(ask(problem), problem, best)
     if not kept:
         assert answer is best
         return
@@ -95,18 +95,18 @@ def test_the_layout_stays_if_it_scores_nearly_as_much(above: float, *, kept: boo
 def test_only_a_change_of_the_grid_keeps_layouts(changes: dict[str, Any]) -> None:
     problem = question()
     best = elsewhere(problem, -1.0)
-    assert LayoutKeeper(seed=0).kept(ask(problem, **changes), problem, best) is best
+    assert LayoutKeeper(seed=0, proofs=PROOFS).kept(ask(problem, **changes), problem, best) is best
 
 
 def test_what_is_not_there_or_proves_nothing_is_not_kept() -> None:
     problem = question()
     best = elsewhere(problem, -1.0)
     nothing = dataclasses.replace(problem, present=None)
-    assert LayoutKeeper(seed=0).kept(ask(nothing), nothing, best) is best
+    assert LayoutKeeper(seed=0, proofs=PROOFS).kept(ask(nothing), nothing, best) is best
     assert problem.present is not None
     half = dataclasses.replace(problem, present=Configuration(problem.present.gpus[:1]))
-    assert LayoutKeeper(seed=0).kept(ask(half), half, best) is best
+    assert LayoutKeeper(seed=0, proofs=PROOFS).kept(ask(half), half, best) is best
     unproven = elsewhere(problem, None)
-    assert LayoutKeeper(seed=0).kept(ask(problem), problem, unproven) is unproven
+    assert LayoutKeeper(seed=0, proofs=PROOFS).kept(ask(problem), problem, unproven) is unproven
     same = dataclasses.replace(best, configuration=problem.present)
-    assert LayoutKeeper(seed=0).kept(ask(problem), problem, same) is same
+    assert LayoutKeeper(seed=0, proofs=PROOFS).kept(ask(problem), problem, same) is same
