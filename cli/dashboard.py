@@ -95,7 +95,7 @@ def status_line(snapshot: Snapshot) -> str:
         f"p95 {p95_text(service)} of {sla(service)} {judge(service)}",
         f"accuracy {percent(service.accuracy_pct, 2)}",
         "load -" if service.rate_rps is None else f"load {service.rate_rps:.1f}/s",
-        f"epoch {snapshot.epoch} {snapshot.state}",
+        f"epoch {snapshot.epoch} {snapshot.state}" if snapshot.epoch else "waiting for a plan",
         ", ".join(f"{name} {count}" for name, count in snapshot.outcomes.items() if count) or "no requests yet",
     ]
     return " | ".join(filter(None, parts))
