@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from cli.output import tell
 from clover.agents.supervisor import ChildFailedError, ChildSpec, Supervisor
+from clover.analysis.logs.manifest import read_manifest
 from clover.bus.messages import IntensityReading
 from clover.bus.port import Feed
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 ARCHIVE = "archive"
 #: What led to the plan in force (its decision and its steps) is looked for so long before it.
 _DECIDED_WITHIN_S = 120.0
+#: A load does not wait longer than this for its archive.
+_BEGUN_WITHIN_S = 10.0
 #: The clocks of server and agents may differ by so much.
 _SKEW_S = 5.0
 
@@ -81,7 +84,16 @@ async def archiving(
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(keep_archive(supervisor, spec, troubles.append))
+            await _until_begun(folder)
             yield troubles
             await supervisor.end([ARCHIVE])
     finally:
         supervisor.kill_all()
+
+
+async def _until_begun(folder: Path) -> None:
+    """Wait until an archive has begun, or cannot be expected to: its start takes processor time of what is measured."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_BEGUN_WITHIN_S):
+            while read_manifest(folder) is None:  # noqa: ASYNC110 - the other side is a process
+                await asyncio.sleep(0.05)

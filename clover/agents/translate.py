@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from clover.bus import messages
+from clover.core.application import ServiceModel
 from clover.core.carbon import CarbonIntensity
 from clover.core.configuration import Configuration, GpuConfiguration, InstanceKind
 from clover.core.dispatch import DispatchRule
@@ -141,3 +144,22 @@ def intensity_forecast(outlook: Outlook, *, zone: str, published_at_ms: float) -
             for each in outlook.intervals
         ),
     )
+
+
+def read_target(
+    target: messages.Target, mine: Collection[int], model: ServiceModel
+) -> tuple[str, dict[int, GpuConfiguration]]:
+    """Return what each GPU of a node shall be, by index, or in the first place why the target does not fit the node."""
+    if {gpu.index for gpu in target.gpus} != set(mine):
+        return f"GPUs {sorted(gpu.index for gpu in target.gpus)}: expected {sorted(mine)}", {}
+    if target.application != model.application.name:
+        return f"application {target.application!r}: expected {model.application.name!r}", {}
+    try:
+        wanted = {gpu.index: gpu_configuration(gpu) for gpu in target.gpus}
+    except ValueError as error:
+        return str(error), {}
+    known = {variant.name for variant in model.application.variants}
+    for kind in {kind for gpu in wanted.values() for kind in gpu.instances}:
+        if kind.variant not in known or not model.fits(kind.variant, kind.profile):
+            return f"variant {kind.variant!r} on {kind.profile!r}: unknown, or does not fit", {}
+    return "", wanted
