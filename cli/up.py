@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli import carbon_options, options, real_models, recording
+from cli import arrival_options, carbon_options, options, real_models, recording
+from cli.arrival_options import ArrivalChoice
 from cli.batching_options import MaxBatchSize, MaxQueueDelay, batching_arguments, batching_of
 from cli.doctor import RequireDurable
 from cli.output import number, print_json, tell
@@ -19,6 +20,7 @@ from cli.recording import RunName, RunsDir
 from clover.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from clover.agents.assembly import Fleet
     from clover.agents.decision import Goals
     from clover.core.batching import Batching
 
@@ -30,7 +32,8 @@ class UpSettings:
     Attributes:
         where: Deployment and server.
         gpus: GPUs per node.
-        rate_rps: Arrival rate.
+        rate_rps: Mean arrival rate, which is planned for at first.
+        arrivals: When requests are due.
         goals: What is asked of the planner.
         park_w: Power of a parked GPU in W, None for the table's.
         shared: Options that every agent gets.
@@ -51,6 +54,7 @@ class UpSettings:
     where: options.Where
     gpus: tuple[int, ...]
     rate_rps: float
+    arrivals: ArrivalChoice
     goals: Goals
     park_w: float | None
     shared: tuple[str, ...]
@@ -99,6 +103,14 @@ def up(
     replay: carbon_options.Replay = "step,wrap",
     hour: options.Hour = "20s",  # pyright: ignore[reportArgumentType] - parsed like a flag
     rate: options.Rate = None,
+    arrivals: arrival_options.Process = "poisson",
+    smoothness: arrival_options.Smoothness = 1.0,
+    shape: arrival_options.Shape = "flat",
+    period: arrival_options.Period = None,
+    peak: arrival_options.Peak = None,
+    load_trace: arrival_options.LoadTrace = None,
+    speed: arrival_options.Speed = "1x",
+    scale_to: arrival_options.ScaleTo = None,
     lambda_: options.Lambda = 0.5,
     accuracy_floor: options.AccuracyFloor = None,
     carbon_budget: options.CarbonBudget = None,
@@ -168,6 +180,16 @@ def up(
             max_age_s=carbon_max_age,
         ),
         rate=rate,
+        arrivals=ArrivalChoice(
+            process=arrivals,
+            smoothness=smoothness,
+            shape=shape,
+            period_s=period,
+            peak=peak,
+            trace=load_trace,
+            speed=speed,
+            scale_to_rps=scale_to,
+        ),
         lambda_=lambda_,
         asks={"accuracy_floor": accuracy_floor, "carbon_budget": carbon_budget, "parking": parking, "reserve": reserve},
         park_w=park_w,
@@ -193,6 +215,7 @@ def up(
     from clover.analysis.load import ARCHIVE  # noqa: PLC0415
 
     files = [("performance table", profile)] if profile is not None else []
+    files += settings.arrivals.files
     if carbon == "trace":
         files += recording.carbon_files(trace)
     plan = recording.RunPlan(
@@ -232,6 +255,7 @@ def _check(
     scheme: str,
     carbon: carbon_options.CarbonChoice,
     rate: float | None,
+    arrivals: ArrivalChoice,
     sla: str | None,
     profile: Path | None,
     weights: str,
@@ -287,7 +311,8 @@ def _check(
     return UpSettings(
         where=where,
         gpus=spread,
-        rate_rps=options.rate_of(rate, count, fleet),
+        rate_rps=_rate(arrivals, rate, count, fleet, rest["duration_s"]),
+        arrivals=arrivals,
         goals=goals,
         park_w=park_w,
         shared=tuple(shared),
@@ -300,6 +325,13 @@ def _check(
         environment=_environment(weights, inputs, input_roots),
         **rest,
     )
+
+
+def _rate(arrivals: ArrivalChoice, rate: float | None, gpus: int, fleet: Fleet, duration_s: float | None) -> float:
+    """Return the mean arrival rate; reads a trace of arrivals, so that a broken one is said before anything starts."""
+    arrivals.check(rate=rate)
+    load = arrivals.load(rate_rps=options.rate_of(rate, gpus, fleet), duration_s=duration_s)
+    return load.rate_rps if load.mean_rps is None else load.mean_rps
 
 
 def _power_options(power: tuple[str, str, float], backend: str, parking: str) -> tuple[str, ...]:
