@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import pytest
-
 from clover.agents.assembly import make_fleet
 from clover.agents.decision import Goals
 from clover.bus.messages import PlanRecord, Target
@@ -62,23 +60,13 @@ def watched(world_settings: WorldSettings) -> tuple[Sent, dict[str, Any]]:
     return sent, result
 
 
-@pytest.mark.parametrize(
-    ("before", "after", "rate_rps", "lambda_", "told"),
-    [
-        # The best plan of all has this layout, with shares.
-        (80.0, 100.0, 2.0, 0.3, "best certified plan"),
-        # The best plan of all has another layout, which is not worth a change.
-        (220.0, 260.0, 5.0, 0.1, "the layout stays"),
-    ],
-)
-def test_an_intensity_change_sends_only_dispatch(
-    before: float, after: float, rate_rps: float, lambda_: float, told: str
-) -> None:
-    sent, result = watched(settings(before, after, model=YOLO, gpus=(1, 1), rate_rps=rate_rps, lambda_=lambda_))
+def test_an_intensity_change_sends_only_dispatch() -> None:
+    """The best plan of all has another layout then, which is not worth a change."""
+    sent, result = watched(settings(220.0, 260.0, model=YOLO, gpus=(1, 1), rate_rps=5.0, lambda_=0.1))
     *first, (at_s, plan, targets) = sent
     assert {each.trigger for _, each, _ in first} == {"start"}
     assert plan.trigger == "intensity"
-    assert told in plan.reason
+    assert "the layout stays" in plan.reason
     # Within one telemetry interval of the change.
     assert HOUR_S <= at_s <= HOUR_S + TELEMETRY_S
     old = {target.node: target for target in first[-1][2]}
