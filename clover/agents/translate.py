@@ -9,6 +9,7 @@ from clover.core.application import ServiceModel
 from clover.core.carbon import CarbonIntensity
 from clover.core.configuration import Configuration, GpuConfiguration, InstanceKind
 from clover.core.dispatch import DispatchRule
+from clover.core.forecast import Outlook
 from clover.core.queueing import Evaluation
 from clover.plan.problem import Candidate, FleetCandidate
 
@@ -121,6 +122,27 @@ def intensity_reading(intensity: CarbonIntensity, *, pue: float, published_at_ms
         fetched_at_ms=None if intensity.fetched_at_s is None else intensity.fetched_at_s * 1e3,
         stale=intensity.stale,
         note=intensity.note,
+    )
+
+
+def intensity_forecast(outlook: Outlook, *, zone: str, published_at_ms: float) -> messages.IntensityForecast:
+    """Write what is expected of the grid."""
+    return messages.IntensityForecast(
+        basis=outlook.basis,
+        source=outlook.source,
+        zone=zone,
+        published_at_ms=published_at_ms,
+        issued_at_ms=None if outlook.issued_s is None else outlook.issued_s * 1e3,
+        step_ms=outlook.step_s * 1e3,
+        intervals=tuple(
+            messages.ForecastInterval(
+                from_ms=each.from_s * 1e3,
+                g_per_kwh=each.g_per_kwh,
+                low_g_per_kwh=each.low_g_per_kwh,
+                high_g_per_kwh=each.high_g_per_kwh,
+            )
+            for each in outlook.intervals
+        ),
     )
 
 
