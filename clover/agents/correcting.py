@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 
 from clover.agents.decision import Decision
@@ -44,12 +43,12 @@ class Correction:
             return None
         self._corrector.take(self._since_last(nodes), now_s)
         behind = any(nodes[node].epoch < epoch for node in dispatch if node in nodes)
-        shares = None if behind else self._corrector.corrected()
+        shares = None if behind else self._corrector.corrected(_told(dispatch))
         if shares is None:
             return None
         rules = {
             node: dispatch_target(CoreRule(name="shares", shares=shares[node], weight=rule.weight))
-            if node in shares
+            if node in shares and rule.name == "shares"
             else rule
             for node, rule in dispatch.items()
         }
@@ -62,7 +61,7 @@ class Correction:
         self._decision, self._corrector = decision, None
         self._since_last(nodes)
         if decision is not None and any(rule.name == "shares" for rule in decision.answer.dispatch.values()):
-            self._corrector = ShareCorrector(_planned(decision))
+            self._corrector = ShareCorrector(decision.answer.evaluation.shares)
 
     def _since_last(self, nodes: Mapping[str, NodeTelemetry]) -> dict[Cell, int]:
         begun: dict[Cell, int] = {}
@@ -78,17 +77,13 @@ class Correction:
         return begun
 
 
-def _planned(decision: Decision) -> dict[Cell, float]:
-    """Return the planned share of all requests by node and kind: an instance is worth the same wherever it stands."""
-    shares = decision.answer.evaluation.shares
-    gpus = decision.answer.configuration.gpus
-    counts = Counter(kind for _, gpu in gpus for kind in gpu.instances)
-    cells: dict[Cell, float] = {}
-    for gpu_id, gpu in gpus:
-        for kind in gpu.instances:
-            cell = (gpu_id.node, kind)
-            cells[cell] = cells.get(cell, 0.0) + shares.get(kind, 0.0) / counts[kind]
-    return cells
+def _told(dispatch: Mapping[str, DispatchRule]) -> dict[Cell, float]:
+    """Return the share of its requests that each node is told to give each kind."""
+    return {
+        (node, InstanceKind(share.profile, share.variant)): share.share
+        for node, rule in dispatch.items()
+        for share in rule.shares
+    }
 
 
 def _moved(rules: Mapping[str, DispatchRule], before: Mapping[str, DispatchRule]) -> float:

@@ -8,20 +8,19 @@ that are left go on serving, and the change is tried again with growing pauses.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
 
+from clover.agents.gpu_partition import GpuPartition
 from clover.agents.lifetime import happens_within
 from clover.agents.pool import Instance
 from clover.agents.runner_parts import RunnerPorts, instance_spec, instances_telemetry
 from clover.bus.messages import Event, GpuPhase, GpuTelemetry
 from clover.core.configuration import GpuConfiguration, InstanceKind
-from clover.core.transition import LiveInstance, Transition, plan_transition
+from clover.core.transition import Transition, plan_transition
 from clover.errors import CloverError
 from clover.power.account import GpuAccount, PowerState
 from clover.serving.port import Worker
 from mig.device import Gpu, GpuInstance
 from mig.errors import MigError
-from mig.placement import PlacedProfile
 
 #: Pauses after a failed change or a dead worker: first, and at most.
 RETRY_FIRST_S, RETRY_MOST_S = 0.5, 30.0
@@ -50,13 +49,18 @@ class GpuRunner:
         self._since_s = ports.clock.now_s()
         self._changing_since_s: float | None = None
         self._change_s = 0.0
+        self._partition = GpuPartition(gpu)
         self.applied_epoch = 0
-        self.mig_changes = 0
 
     @property
     def index(self) -> int:
         """Index of the GPU on its node."""
         return self._gpu.index
+
+    @property
+    def mig_changes(self) -> int:
+        """GPU instances created and destroyed so far."""
+        return self._partition.changes
 
     @property
     def change_s(self) -> float:
@@ -127,50 +131,24 @@ class GpuRunner:
             self._report("gpu." + phase, f"{wanted}", epoch)
 
     async def _change(self, wanted: GpuConfiguration, watchers: asyncio.TaskGroup) -> None:
-        await self._destroy_half_made()
-        transition = plan_transition(self._gpu.model, await self._live(), wanted)
+        await self._partition.destroy_half_made()
+        live = await self._partition.live(self._ports.pool.on_gpu(self.index))
+        transition = plan_transition(self._gpu.model, live, wanted)
         workers = {(i.device.placement.start, i.device.id): i for i in self._ports.pool.on_gpu(self.index)}
         victims = [workers[key] for key in _keys(transition) if key in workers]
         early = transition.beside()
         if early and victims:
             # There is room: what comes serves before anything stops.
-            await self._start(await self._create(early), watchers)
+            await self._start(await self._partition.create(early), watchers)
         else:
             early = ()
         await self._stop(victims)
         for gone in transition.destroy:
-            await self._gpu.destroy(gone.id)
-            self.mig_changes += 1
-        fresh = await self._create([one for one in transition.create if one not in early])
+            await self._partition.destroy(gone.id)
+        fresh = await self._partition.create([one for one in transition.create if one not in early])
         devices = {device.id: device for device in await self._gpu.instances()}
         fresh += [(devices[kept.id], variant) for kept, variant in transition.restart]
         await self._start(fresh, watchers)
-
-    async def _create(self, wanted: Iterable[tuple[PlacedProfile, str]]) -> list[tuple[GpuInstance, str]]:
-        fresh: list[tuple[GpuInstance, str]] = []
-        for placed, variant in wanted:
-            fresh.append((await self._gpu.create(placed.profile, placed.placement), variant))
-            self.mig_changes += 1
-        return fresh
-
-    async def _destroy_half_made(self) -> None:
-        """Remove what no worker could use: an instance whose destroy was broken off between its two steps."""
-        for device in await self._gpu.instances():
-            if not device.is_whole:
-                await self._gpu.destroy(device.id)
-                self.mig_changes += 1
-
-    async def _live(self) -> list[LiveInstance]:
-        serving = {i.device.id: i for i in self._ports.pool.on_gpu(self.index) if i.phase in {"idle", "busy"}}
-        return [
-            LiveInstance(
-                id=device.id,
-                profile=device.profile,
-                placement=device.placement,
-                variant=serving[device.id].kind.variant if device.id in serving else None,
-            )
-            for device in await self._gpu.instances()
-        ]
 
     async def _stop(self, victims: list[Instance]) -> None:
         async with asyncio.TaskGroup() as group:

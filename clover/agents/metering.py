@@ -8,9 +8,11 @@ from pathlib import Path
 
 import msgspec
 
+from clover.core.application import ServiceModel
 from clover.core.clock import Clock
 from clover.power.account import GpuAccount
 from clover.power.port import GpuMeter, HostMeter
+from mig.device import Gpu
 
 #: A meter that has not answered after this long is unknown at this tick.
 READ_WITHIN_S = 2.0
@@ -88,6 +90,24 @@ class NodeMetering:
         """Say where the readings of a GPU go."""
         if uuid in self._gpus:
             self._accounts[uuid] = account
+
+    def account(self, gpu: Gpu, model: ServiceModel) -> GpuAccount:
+        """Open the account of a GPU: idle and parked watts are the table's, and what works draws as it expects."""
+
+        def dynamic_power_w(variant: str, profile: str) -> float:
+            return model.dynamic_j(variant, 0.0) / (model.mean_ms(variant, profile, 0.0) / 1e3)
+
+        account = GpuAccount(
+            idle_power_w=model.table.idle_power_w,
+            parked_power_w=model.table.parked_power_w,
+            compute_slices=gpu.model.compute_slices,
+            now_s=self._clock.now_s(),
+            dynamic_power_w=dynamic_power_w,
+            metered=self.metered(gpu.uuid),
+            last_counter_j=self.last_counter_j(gpu.uuid),
+        )
+        self.book_into(gpu.uuid, account)
+        return account
 
     async def read(self) -> None:
         """Read all meters; one that does not answer in time is unknown, and its next reading has it all."""

@@ -10,9 +10,9 @@ from random import Random
 
 from clover.agents.backoff import Backoff
 from clover.agents.gpu_runner import GpuRunner
-from clover.agents.lifetime import happens_within
 from clover.agents.metering import NodeMetering
 from clover.agents.node_name import NodeName, NodeNameTakenError
+from clover.agents.node_reporting import NodeReporter
 from clover.agents.nvml_node import Notice
 from clover.agents.pool import InstancePool
 from clover.agents.power_switch import PowerSwitch
@@ -21,19 +21,16 @@ from clover.agents.requests import RequestServer
 from clover.agents.runner_parts import RunnerPorts
 from clover.agents.translate import dispatch_rule, read_target
 from clover.bus.messages import Event, NodeTelemetry, Target
-from clover.bus.port import Bus, Feed
+from clover.bus.port import Bus
 from clover.core.application import ServiceModel
 from clover.core.batching import Batching
 from clover.core.clock import Clock
 from clover.core.identifiers import uuid7
 from clover.errors import BusUnavailableError
-from clover.power.account import GpuAccount
 from clover.serving.port import Servicer
 from mig.device import Gpu
 
 __all__ = ["NodeAgent", "NodeNameTakenError", "NodeSettings"]
-
-MAX_HELD_EVENTS = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,21 +103,20 @@ class NodeAgent:
             settings.name, self._boot_id, bus=bus, clock=clock, rng=rng, lease_s=settings.name_lease_s
         )
         self._epoch = 0
-        self._news = asyncio.Event()
-        self._events: list[Event] = []
-        #: What was published last, for the metrics endpoint.
-        self.telemetry: NodeTelemetry | None = None
+        self._reporter = NodeReporter(
+            settings.name, bus=bus, clock=clock, rng=rng, interval_s=settings.telemetry_s, look=self._telemetry
+        )
         self._metering = metering or NodeMetering(clock)
         for notice in notices:
             self._report(self._event(notice.kind, notice.reason, gpu=notice.gpu))
-        accounts = {gpu.index: self._account(gpu) for gpu in gpus}
+        accounts = {gpu.index: self._metering.account(gpu, model) for gpu in gpus}
         ports = RunnerPorts(
             node=settings.name,
             application=model.application.name,
             pool=pool,
             servicer=servicer,
             clock=clock,
-            changed=self._news.set,
+            changed=self._reporter.hurry,
             report=self._report,
             power=settings.power or PowerSwitch(settings.name),
         )
@@ -142,6 +138,11 @@ class NodeAgent:
             settings.requests,
         )
 
+    @property
+    def telemetry(self) -> NodeTelemetry | None:
+        """What was published last, for the metrics endpoint."""
+        return self._reporter.last
+
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set, then finish what is in hand (at most `drain_s`) and end all workers.
 
@@ -156,7 +157,7 @@ class NodeAgent:
                     group.create_task(self._name.hold(), name="name"),
                     group.create_task(self._server.run(), name="requests"),
                     group.create_task(self._follow_targets(), name="targets"),
-                    group.create_task(self._publish(), name="telemetry"),
+                    group.create_task(self._reporter.run(), name="telemetry"),
                     group.create_task(self._measure(), name="meters"),
                     *(group.create_task(runner.run(), name=f"gpu{runner.index}") for runner in self._runners),
                 ]
@@ -183,7 +184,7 @@ class NodeAgent:
             self._report(self._event("node.drain_timeout", f"{self._server.in_flight} requests left to other nodes"))
         await self._metering.read()
         with contextlib.suppress(BusUnavailableError):
-            await self._publish_now()
+            await self._reporter.publish()
 
     # --- targets
 
@@ -214,35 +215,9 @@ class NodeAgent:
         self._server.sla_ms = target.sla_p95_ms
         for runner in self._runners:
             runner.want(target.epoch, wanted[runner.index])
-        self._news.set()
+        self._reporter.hurry()
 
     # --- telemetry
-
-    async def _publish(self) -> None:
-        """Publish once per interval, on the interval's grid, and at once when a GPU changes its phase."""
-        backoff = Backoff(self._rng)
-        while True:
-            try:
-                await self._publish_now()
-                backoff.reset()
-            except BusUnavailableError:
-                await asyncio.sleep(backoff.next_s())
-                continue
-            interval = self._settings.telemetry_s
-            await happens_within(self._news, interval - self._clock.now_s() % interval)
-            self._news.clear()
-
-    async def _publish_now(self) -> None:
-        events, self._events = self._events, []
-        try:
-            if events:
-                await self._bus.publish(Feed.EVENTS, events)
-        except BusUnavailableError:
-            self._events = events + self._events
-            raise
-        self.telemetry = self._telemetry()
-        await self._bus.publish_telemetry(self.telemetry)
-        await self._bus.beat(f"node:{self._settings.name}")
 
     async def _measure(self) -> None:
         """Read the meters once per interval; apart from publishing, which no driver shall hold up."""
@@ -284,27 +259,8 @@ class NodeAgent:
         beside = {instance.worker.energy_source for instance in self._pool if instance.worker.fallback}
         return "+".join(sorted({self._metering.energy_source(self._servicer.energy_source), *beside}))
 
-    def _account(self, gpu: Gpu) -> GpuAccount:
-        account = GpuAccount(
-            idle_power_w=self._model.table.idle_power_w,
-            parked_power_w=self._model.table.parked_power_w,
-            compute_slices=gpu.model.compute_slices,
-            now_s=self._clock.now_s(),
-            dynamic_power_w=self._dynamic_power_w,
-            metered=self._metering.metered(gpu.uuid),
-            last_counter_j=self._metering.last_counter_j(gpu.uuid),
-        )
-        self._metering.book_into(gpu.uuid, account)
-        return account
-
-    def _dynamic_power_w(self, variant: str, profile: str) -> float:
-        """Return what the table expects a working instance to draw above idle."""
-        return self._model.dynamic_j(variant, 0.0) / (self._model.mean_ms(variant, profile, 0.0) / 1e3)
-
     def _report(self, event: Event) -> None:
-        # While the server is away only the newest are kept: events explain, they do not decide.
-        self._events = [*self._events[-MAX_HELD_EVENTS:], event]
-        self._news.set()
+        self._reporter.report(event)
 
     def _event(self, kind: str, reason: str, *, epoch: int = 0, gpu: int | None = None) -> Event:
         return Event(

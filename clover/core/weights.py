@@ -28,6 +28,8 @@ TOLERATED = 0.01
 CHANCE = 3.0
 #: What was served so long ago counts 1/e, but this many requests are remembered in any case.
 MEMORY_S, MEMORY_REQUESTS = 120.0, 2000.0
+#: After a plan or a correction came into force nothing counts for so long: what had waited goes where there is room.
+SETTLE_S = 30.0
 _ROUNDS = 60
 
 
@@ -86,18 +88,26 @@ def matters(served: float, planned: float, effective: float) -> bool:
 class ShareCorrector:
     """Remembers what was served under a plan with shares.
 
+    What nodes are told is not what the fleet then serves: a kind that is asked for more than it can take is always
+    preferred, and the rest goes elsewhere. The plan knows, its certificate has simulated just that. So what was told is
+    corrected by the ratio of what was planned to what was served, and nothing changes while they agree.
+
     Attributes:
-        planned: Share of all requests by node and kind; sums to 1.
+        planned: Share of all requests that each kind serves under the plan; sums to 1.
     """
 
-    planned: Mapping[Cell, float]
+    planned: Mapping[InstanceKind, float]
     _served: dict[Cell, float] = field(default_factory=dict[Cell, float])
     #: Sum of the squares of the weights with which requests count.
     _squares: float = 0.0
     _at_s: float | None = None
+    _since_s: float | None = None
 
     def take(self, begun: Mapping[Cell, int], now_s: float) -> None:
         """Take in how many requests each node has begun by kind since the last call."""
+        self._since_s = now_s if self._since_s is None else self._since_s
+        if now_s - self._since_s < SETTLE_S:
+            return
         new, total = sum(begun.values()), sum(self._served.values())
         keep = 1.0 if self._at_s is None else math.exp(-max(0.0, now_s - self._at_s) / MEMORY_S)
         if total > 0.0:
@@ -110,31 +120,43 @@ class ShareCorrector:
 
     def forget(self) -> None:
         """Begin anew: what was served under other shares says nothing about these."""
-        self._served, self._squares = {}, 0.0
+        self._served, self._squares, self._at_s, self._since_s = {}, 0.0, None, None
 
     def deviations(self) -> dict[InstanceKind, float]:
         """Return by how much the fleet's share of each kind differs from what is planned; empty before any request."""
         total = sum(self._served.values())
         if total <= 0.0:
             return {}
-        served, planned = _kind_sums(self._served), _kind_sums(self.planned)
-        return {
-            kind: served.get(kind, 0.0) / total - planned.get(kind, 0.0) for kind in sorted(served.keys() | planned)
-        }
+        served = _kind_sums(self._served)
+        kinds = sorted(served.keys() | self.planned)
+        return {kind: served.get(kind, 0.0) / total - self.planned.get(kind, 0.0) for kind in kinds}
 
-    def corrected(self) -> dict[str, dict[InstanceKind, float]] | None:
-        """Return each node's shares for what comes next; None if the fleet's shares are near enough, or not known."""
-        planned = _kind_sums(self.planned)
+    def corrected(self, told: Mapping[Cell, float]) -> dict[str, dict[InstanceKind, float]] | None:
+        """Return each node's shares for what comes next; None if the fleet's shares are near enough, or not known.
+
+        Args:
+            told: Share of its own requests that each node is told to give each of its kinds at present.
+        """
         total = sum(self._served.values())
         effective = total * total / self._squares if self._squares else 0.0
-        off = self.deviations().items()
-        if not any(matters(planned.get(k, 0.0) + by, planned.get(k, 0.0), effective) for k, by in off):
+        off = {kind: (self.planned.get(kind, 0.0), by) for kind, by in self.deviations().items()}
+        if not any(matters(planned + by, planned, effective) for planned, by in off.values()):
             return None
         nodes = {node: count / total for node, count in _node_sums(self._served).items()}
-        flows = fitted({cell: share for cell, share in self.planned.items() if share > 0.0}, nodes, planned)
+        # What would be served if every node did as it is told with the requests that it really takes.
+        asked = {cell: share * nodes.get(cell[0], 0.0) for cell, share in told.items() if share > 0.0}
+        wanted = {kind: share * _ratio(*off.get(kind, (0.0, 0.0))) for kind, share in _kind_sums(asked).items()}
+        scale = sum(wanted.values()) or 1.0
+        flows = fitted(asked, nodes, {kind: share / scale for kind, share in wanted.items()})
         sums = _node_sums(flows)
         shares: dict[str, dict[InstanceKind, float]] = {}
         for (node, kind), flow in flows.items():
             if sums[node] > 0.0:
                 shares.setdefault(node, {})[kind] = flow / sums[node]
         return shares
+
+
+def _ratio(planned: float, by: float) -> float:
+    """Return planned / served; no more than twice as much, and no less than half."""
+    served = planned + by
+    return 1.0 if planned <= 0.0 else min(2.0, max(0.5, planned / served)) if served > 0.0 else 2.0

@@ -5,28 +5,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import pytest
-
 from clover.agents.assembly import make_fleet
 from clover.agents.decision import Goals
 from clover.bus.messages import PlanRecord, Target
 from clover.catalog import load_service
+from clover.core.application import ServiceModel
 from clover.core.intensity_trace import IntensityTrace
 from clover.sim.clock import run_virtual
 from clover.sim.world import World, WorldSettings
 
-MODEL = load_service("albert", "a100-40gb")
+ALBERT, YOLO = (load_service(app, "a100-40gb") for app in ("albert", "yolov5"))
 #: Seconds from the first row of the trace to the second, and from telemetry to telemetry.
 HOUR_S, TELEMETRY_S = 60.0, 1.0
 
 
-def settings(before: float, after: float, *, rate_rps: float, goals: Goals) -> WorldSettings:
+def settings(
+    before: float, after: float, *, model: ServiceModel, gpus: tuple[int, int], rate_rps: float, lambda_: float
+) -> WorldSettings:
     trace = IntensityTrace(name="step", zone="none", values_g_per_kwh=(before, after), after_end="stop")
     return WorldSettings(
-        fleet=make_fleet(backend="sim", board="a100-40gb", model=MODEL),
-        gpus=(5, 5),
+        fleet=make_fleet(backend="sim", board="a100-40gb", model=model),
+        gpus=gpus,
         scheme="exact",
-        goals=goals,
+        goals=Goals(lambda_=lambda_, sla_ms=model.table.sla_p95_ms),
         trace=trace,
         hour_s=HOUR_S,
         rate_rps=rate_rps,
@@ -59,24 +60,13 @@ def watched(world_settings: WorldSettings) -> tuple[Sent, dict[str, Any]]:
     return sent, result
 
 
-@pytest.mark.parametrize(
-    ("before", "after", "rate_rps", "parking", "lambda_", "told"),
-    [
-        # The best plan of all has this layout, with other shares.
-        (125.0, 149.0, 12.5, "none", 0.5, "best of"),
-        # The best plan of all has another layout, which is not worth a change.
-        (118.0, 97.0, 34.375, "parked", 0.1, "the layout stays"),
-    ],
-)
-def test_an_intensity_change_sends_only_dispatch(
-    before: float, after: float, rate_rps: float, parking: Any, lambda_: float, told: str
-) -> None:
-    goals = Goals(lambda_=lambda_, sla_ms=MODEL.table.sla_p95_ms, parking=parking)
-    sent, result = watched(settings(before, after, rate_rps=rate_rps, goals=goals))
+def test_an_intensity_change_sends_only_dispatch() -> None:
+    """The best plan of all has another layout then, which is not worth a change."""
+    sent, result = watched(settings(220.0, 260.0, model=YOLO, gpus=(1, 1), rate_rps=5.0, lambda_=0.1))
     *first, (at_s, plan, targets) = sent
     assert {each.trigger for _, each, _ in first} == {"start"}
     assert plan.trigger == "intensity"
-    assert told in plan.reason
+    assert "the layout stays" in plan.reason
     # Within one telemetry interval of the change.
     assert HOUR_S <= at_s <= HOUR_S + TELEMETRY_S
     old = {target.node: target for target in first[-1][2]}
@@ -93,8 +83,7 @@ def test_an_intensity_change_sends_only_dispatch(
 
 
 def test_a_change_that_is_worth_it_changes_the_layout() -> None:
-    goals = Goals(lambda_=0.5, sla_ms=MODEL.table.sla_p95_ms)
-    sent, result = watched(settings(166.0, 292.0, rate_rps=12.5, goals=goals))
+    sent, result = watched(settings(166.0, 292.0, model=ALBERT, gpus=(5, 5), rate_rps=12.5, lambda_=0.5))
     before, after = ({target.node: target.gpus for target in targets} for _, _, targets in (sent[0], sent[-1]))
     assert before != after
     assert result["reconfigurations"] == 1

@@ -29,7 +29,7 @@ from clover.core.queueing import evaluate
 from clover.core.rolling import ROLL_LATE_LIMIT, Step, next_step
 from clover.core.transitions import STATES, TRANSITIONS, Story, state_diagram, target_of
 from clover.core.triggers import INTENSITY_TRIGGER, Pace, PaceSettings, Situation, Triggers
-from clover.core.weights import MEMORY_REQUESTS, ShareCorrector, fitted, matters
+from clover.core.weights import MEMORY_REQUESTS, SETTLE_S, ShareCorrector, fitted, matters
 from clover.errors import InvalidTransitionError
 from clover.plan.live import LiveScheme
 from clover.plan.measures import awake, unfit
@@ -405,8 +405,7 @@ def test_fitting_reaches_totals_by_node_and_kind() -> None:
 
 def test_shares_are_corrected_until_the_fleet_serves_what_was_planned() -> None:
     # Node 1 takes 70 % of the requests where 50 % were planned, and holds four times as much of one kind.
-    planned = {("n1", BIG): 0.4, ("n1", LITTLE): 0.1, ("n2", BIG): 0.1, ("n2", LITTLE): 0.4}
-    corrector = ShareCorrector(planned)
+    corrector = ShareCorrector({BIG: 0.5, LITTLE: 0.5})
     shares = {"n1": {BIG: 0.8, LITTLE: 0.2}, "n2": {BIG: 0.2, LITTLE: 0.8}}
     sent = 0
     for second in range(120):
@@ -416,13 +415,38 @@ def test_shares_are_corrected_until_the_fleet_serves_what_was_planned() -> None:
             for kind, share in shares[node].items()
         }
         corrector.take(begun, float(second))
-        if (found := corrector.corrected()) is not None:
+        told = {(node, kind): share for node, own in shares.items() for kind, share in own.items()}
+        if (found := corrector.corrected(told)) is not None:
             shares, sent = found, sent + 1
             corrector.forget()
     last = 0.7 * shares["n1"][BIG] + 0.3 * shares["n2"][BIG]
     assert sent == 1
     assert max(map(abs, corrector.deviations().values())) <= 0.005
     assert last == pytest.approx(0.5, abs=0.005)
+
+
+def test_what_nodes_are_told_is_not_what_they_then_serve_and_only_the_difference_is_corrected() -> None:
+    # One kind is asked for four fifths and can take two fifths, which is what is planned.
+    told = {("n1", BIG): 0.2, ("n1", LITTLE): 0.8}
+    corrector = ShareCorrector({BIG: 0.6, LITTLE: 0.4})
+    for second in range(120):
+        corrector.take({("n1", BIG): 60, ("n1", LITTLE): 40}, float(second))
+    assert corrector.corrected(told) is None
+    # It takes less than that: it is asked for still more.
+    for second in range(120, 400):
+        corrector.take({("n1", BIG): 66, ("n1", LITTLE): 34}, float(second))
+    found = corrector.corrected(told)
+    assert found is not None
+    assert found["n1"][LITTLE] == pytest.approx(0.8 * 0.4 / 0.34 / (0.8 * 0.4 / 0.34 + 0.2 * 0.6 / 0.66), abs=0.02)
+
+
+def test_what_had_waited_when_a_plan_came_into_force_does_not_count() -> None:
+    corrector = ShareCorrector({BIG: 0.5, LITTLE: 0.5})
+    for second in range(int(SETTLE_S)):
+        corrector.take({("n1", BIG): 100}, float(second))
+    assert corrector.deviations() == {}
+    corrector.take({("n1", BIG): 100}, SETTLE_S)
+    assert corrector.deviations() == {BIG: 0.5, LITTLE: -0.5}
 
 
 @pytest.mark.parametrize(
@@ -457,26 +481,28 @@ def test_a_share_matters_that_is_off_by_more_than_chance_and_a_floor(
 def test_chance_is_not_corrected(rate: int) -> None:
     """Requests that go where they like with the planned probabilities: an hour of ticks, and nothing to correct."""
     planned = {("n1", BIG): 0.4, ("n1", LITTLE): 0.1, ("n2", BIG): 0.1, ("n2", LITTLE): 0.4}
-    corrector, rng = ShareCorrector(planned), Random(f"chance/{rate}")
+    told = {("n1", BIG): 0.8, ("n1", LITTLE): 0.2, ("n2", BIG): 0.2, ("n2", LITTLE): 0.8}
+    corrector, rng = ShareCorrector({BIG: 0.5, LITTLE: 0.5}), Random(f"chance/{rate}")
     corrections = 0
     for second in range(3600):
         drawn = rng.choices(list(planned), weights=list(planned.values()), k=rate)
         corrector.take({cell: drawn.count(cell) for cell in planned}, float(second))
-        corrections += corrector.corrected() is not None
+        corrections += corrector.corrected(told) is not None
     # Three standard errors are passed by chance now and then; each time for a few ticks in a row.
     assert corrections <= 36
 
 
 def test_at_a_low_rate_enough_is_remembered_and_what_was_served_under_other_shares_is_not() -> None:
-    corrector = ShareCorrector({("n1", BIG): 0.5, ("n1", LITTLE): 0.5})
+    told = {("n1", BIG): 0.5, ("n1", LITTLE): 0.5}
+    corrector = ShareCorrector({BIG: 0.5, LITTLE: 0.5})
     for second in range(1200):
         corrector.take({("n1", BIG): 2, ("n1", LITTLE): 1}, float(second))
     assert sum(corrector._served.values()) == pytest.approx(MEMORY_REQUESTS)
     assert corrector.deviations() == pytest.approx({LITTLE: 1 / 3 - 0.5, BIG: 2 / 3 - 0.5})
-    assert corrector.corrected() is not None
+    assert corrector.corrected(told) is not None
     corrector.forget()
     assert corrector.deviations() == {}
-    assert corrector.corrected() is None
+    assert corrector.corrected(told) is None
 
 
 # --- measures -------------------------------------------------------------------------------------------------------

@@ -132,6 +132,7 @@ def test_a_gpu_that_never_does_what_a_step_says_is_fenced_off_and_the_plan_made_
     assert [(c.kind, c.subject) for c in commands if isinstance(c, Say)] == [
         ("gpu.fenced", "n1/gpu0"),
         ("plan.aborted", "epoch 2"),
+        ("gpu.rolled_back", "n1/gpu0"),
     ]
     ask = only(commands, Decide)
     assert isinstance(ask, Decide)

@@ -1,0 +1,137 @@
+"""Control under faults with real processes: controllers die at every point of a roll, nodes in the middle of one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from processes import all_answered, clover, environment, generating, started, within
+
+#: Method of the writer, which of its calls, and whether before or after it has written.
+POINTS = {
+    "deciding": ("take", "1", "before"),
+    "decided": ("take", "1", "after"),
+    "before the plan is written": ("send", "1", "before"),
+    "after the plan is written": ("send", "1", "after"),
+    "between steps": ("send", "2", "before"),
+    "before it settles": ("settle", "1", "before"),
+}
+RATE = ("--rate", "2")
+CONTROLLER = ("agent", "controller", "--scheme", "base", "--expect-nodes", "2", *RATE)
+LAYOUTS = ("7g:large", "7g:xlarge")
+
+
+@contextmanager
+def dying(folder: Path, name: str, point: tuple[str, str, str]) -> Iterator[subprocess.Popen[str]]:
+    """Start a controller that dies at a point once it is told to."""
+    script = Path(__file__).parent.parent / "process_dying_controller.py"
+    process = subprocess.Popen(
+        [sys.executable, str(script), *point, *CONTROLLER, "--name", name],
+        env=environment(folder),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+def status(folder: Path) -> dict[str, Any]:
+    answer = clover(folder, "status", "--json")
+    return json.loads(answer.stdout) if answer.returncode == 0 else {}
+
+
+def plan(folder: Path) -> dict[str, Any]:
+    return status(folder).get("plan") or {}
+
+
+def serves(folder: Path, variant: str, holder: str) -> bool:
+    """Return whether the plan of a controller with this variant is in force on all GPUs."""
+    told = status(folder)
+    now = told.get("plan") or {}
+    if (now.get("state"), now.get("controller")) != ("serving", holder):
+        return False
+    gpus = [gpu for node in told["nodes"] for gpu in node["gpus"]]
+    return len(gpus) == 2 and all(
+        gpu["phase"] == "serving" and {instance["variant"] for instance in gpu["instances"]} == {variant}
+        for gpu in gpus
+    )
+
+
+def events(folder: Path, kind: str) -> list[dict[str, Any]]:
+    answer = clover(folder, "events", "--no-follow", "--json", "--kind", kind)
+    return [json.loads(line) for line in answer.stdout.splitlines()]
+
+
+def pin(folder: Path, layout: str) -> None:
+    answer = clover(folder, "plan", "pin", "n1/gpu0", "n2/gpu0", "--as", layout)
+    assert answer.returncode == 0, answer.stderr
+
+
+def finished(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """Let the generator come to its end; return its figures."""
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=90.0)
+    assert process.returncode == 0, err
+    return json.loads(out)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_controllers_die_at_every_point_of_a_roll_and_a_node_in_the_middle_of_one(tmp_path: Path) -> None:
+    names = [f"c{number}" for number in range(len(POINTS) + 1)]
+    with ExitStack() as stack:
+        stack.enter_context(started(tmp_path, "server"))
+        node = {
+            name: stack.enter_context(started(tmp_path, "agent", "node", "--name", name, "--gpus", "1"))
+            for name in ("n1", "n2")
+        }
+        stack.enter_context(started(tmp_path, "agent", "carbon", "--trace", "constant:250"))
+        acting = stack.enter_context(dying(tmp_path, names[0], next(iter(POINTS.values()))))
+        within(90, lambda: serves(tmp_path, "xxlarge", names[0]))
+        generator = stack.enter_context(started(tmp_path, "agent", "generator", "--duration", "10m", "--json", *RATE))
+        within(60, lambda: generating(tmp_path))
+        for number, point in enumerate(POINTS):
+            # The one that stands by dies at the next point, when it is its turn.
+            following = list(POINTS.values())[(number + 1) % len(POINTS)]
+            standby = stack.enter_context(dying(tmp_path, names[number + 1], following))
+            before, variant = plan(tmp_path)["epoch"], LAYOUTS[number % 2]
+            acting.send_signal(signal.SIGUSR1)
+            pin(tmp_path, variant)
+            assert acting.wait(timeout=90.0) == -signal.SIGKILL, point
+            within(
+                120, lambda variant=variant, number=number: serves(tmp_path, variant.split(":")[1], names[number + 1])
+            )
+            assert plan(tmp_path)["epoch"] >= before
+            acting = standby
+        took = [event["subject"] for event in events(tmp_path, "controller") if event["kind"] == "controller.took_over"]
+        assert took == names[1:]
+        _a_node_is_lost(tmp_path, node["n2"], stack)
+        result = finished(generator)
+        steps = [event["epoch"] for event in events(tmp_path, "plan") if event["kind"] == "plan.step"]
+    assert steps == sorted(set(steps))
+    all_answered(result, least=50)
+
+
+def _a_node_is_lost(folder: Path, process: subprocess.Popen[str], stack: ExitStack) -> None:
+    """Kill a node in the middle of a roll; the fleet is planned without it, and with it when it is back."""
+    pin(folder, "7g:base")
+    within(60, lambda: plan(folder).get("state") == "rolling")
+    os.kill(process.pid, signal.SIGKILL)
+    within(60, lambda: any(event["kind"] == "node.lost" for event in events(folder, "node")))
+    holder = plan(folder)["controller"]
+    stack.enter_context(started(folder, "agent", "node", "--name", "n2", "--gpus", "1"))
+    within(120, lambda: serves(folder, "base", holder))
