@@ -137,7 +137,20 @@ def test_ctrl_c_accounts_for_what_was_sent_and_a_second_one_ends_at_once(tmp_pat
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_find_max_ends_between_a_rate_that_a_live_deployment_carries_and_one_that_it_does_not(tmp_path: Path):
-    own = ("up", "--gpus", "2", "--no-generator", "--rate", "4", "--scheme", "base", "--no-tui", "--json")
+    own = (
+        "up",
+        "--gpus",
+        "2",
+        "--no-generator",
+        "--rate",
+        "4",
+        "--scheme",
+        "base",
+        "--no-tui",
+        "--json",
+        "--sla",
+        "3x",
+    )
     with started(tmp_path, *own) as service:
         asked = ("--find-max", "late<5%", "--rate", "5", "--samples", "150", "--tolerance", "0.6", "--warmup", "3s")
         answer = clover(tmp_path, "generate", "--json", "--wait", "60s", "--run-name", "max", *asked, limit_s=240.0)
