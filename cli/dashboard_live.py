@@ -1,7 +1,7 @@
 """Draws the dashboard on a terminal twice a second; without one, writes a line now and then.
 
-It runs in a process of its own (`clover dashboard`) or in that of `clover up`, never in one of an agent: a picture
-takes milliseconds in which nothing else happens.
+It runs in a process of its own (`clover dashboard`, `cli.dashboard_child`), never in one of an agent or the supervisor:
+a picture takes milliseconds in which nothing else happens.
 """
 
 from __future__ import annotations

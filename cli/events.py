@@ -38,7 +38,8 @@ def events(
     """
     from clover.bus.port import Feed  # noqa: PLC0415 - keeps --help fast
 
-    here = options.where(deployment, redis, state_dir, wait)
+    # What only looks back has nothing to wait for.
+    here = options.where(deployment, redis, state_dir, wait if follow else 0.0)
     printer = _Printer(kinds=tuple(kind or ()), as_json=as_json)
     asyncio.run(read_feeds(here, "events", [Feed.EVENTS], printer.take, since_start=since_start, follow=follow))
 

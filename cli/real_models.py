@@ -22,8 +22,10 @@ def inputs_of(fleet: Fleet, path: Path | None = None) -> Sequence[tuple[str, byt
     """Return what requests carry: samples or the user's inputs for real models, nothing for simulated ones."""
     if fleet.backend == "sim":
         return (("application/octet-stream", b""),)
-    from clover.serving.inputs import inputs_for  # noqa: PLC0415 - only real models need it
+    from clover.serving.availability import require_models  # noqa: PLC0415 - only real models need it
+    from clover.serving.inputs import inputs_for  # noqa: PLC0415
 
+    require_models(fleet.model.application.servicer)
     return inputs_for(fleet.model.application, path)
 
 

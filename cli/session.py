@@ -13,12 +13,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from cli.archiving import ARCHIVE, archive_spec, keep_archive
-from cli.dashboard_control import DashboardExtras
-from cli.dashboard_live import LiveDashboard
-from cli.dashboard_options import ViewOptions
 from cli.doctor import require_fit
 from cli.following import follow_into
 from cli.output import tell
+from cli.up_dashboard import UpDashboard
 from clover.agents.backoff import Backoff
 from clover.agents.deployment import claim_state, given_url, release_state
 from clover.agents.lifetime import happens_within
@@ -70,7 +68,6 @@ class UpSession:
         self._clock = SystemClock()
         self._summary = RunSummary(sla_p95_ms=settings.goals.sla_ms)
         self._view = DeploymentView(self._summary)
-        self._recorder = DashboardExtras(settings.where.deployment)
         self._stop = asyncio.Event()
         self._over = asyncio.Event()
         self._started = asyncio.Event()
@@ -79,6 +76,7 @@ class UpSession:
         #: Whether somebody did not let the requests in work finish.
         self.interrupted = False
         self._server: EmbeddedServer | None = None
+        self._dashboard: UpDashboard | None = None
         self._notices: asyncio.Queue[Event] = asyncio.Queue(MAX_NOTICES)
         self._generating_since_s: float | None = None
         self._nodes: dict[str, NodeTelemetry] = {}
@@ -124,38 +122,23 @@ class UpSession:
         where = self._settings.where
         logs = where.state_folder / where.deployment / "logs"
         logs.mkdir(parents=True, exist_ok=True)
+        environment = {"CLOVER_REDIS": url, "CLOVER_STATE_DIR": str(where.state_folder)}
         supervisor = Supervisor(
-            environment={
-                **self._settings.environment,
-                "CLOVER_REDIS": url,
-                "CLOVER_STATE_DIR": str(where.state_folder),
-            },
-            log_folder=logs,
-            tell=self._notice,
+            environment={**self._settings.environment, **environment}, log_folder=logs, tell=self._notice
         )
         self._install_signals(supervisor)
         cursors = {feed: await bus.newest_id(feed) for feed in Feed}
+        self._dashboard = UpDashboard(
+            where.deployment, environment=environment, cursors=cursors, show=self._settings.dashboard
+        )
         try:
             async with asyncio.TaskGroup() as group:
                 observers = [
                     group.create_task(
-                        follow_into(
-                            bus,
-                            self._view,
-                            asyncio.Event(),
-                            cursors=cursors,
-                            seen=self._note_progress,
-                            tap=self._recorder.tap,
-                        )
+                        follow_into(bus, self._view, asyncio.Event(), cursors=dict(cursors), seen=self._note_progress)
                     ),
                     group.create_task(self._publish_notices(bus)),
-                    group.create_task(
-                        LiveDashboard(
-                            ViewOptions(deployment=where.deployment),
-                            show=self._settings.dashboard,
-                            extras=self._recorder,
-                        ).run(lambda: self._view, self._stop)
-                    ),
+                    group.create_task(self._dashboard.run(lambda: self._view, self._stop)),
                 ]
                 if not self._settings.own_load:
                     observers.append(group.create_task(self._serve(bus)))
@@ -299,7 +282,7 @@ class UpSession:
 
     def _notice(self, kind: str, child: str, reason: str) -> None:
         """Tell of a child's death, on the terminal where there is no dashboard and in the event stream."""
-        if not self._settings.dashboard:
+        if self._dashboard is None or not self._dashboard.drawing:
             tell(f"{child}: {reason}")
         if self._notices.full():
             # The server has been away for long: the newest explain more than the oldest.
@@ -338,7 +321,9 @@ class UpSession:
             self._stop.set()
             tell("stopping: requests in work are finished; Ctrl-C again stops at once")
 
-        for number in (signal.SIGINT, signal.SIGTERM):
+        # A terminal that is closed says SIGHUP, which `nohup` has told us to ignore.
+        hang_up = [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL else []
+        for number in (signal.SIGINT, signal.SIGTERM, *hang_up):
             loop.add_signal_handler(number, on_signal)
 
 
