@@ -20,6 +20,7 @@ from clover.analysis.logs.files import ArchiveWriteError
 from clover.analysis.logs.manifest import FILE, read_manifest
 from clover.analysis.logs.rows import rows_of
 from clover.analysis.logs.tables import NESTED, TABLES
+from clover.analysis.summary import RunSummary
 from clover.bus.memory import MemoryBus
 from clover.bus.messages import LogLine
 from clover.bus.port import Feed
