@@ -11,6 +11,7 @@ import typer
 from cli import carbon_options, options, real_models
 from cli.agent_generator import generator
 from cli.agent_process import run_agent_process
+from cli.batching_options import MaxBatchSize, MaxQueueDelay, batching_of
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -45,6 +46,8 @@ def node(
     first_core: Annotated[
         int, typer.Option("--first-core", min=1, help="cpu: core of the first emulated GPU, each has one.")
     ] = 1,
+    max_batch_size: MaxBatchSize = 1,
+    max_queue_delay: MaxQueueDelay = None,
     park_w: options.ParkW = None,
     power_off: options.PowerOff = "",
     power_on: options.PowerOn = "",
@@ -72,6 +75,7 @@ def node(
     count = gpus or options.default_gpus(backend)
     folder = here.state_folder / here.deployment
     record = WorkerRecord(folder, node_name)
+    batching = batching_of(fleet, max_batch_size, max_queue_delay)
     servicer = (
         real_models.process_servicer(
             record,
@@ -82,13 +86,14 @@ def node(
             input_roots=input_root,
             gpus=count,
             first_core=first_core,
+            batch_size=batching.max_batch_size,
         )
         if backend != "sim"
         else None
     )
     real_models.tell_weights(weights)
     power = power_switch(node_name, off=power_off, on=power_on, limit_s=power_limit)
-    settings = NodeSettings(name=node_name, backend=backend, power=power)
+    settings = NodeSettings(name=node_name, backend=backend, power=power, batching=batching)
 
     def measured(agent: NodeAgent) -> AbstractContextManager[None]:
         return options.metrics(metrics_port, lambda: node_metrics(agent.telemetry))

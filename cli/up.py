@@ -13,6 +13,7 @@ import typer
 
 from cli import arrival_options, carbon_options, options, real_models, recording
 from cli.arrival_options import ArrivalChoice
+from cli.batching_options import MaxBatchSize, MaxQueueDelay, batching_arguments, batching_of
 from cli.doctor import RequireDurable
 from cli.output import number, print_json, tell
 from cli.recording import RunName, RunsDir
@@ -21,6 +22,7 @@ from clover.errors import ConfigurationError
 if TYPE_CHECKING:
     from clover.agents.assembly import Fleet
     from clover.agents.decision import Goals
+    from clover.core.batching import Batching
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +47,7 @@ class UpSettings:
         as_json: Whether the summary is JSON.
         own_load: Whether it sends requests of its own.
         require_durable: Whether a server that may lose data is refused.
+        batching: Whether requests are served together.
         environment: Settings that only some agents know, as environment variables.
     """
 
@@ -68,6 +71,7 @@ class UpSettings:
     as_json: bool
     require_durable: bool
     own_load: bool
+    batching: Batching
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -122,6 +126,8 @@ def up(
     weights: options.Weights = "",
     inputs: options.Inputs = None,
     input_root: options.InputRoots = None,
+    max_batch_size: MaxBatchSize = 1,
+    max_queue_delay: MaxQueueDelay = None,
     faithful: options.Faithful = False,
     evaluate: options.Evaluate = "model",
     duration: options.Duration = None,
@@ -194,6 +200,7 @@ def up(
         weights=weights,
         inputs=inputs,
         input_roots=input_root or [],
+        batches=(max_batch_size, max_queue_delay),
         faithful=faithful,
         evaluate=evaluate,
         duration_s=duration,
@@ -254,6 +261,7 @@ def _check(
     weights: str,
     inputs: Path | None,
     input_roots: list[str],
+    batches: tuple[int, float | None],
     lambda_: float,
     asks: dict[str, Any],
     park_w: float | None,
@@ -282,6 +290,7 @@ def _check(
         real_models.tell_weights(weights)
     goals = options.goals(fleet, lambda_=lambda_, sla=sla, gpus=count, **asks)
     checked_evaluate(rest["evaluate"], scheme, goals)
+    batching = batching_of(fleet, *batches, sla_ms=goals.sla_ms)
     if backend == "cpu":
         real_models.check_memory(workers=count * fleet.board.compute_slices, each_mb=real_models.worker_mb(application))
     shared = [
@@ -296,7 +305,7 @@ def _check(
     ]
     if profile is not None:
         shared += ["--profile", str(profile.resolve())]
-    node_options = _power_options(power, backend, goals.parking)
+    node_options = (*_power_options(power, backend, goals.parking), *batching_arguments(batching))
     if helper is not None:
         node_options += ("--helper", str(helper.resolve()))
     return UpSettings(
@@ -312,6 +321,7 @@ def _check(
         pue=pue,
         scheme=scheme,
         seed=seed,
+        batching=batching,
         environment=_environment(weights, inputs, input_roots),
         **rest,
     )
@@ -384,6 +394,8 @@ def _print_summary(result: dict[str, Any]) -> None:
             f"            BASE itself would be late for {number(result['baseline_late_pct'], ' %')}: "
             "not a fair comparison"
         )
+    if result["batching"]:
+        tell(f"batching    {result['batching']}")
     tell(
         f"decisions   {result['replans']} replans, {result['reconfigurations']} reconfigurations, "
         f"{result['mig_changes']} MIG changes, {number(result['change_s_total'], ' s')} changing"

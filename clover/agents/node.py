@@ -23,6 +23,7 @@ from clover.agents.translate import dispatch_rule, read_target
 from clover.bus.messages import Event, NodeTelemetry, Target
 from clover.bus.port import Bus, Feed
 from clover.core.application import ServiceModel
+from clover.core.batching import Batching
 from clover.core.clock import Clock
 from clover.core.identifiers import uuid7
 from clover.errors import BusUnavailableError
@@ -48,6 +49,7 @@ class NodeSettings:
         target_block_s: Longest wait for a new target in one call.
         power: How GPUs are switched off and on; nothing is to be done for it on simulated ones.
         name_lease_s: The name of a node that went silent can be taken after this long.
+        batching: Whether requests are served together.
     """
 
     name: str
@@ -58,6 +60,7 @@ class NodeSettings:
     target_block_s: float = 1.0
     power: PowerSwitch | None = None
     name_lease_s: float = 3.0
+    batching: Batching = field(default_factory=Batching)
 
 
 class NodeAgent:
@@ -133,6 +136,7 @@ class NodeAgent:
                 accounts=accounts,
                 clock=clock,
                 rng=rng,
+                batching=settings.batching,
                 report=lambda kind, gpu, reason: self._report(self._event(kind, reason, gpu=gpu)),
             ),
             settings.requests,
@@ -272,6 +276,7 @@ class NodeAgent:
             late=self._server.counts.late,
             mig_changes=sum(runner.mig_changes for runner in self._runners),
             change_s=sum(runner.change_s for runner in self._runners),
+            batching=self._settings.batching.text,
         )
 
     def _energy_source(self) -> str:
