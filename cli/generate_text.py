@@ -114,11 +114,17 @@ def _print_verdict(result: dict[str, Any]) -> None:
 
 def _print_search(found: dict[str, Any]) -> None:
     rate = found["max_rate_rps"]
-    tell(
-        f"highest     {number(rate, ' requests/s', 2)} with {found['condition']}; "
-        f"{number(found['lowest_missed_rps'], '', 2)} is too much"
-    )
+    if rate is None:
+        tell(f"highest     none was found with {found['condition']}")
+    else:
+        _print_highest(found)
     tell(
         f"            {found['outcome']}; {len(found['trials'])} trials of {found['samples']} requests "
         f"(MLPerf's rules: {found['samples_by_mlperf_rules']}), 99 % confidence each"
     )
+
+
+def _print_highest(found: dict[str, Any]) -> None:
+    missed = found["lowest_missed_rps"]
+    beyond = "nothing higher was tried" if missed is None else f"{missed:.2f} is too much"
+    tell(f"highest     {found['max_rate_rps']:.2f} requests/s with {found['condition']}; {beyond}")

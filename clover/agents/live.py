@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from clover.bus.messages import LiveData, NodeTelemetry, RequestLog, RequestRecord
 from clover.bus.port import Bus, Feed
+from clover.bus.repeats import Repeats
 from clover.core.application import ServiceModel
 from clover.core.configuration import Configuration, InstanceKind
 from clover.core.queueing import Evaluation, idle_power_w
@@ -77,11 +78,11 @@ class LiveWindow:
         return evaluation, data
 
     async def _records(self, window: _Window) -> list[RequestRecord]:
-        cursor, found = window.cursor, list[RequestRecord]()
+        cursor, found, repeats = window.cursor, list[RequestRecord](), Repeats()
         while entries := await self._bus.follow({Feed.LOG: cursor}, block_s=0.0):
             cursor = entries[-1].id
             for entry in entries:
-                if isinstance(entry.message, RequestLog):
+                if isinstance(entry.message, RequestLog) and not repeats.seen(entry.message):
                     found += [each for each in entry.message.records if each.due_ms >= 1e3 * window.began_s]
         return found
 

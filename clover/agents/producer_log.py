@@ -37,6 +37,8 @@ class ProducerLog:
         self._rng = rng
         self._totals = totals
         self._records: list[RequestRecord] = []
+        #: Is being written, and stays what it is until it is known to be: readers tell by that if it comes twice.
+        self._batch: RequestLog | None = None
         #: Records that were given up because the server was away for too long.
         self.unwritten = 0
 
@@ -59,7 +61,7 @@ class ProducerLog:
     async def write_all(self) -> None:
         """Write what is left, however long the server is away."""
         backoff = Backoff(self._rng)
-        while self._records:
+        while self._records or self._batch is not None:
             try:
                 await self._write()
             except BusUnavailableError:
@@ -85,9 +87,11 @@ class ProducerLog:
                 return
 
     async def _write(self) -> None:
-        while self._records:
-            batch = self._records[:BATCH]
-            sent, duplicates = self._totals()
-            entry = RequestLog(producer=self._name, sent=sent, duplicates=duplicates, records=tuple(batch))
-            await self._bus.publish(Feed.LOG, [entry])
-            del self._records[: len(batch)]
+        while self._records or self._batch is not None:
+            if self._batch is None:
+                sent, duplicates = self._totals()
+                records = tuple(self._records[:BATCH])
+                del self._records[: len(records)]
+                self._batch = RequestLog(producer=self._name, sent=sent, duplicates=duplicates, records=records)
+            await self._bus.publish(Feed.LOG, [self._batch])
+            self._batch = None

@@ -25,6 +25,7 @@ from clover.bus.messages import (
     RequestRecord,
     data_of,
 )
+from clover.bus.repeats import Repeats
 from clover.core.histogram import LatencyHistogram
 from clover.core.outcome import ProducerOutcome
 from clover.core.units import J_PER_KWH, footprint_g
@@ -72,6 +73,7 @@ class RunSummary:
         self._generating: set[str] = set()
         #: What loads there were, each of which says whether its loop was open or closed.
         self._arrivals: dict[str, None] = {}
+        self._repeats = Repeats()
         self._outcomes: Counter[ProducerOutcome] = Counter()
         self._latencies = LatencyHistogram()
         self._accuracy_sum = 0.0
@@ -115,6 +117,8 @@ class RunSummary:
         return self._ended_ms is not None and bool(self._ledgers) and self._ledgers[-1].at_ms >= self._ended_ms
 
     def _take_requests(self, log: RequestLog) -> None:
+        if self._repeats.seen(log):
+            return
         self._sent[log.producer] = (log.sent, log.duplicates)
         for record in log.records:
             self._outcomes[record.outcome] += 1

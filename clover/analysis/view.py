@@ -40,6 +40,7 @@ from clover.bus.messages import (
     RequestLog,
 )
 from clover.bus.port import QueueStatus
+from clover.bus.repeats import Repeats
 from clover.core.outcome import ProducerOutcome
 from clover.core.units import J_PER_KWH, footprint_g
 
@@ -64,6 +65,7 @@ class DeploymentView:
         self._savings = Savings(summary)
         self._fleet = FleetFold()
         self._requests = RequestWindow()
+        self._repeats = Repeats()
         self._ledger = LedgerWindow()
         self._outcomes: Counter[ProducerOutcome] = Counter()
         self._grid = GridFold()
@@ -85,6 +87,8 @@ class DeploymentView:
         self._heard_ms = max(now_ms, self._heard_ms or now_ms)
         self._savings.take(message)
         match message:
+            case RequestLog() if self._repeats.seen(message):
+                return
             case RequestLog():
                 self._requests.take(message)
                 self._slots.take_requests(message)

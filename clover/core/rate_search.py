@@ -23,6 +23,9 @@ CONFIDENCE = 0.99
 #: Doubling or halving further than this from the first guess tells that something else is wrong.
 MAX_STEPS = 16
 
+#: So many trials in a row that the generator itself was too late for end the search.
+MAX_REFUSED = 3
+
 Verdict = Literal["passed", "failed", "undecided", "refused"]
 
 
@@ -139,8 +142,10 @@ class RateSearch:
 
     def next_rps(self) -> float | None:
         """Return the next rate in requests/s; None at the end."""
-        if self.trials and self.trials[-1].verdict == "refused":
-            return None
+        refused = self._refused()
+        if refused:
+            # A machine that was busy for a moment says nothing about the service.
+            return self.trials[-1].rate_rps if refused < MAX_REFUSED else None
         if not self.trials:
             return self.first_rps
         if self.passed_rps is None or self.missed_rps is None:
@@ -150,6 +155,12 @@ class RateSearch:
         if self.missed_rps <= self.passed_rps * (1.0 + self.tolerance):
             return None
         return math.sqrt(self.passed_rps * self.missed_rps)
+
+    def _refused(self) -> int:
+        """Return how many of the last trials in a row were refused."""
+        return next(
+            (n for n, trial in enumerate(reversed(self.trials)) if trial.verdict != "refused"), len(self.trials)
+        )
 
     def observe(self, trial: Trial) -> None:
         """Take in a trial; one that could not be decided counts as not passed."""
@@ -163,10 +174,10 @@ class RateSearch:
     def outcome(self) -> str:
         """What can be said at the end, in one line."""
         if self.trials and self.trials[-1].verdict == "refused":
-            return "refused: the generator itself was too late at the last rate; try --processes"
+            return "refused: the generator itself was too late at the last rate, again and again; try --processes"
         if self.passed_rps is None:
             return "no rate that was tried keeps the promise"
         if self.missed_rps is None:
             return "every rate that was tried keeps the promise: the highest is a lower bound"
-        provisional = not all(trial.full or trial.verdict == "failed" for trial in self.trials)
+        provisional = not all(trial.full or trial.verdict in {"failed", "refused"} for trial in self.trials)
         return "provisional: fewer samples than MLPerf's rules ask for" if provisional else "valid"

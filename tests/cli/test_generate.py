@@ -137,8 +137,8 @@ def test_ctrl_c_accounts_for_what_was_sent_and_a_second_one_ends_at_once(tmp_pat
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_find_max_ends_between_a_rate_that_a_live_deployment_carries_and_one_that_it_does_not(tmp_path: Path):
-    own = ("up", "--gpus", "2", "--no-generator", "--rate", "4", "--scheme", "base", "--no-tui", "--json")
-    with started(tmp_path, *own) as service:
+    own = ("up", "--gpus", "2", "--no-generator", "--rate", "4", "--scheme", "base", "--sla", "3x")
+    with started(tmp_path, *own, "--no-tui", "--json") as service:
         asked = ("--find-max", "late<5%", "--rate", "5", "--samples", "150", "--tolerance", "0.6", "--warmup", "3s")
         answer = clover(tmp_path, "generate", "--json", "--wait", "60s", "--run-name", "max", *asked, limit_s=240.0)
         service.send_signal(signal.SIGINT)
@@ -146,8 +146,9 @@ def test_find_max_ends_between_a_rate_that_a_live_deployment_carries_and_one_tha
     assert answer.returncode == 0, answer.stderr
     told = json.loads(answer.stdout)
     found = told["find_max"]
-    # Two whole A100s with the largest variant are saturated above about 14 requests/s.
-    assert 1.0 <= found["max_rate_rps"] <= 14.0
+    # Two whole A100s with the largest variant are saturated above about 14 requests/s; in trials of some ten seconds
+    # a little more may still pass, half as much again cannot.
+    assert 2.0 <= found["max_rate_rps"] < 20.0
     assert found["max_rate_rps"] < found["lowest_missed_rps"] <= 1.6 * found["max_rate_rps"] + 1e-9
     assert found["outcome"].startswith("provisional")
     assert [trial["verdict"] for trial in found["trials"]].count("passed") >= 1

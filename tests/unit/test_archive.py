@@ -20,6 +20,7 @@ from clover.analysis.logs.files import ArchiveWriteError
 from clover.analysis.logs.manifest import FILE, read_manifest
 from clover.analysis.logs.rows import rows_of
 from clover.analysis.logs.tables import NESTED, TABLES
+from clover.analysis.summary import RunSummary
 from clover.bus.memory import MemoryBus
 from clover.bus.messages import LogLine
 from clover.bus.port import Feed
@@ -138,6 +139,26 @@ def test_a_kill_while_a_file_becomes_parquet_leaves_it_what_it_was(tmp_path: Pat
     run(test())
     assert ids_in(tmp_path) == ["r1", "r2"]
     assert not (tmp_path / "requests" / "000001.parquet").exists()
+
+
+def test_a_batch_that_was_written_twice_counts_once_also_after_a_restart(tmp_path: Path) -> None:
+    async def test() -> None:
+        bus, folder = memory_bus(), tmp_path / "archive"
+        summary = RunSummary(sla_p95_ms=100.0)
+        logs = [a_log("a", "b"), a_log("a", "b"), a_log("a", "b", producer="other"), a_log("c"), a_log("c")]
+        for log in logs:
+            summary.take(log)
+        for part in (logs[:1], logs[1:4], logs[4:]):
+            with opened(folder) as files:
+                archiver = Archiver(bus, files, lambda: START_MS)
+                await bus.publish(Feed.LOG, part)
+                await archiver.read(block_s=0.0)
+        with load(folder) as made:
+            assert made.frame("requests")["id"].to_list() == ["a", "b", "a", "b", "c"]
+            assert made.manifest.gaps == []
+        assert summary.result()["requests"]["ok"] == 5
+
+    run(test())
 
 
 def test_what_was_trimmed_before_it_was_read_is_a_gap(tmp_path: Path) -> None:

@@ -243,6 +243,20 @@ def test_few_samples_are_undecided_and_a_late_generator_refuses():
     assert not judge_trial(promise, 1.0, _tally([50.0] * 90), sla_ms=_SLA_MS).full
 
 
+def test_a_trial_that_was_refused_is_tried_again_but_not_for_ever():
+    promise, search = _promise("late<5%"), RateSearch(first_rps=4.0, tolerance=0.5)
+    late, good = (judge_trial(promise, 4.0, _tally([50.0] * 90, lag_ms=lag), sla_ms=_SLA_MS) for lag in (9.0, 0.1))
+    search.observe(late)
+    assert search.next_rps() == 4.0
+    search.observe(good)
+    assert search.next_rps() == 8.0
+    for _ in range(3):
+        assert search.next_rps() is not None
+        search.observe(late)
+    assert search.next_rps() is None
+    assert search.outcome.startswith("refused")
+
+
 @settings(deadline=None, max_examples=40)
 @given(true_rps=st.floats(0.3, 3000.0), first_rps=st.floats(0.5, 500.0))
 def test_the_search_ends_at_the_highest_rate_that_passes(true_rps: float, first_rps: float):

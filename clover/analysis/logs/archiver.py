@@ -19,7 +19,9 @@ from clover.analysis.logs.frames import polars, to_parquet
 from clover.analysis.logs.manifest import FeedPosition, Gap
 from clover.analysis.logs.rows import rows_of
 from clover.analysis.logs.tables import TABLES
+from clover.bus.messages import RequestLog
 from clover.bus.port import Bus, Entry, Feed, FeedExtent, entry_order
+from clover.bus.repeats import Repeats
 from clover.errors import BusUnavailableError, ConfigurationError
 
 _log = logging.getLogger("clover.archive")
@@ -135,10 +137,14 @@ class Archiver:
 
     def _take(self, entries: Sequence[Entry]) -> None:
         rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        repeats = Repeats(self._files.manifest.batches)
         for entry in entries:
+            if isinstance(entry.message, RequestLog) and repeats.seen(entry.message):
+                continue
             for table, row in rows_of(entry.id, entry.message):
                 rows[table].append(row)
         self._files.append(rows)
+        self._files.manifest.batches = repeats.first_ids
         for entry in entries:
             position = self._files.manifest.feeds[entry.feed.value]
             position.cursor = entry.id

@@ -87,6 +87,7 @@ class Manifest(msgspec.Struct, kw_only=True):
         caught_up: Whether everything was read that the server had when it was closed.
         began_ms, written_ms: First and last time that it was written.
         feeds, tables, gaps: What it holds and what it misses.
+        batches: First request of each producer's last batch, by which a batch that was written twice is told.
     """
 
     deployment: str
@@ -99,6 +100,7 @@ class Manifest(msgspec.Struct, kw_only=True):
     feeds: dict[str, FeedPosition] = msgspec.field(default_factory=dict[str, FeedPosition])
     tables: dict[str, list[Segment]] = msgspec.field(default_factory=dict[str, list[Segment]])
     gaps: list[Gap] = msgspec.field(default_factory=list[Gap])
+    batches: dict[str, str] = msgspec.field(default_factory=dict[str, str])
 
     def rows(self, table: str) -> int:
         """Return how many rows a table has."""
