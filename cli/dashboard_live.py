@@ -200,8 +200,14 @@ async def _first_of(stop: asyncio.Event, wake: asyncio.Event, limit_s: float) ->
 
 
 def can_draw() -> bool:
-    """Return whether standard output is a terminal that can show a picture."""
-    return sys.stdout.isatty() and os.environ.get("TERM", "dumb") not in {"dumb", "unknown", ""}
+    """Return whether standard output is a terminal that can show a picture, and is ours: not of a job behind it."""
+    if not sys.stdout.isatty() or os.environ.get("TERM", "dumb") in {"dumb", "unknown", ""}:
+        return False
+    try:
+        return os.tcgetpgrp(sys.stdout.fileno()) == os.getpgrp()
+    except OSError:
+        # Not our controlling terminal: there is no shell that could have put us behind it.
+        return True
 
 
 def ascii_of(console: Console) -> bool:

@@ -126,7 +126,13 @@ def table(title: str, columns: list[tuple[str, bool]], rows: list[tuple[str, ...
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    made: Any = Table(title=Text(title), caption=Text(caption) if caption else None, box=SIMPLE_HEAD, pad_edge=False)
+    made: Any = Table(
+        title=Text(title),
+        caption=Text(caption) if caption else None,
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        show_header=any(header for header, _ in columns),
+    )
     for header, is_text in columns:
         made.add_column(header, justify="left" if is_text else "right", no_wrap=not is_text)
     for row in rows:

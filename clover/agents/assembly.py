@@ -23,6 +23,7 @@ from clover.core.application import ServiceModel
 from clover.core.clock import Clock
 from clover.errors import ConfigurationError
 from clover.plan.live import LiveScheme
+from clover.plan.problem import Scheme
 from clover.plan.schemes import is_fixed, make_scheme
 from clover.power.host_estimate import CpuEstimateMeter
 from clover.power.nvml import NvmlMeter
@@ -232,6 +233,7 @@ def make_controller(
     seed: int,
     compute: Compute[Decision],
     evaluate: str = "model",
+    make: Callable[..., Scheme] = make_scheme,
 ) -> ControllerAgent:
     """Build a controller.
 
@@ -249,7 +251,7 @@ def make_controller(
     maker = DecisionMaker(
         model=fleet.model,
         multisets=fleet.multisets,
-        scheme=LiveScheme(seed=seed, faithful=faithful) if live else make_scheme(scheme, seed=seed, faithful=faithful),
+        scheme=LiveScheme(seed=seed, faithful=faithful) if live else make(scheme, seed=seed, faithful=faithful),
         goals=goals,
         controller=settings.name,
         seed=seed,

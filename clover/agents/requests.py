@@ -175,10 +175,16 @@ class RequestServer:
     async def _hand_back(self) -> None:
         """Hand back everything that has not been begun: others may have idle instances."""
         waiting = list(self._waiting)
-        await self._ports.bus.hand_back(self._ports.consumer, waiting)
+        # Instances become free while the server is asked; what is being handed back must not begin here as well.
+        self._waiting.clear()
+        try:
+            await self._ports.bus.hand_back(self._ports.consumer, waiting)
+        except BaseException:
+            self._waiting.extendleft(reversed(waiting))
+            raise
         self.counts.handed_back += len(waiting)
         for delivery in waiting:
-            self._drop(delivery)
+            self._forget(delivery)
         self._held_since_s = None
 
     def _drop(self, delivery: Delivery) -> None:

@@ -9,10 +9,16 @@ from clover.plan.problem import Answer, Problem
 
 
 class FixedScheme:
-    """One configuration whatever the grid does."""
+    """One configuration whatever the grid does.
 
-    def __init__(self, name: str) -> None:
+    Args:
+        name: `base` (largest variant on whole GPUs) or `co2opt` (smallest variant on the finest partition).
+        variant: Another variant for the finest partition than the smallest.
+    """
+
+    def __init__(self, name: str, *, variant: str = "") -> None:
         self._name = name
+        self._variant = variant
         self._evaluator = UniformEvaluator()
 
     @property
@@ -22,9 +28,13 @@ class FixedScheme:
 
     def plan(self, problem: Problem) -> Answer:
         """Return the fixed configuration, evaluated."""
-        gpu = base_gpu(problem.model, problem.whole) if self._name == "base" else _co2opt_gpu(problem)
+        gpu = base_gpu(problem.model, problem.whole) if self._name == "base" else _finest_gpu(problem, self._variant)
         candidate = self._evaluator.candidate(problem, problem.objective(), gpu)
-        kind = "largest variant on whole GPUs" if self._name == "base" else "smallest variant on the finest partition"
+        kind = (
+            "largest variant on whole GPUs"
+            if self._name == "base"
+            else f"{self._variant or 'smallest'} variant on the finest partition"
+        )
         return Answer(
             configuration=Configuration.uniform(problem.gpus, gpu),
             evaluation=candidate.evaluation,
@@ -36,7 +46,7 @@ class FixedScheme:
         )
 
 
-def _co2opt_gpu(problem: Problem) -> GpuConfiguration:
+def _finest_gpu(problem: Problem, variant: str) -> GpuConfiguration:
     finest = max(problem.multisets, key=lambda multiset: (len(multiset), multiset))
-    variant = problem.model.application.smallest.name
+    variant = variant or problem.model.application.smallest.name
     return GpuConfiguration(tuple(InstanceKind(size, variant) for size in finest))

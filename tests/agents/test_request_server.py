@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from random import Random
 from typing import Any
@@ -15,7 +15,7 @@ from clover.agents.request_parts import RequestPorts, RequestSettings
 from clover.agents.requests import RequestServer
 from clover.bus.memory import MemoryBus
 from clover.bus.messages import Reply, Request
-from clover.bus.port import ALL_TIERS, Claimed
+from clover.bus.port import ALL_TIERS, Claimed, Delivery
 from clover.catalog import load_service
 from clover.core.configuration import InstanceKind
 from clover.core.outcome import Outcome
@@ -188,6 +188,32 @@ def test_what_waits_behind_a_long_request_is_handed_back() -> None:
             assert [(reply.id, reply.node) for reply in await replies(bus)] == [("r1", "n2")]
             await asyncio.sleep(20.0)
         assert [reply.id for reply in await replies(bus)] == ["r1", "r0"]
+
+    virtually(test)
+
+
+def test_what_is_being_handed_back_does_not_begin_here_as_well() -> None:
+    async def test(bus: MemoryBus, clock: VirtualClock) -> None:
+        node = Node("n1", bus, clock)
+        worker = AWorker(3.0)
+        node.add(worker)
+        give_up = bus.hand_back
+
+        async def slowly(consumer: str, deliveries: Sequence[Delivery]) -> None:
+            await asyncio.sleep(5.0)
+            await give_up(consumer, deliveries)
+
+        bus.hand_back = slowly  # pyright: ignore[reportAttributeAccessIssue]
+        await bus.admit(requests(2), bound=10)
+        await bus.pull("n1", count=2, block_s=0)
+        async with node.running():
+            # The only instance becomes free while the second request is being handed back.
+            await asyncio.sleep(4.0)
+            assert worker.served == ["r0"]
+            await asyncio.sleep(16.0)
+        assert worker.served == ["r0", "r1"]
+        assert node.server.counts.handed_back == 1
+        assert [reply.id for reply in await replies(bus)] == ["r0", "r1"]
 
     virtually(test)
 

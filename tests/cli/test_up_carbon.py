@@ -85,7 +85,7 @@ def test_a_live_source_fails_in_the_middle_of_a_run_and_comes_back(tmp_path: Pat
     live = ("--carbon", "neso", "--carbon-poll", "1s", "--carbon-max-age", "4s", "--carbon-fallback", "constant:777")
     with failing() as (grid, address), up(
         tmp_path, *live, "--carbon-url", address, "--metrics-port", str(port), "--gpus", "2", "--nodes", "1",
-        "--scheme", "base", "--rate", "2", duration="300s",
+        "--scheme", "base", "--rate", "10", duration="300s",
     ) as process:  # fmt: skip
         first = within(40, lambda: g if (g := _grid(tmp_path)).get("fallback_level") == 0 else None)
         assert first["source"] == "neso"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from support import eventually
-from terminal import LEAVE, Terminal
+from terminal import LEAVE, TAKE, Terminal
 from view_messages import (
     a_ledger,
     a_log,
@@ -124,7 +124,7 @@ def test_without_a_terminal_lines_come_on_standard_error(capfd: pytest.CaptureFi
 
 
 _SCRIPT = """
-import asyncio, fcntl, sys, termios
+import asyncio, fcntl, os, sys, termios
 from cli.dashboard_live import LiveDashboard
 from cli.dashboard_options import ViewOptions
 from cli.output import tell
@@ -133,6 +133,12 @@ from clover.analysis.view import DeploymentView
 # Keys only go to a process whose terminal it is.
 if "shell" not in sys.argv:
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+if "background" in sys.argv and os.fork():
+    # The parent is the shell, and keeps the terminal.
+    os.wait()
+    sys.exit()
+elif "background" in sys.argv:
+    os.setpgid(0, 0)
 
 async def main():
     stop = asyncio.Event()
@@ -195,6 +201,13 @@ def test_no_color_is_honoured_on_a_terminal() -> None:
         terminal.after()
         assert b"38;" not in terminal.output
         assert b"\x1b[31m" not in terminal.output
+
+
+def test_a_job_in_the_background_gets_lines() -> None:
+    """As `clover up &` in a shell: it must not draw over what is typed there."""
+    with on_terminal("background") as terminal:
+        terminal.until(b"no requests yet")
+        assert TAKE not in terminal.output
 
 
 def test_a_dumb_terminal_gets_lines() -> None:

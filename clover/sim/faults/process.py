@@ -37,13 +37,12 @@ from clover.catalog import load_service, load_trace
 from clover.core.application import ChangeTimes, ServiceModel, VariantPerformance
 from clover.core.clock import Clock
 from clover.core.schedule import Mix
+from clover.plan.fixed import FixedScheme
 from clover.sim.faults.history import HistoryFile
 from clover.sim.faults.misbehaviour import CrashingBus, JumpingTime, MisdeliveringBus
 from clover.sim.faults.recording import RecordingBus, as_bus
 
 APPLICATION, BOARD = "albert", "a100-40gb"
-#: Accuracy counts for much, so that schemes that choose choose variants that hold more than the lowest tier.
-_LAMBDA = 0.1
 Role = Literal["node", "carbon", "controller", "generator"]
 _Work = Callable[[asyncio.Event], Coroutine[Any, Any, None]]
 
@@ -63,7 +62,7 @@ class ProcessSettings(msgspec.Struct, frozen=True, kw_only=True):
         nodes: How many the controller waits for.
         rate_rps: Of the generator; what the controller plans for until it has measured.
         duration_s: How long requests become due; None until stopped.
-        scheme: What the controller plans with.
+        variant: What every instance serves with; empty for the least accurate one.
         mix: What requests ask for beside an answer.
         misdelivery: Share of deliveries that come twice and of admissions that are asked for twice.
         seed: Of everything random.
@@ -80,7 +79,7 @@ class ProcessSettings(msgspec.Struct, frozen=True, kw_only=True):
     nodes: int = 1
     rate_rps: float = 1.0
     duration_s: float | None = None
-    scheme: str = "co2opt"
+    variant: str = ""
     mix: Mix = Mix()
     misdelivery: float = 0.0
     seed: int = 0
@@ -151,8 +150,9 @@ class AgentMaker:
         return make_controller(
             ControllerSettings(name=settings.name, rate_rps=settings.rate_rps, expected_nodes=settings.nodes),
             fleet=self._fleet,
-            scheme=settings.scheme,
-            goals=Goals(lambda_=_LAMBDA, sla_ms=settings.sla_ms),
+            scheme="co2opt",
+            make=lambda name, **_: FixedScheme(name, variant=settings.variant),
+            goals=Goals(lambda_=0.5, sla_ms=settings.sla_ms),
             faithful=False,
             bus=self._bus,
             clock=self._clock,

@@ -39,7 +39,7 @@ class RigSettings:
         controllers: How many; one acts, the others stand by.
         service_ms: Mean service time.
         load: Arrival rate as a share of what all instances can do.
-        scheme, mix, misdelivery: See `ProcessSettings`.
+        variant, mix, misdelivery: See `ProcessSettings`.
         durable: Whether the server keeps an append-only file.
         proxied: Whether each agent has a proxy of its own; without, network faults do nothing.
         record: Whether agents write a history; benchmarks want them as they are.
@@ -52,7 +52,7 @@ class RigSettings:
     controllers: int = 2
     service_ms: float = 150.0
     load: float = 0.7
-    scheme: str = "co2opt"
+    variant: str = ""
     mix: Mix = field(default_factory=Mix)
     misdelivery: float = 0.02
     durable: bool = True
@@ -203,7 +203,7 @@ class Rig:
         for number in range(1, settings.nodes + 1):
             await self._add("node", f"n{number}", misdelivery=settings.misdelivery, **times)
         for number in range(1, settings.controllers + 1):
-            await self._add("controller", f"c{number}", scheme=settings.scheme, **times)
+            await self._add("controller", f"c{number}", variant=settings.variant, **times)
         await self._add("carbon", "carbon", **times)
         await self._add("generator", "g", misdelivery=settings.misdelivery, mix=settings.mix, **times)
         return self
