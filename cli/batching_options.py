@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 import typer
 
 from cli.options import parse_duration
+from cli.output import tell
 from clover.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -56,6 +57,12 @@ def batching_of(fleet: Fleet, size: int, delay_s: float | None, *, sla_ms: float
     if batching.is_on and family in family_names() and not forms_batches(family):
         raise ConfigurationError(f"--max-batch-size = {size}: expected 1, the family {family!r} forms no batches")
     return batching
+
+
+def tell_batching(text: str) -> None:
+    """Print the line of a summary, if requests were served together."""
+    if text:
+        tell(f"batching    {text}")
 
 
 def batching_arguments(batching: Batching) -> tuple[str, ...]:

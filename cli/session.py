@@ -102,7 +102,7 @@ class UpSession:
             release_state(folder, where.deployment)
         if self._failure is not None:
             raise self._failure
-        return {**self._summary.result(), "batching": self._settings.batching.text}
+        return {**self._summary.result(), "batching": self._settings.batching}
 
     def hardware(self, planned: Hardware) -> Hardware:
         """Return what served, as far as nodes have told of themselves."""

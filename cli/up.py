@@ -13,7 +13,7 @@ import typer
 
 from cli import arrival_options, carbon_options, options, real_models, recording
 from cli.arrival_options import ArrivalChoice
-from cli.batching_options import MaxBatchSize, MaxQueueDelay, batching_arguments, batching_of
+from cli.batching_options import MaxBatchSize, MaxQueueDelay, batching_arguments, batching_of, tell_batching
 from cli.doctor import RequireDurable
 from cli.output import number, print_json, tell
 from cli.recording import RunName, RunsDir
@@ -22,7 +22,6 @@ from clover.errors import ConfigurationError
 if TYPE_CHECKING:
     from clover.agents.assembly import Fleet
     from clover.agents.decision import Goals
-    from clover.core.batching import Batching
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +46,7 @@ class UpSettings:
         as_json: Whether the summary is JSON.
         own_load: Whether it sends requests of its own.
         require_durable: Whether a server that may lose data is refused.
-        batching: Whether requests are served together.
+        batching: How requests are served together, in words; empty if each is served alone.
         environment: Settings that only some agents know, as environment variables.
     """
 
@@ -71,7 +70,7 @@ class UpSettings:
     as_json: bool
     require_durable: bool
     own_load: bool
-    batching: Batching
+    batching: str
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -321,7 +320,7 @@ def _check(
         pue=pue,
         scheme=scheme,
         seed=seed,
-        batching=batching,
+        batching=batching.text,
         environment=_environment(weights, inputs, input_roots),
         **rest,
     )
@@ -394,8 +393,7 @@ def _print_summary(result: dict[str, Any]) -> None:
             f"            BASE itself would be late for {number(result['baseline_late_pct'], ' %')}: "
             "not a fair comparison"
         )
-    if result["batching"]:
-        tell(f"batching    {result['batching']}")
+    tell_batching(result["batching"])
     tell(
         f"decisions   {result['replans']} replans, {result['reconfigurations']} reconfigurations, "
         f"{result['mig_changes']} MIG changes, {number(result['change_s_total'], ' s')} changing"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ class Model:
             raise MemoryError
         return prepared[::-1]
 
-    def infer_batch(self, prepared: list[bytes]) -> list[bytes]:
+    def infer_batch(self, prepared: Sequence[bytes]) -> list[bytes]:
         self.sizes.append(len(prepared))
         if len(prepared) > self.most:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
@@ -102,7 +103,7 @@ def test_what_is_left_alone_is_served_alone_and_an_unforeseen_error_is_not_swall
     assert ([type(outcome) for outcome in outcomes], tried, model.sizes) == ([Refused, Result], [b"ab"], [])
 
     class Broken(Model):
-        def infer_batch(self, prepared: list[bytes]) -> list[bytes]:
+        def infer_batch(self, prepared: Sequence[bytes]) -> list[bytes]:
             raise RuntimeError(f"no idea what to do with {len(prepared)}")
 
     with pytest.raises(RuntimeError, match="no idea"):
