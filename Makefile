@@ -9,6 +9,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 MODELS := $(shell if [ -n "$(TORCH_INDEX_URL)$(CI)" ] || $(BIN)/python -c "import torch" 2>/dev/null; then echo ,models; fi)
 TORCH_INDEX := $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL))
 
+# Test files run side by side in so many processes: many of them wait for real processes more than they compute.
+WORKERS ?= 2
+
 # How long `make soak` breaks things, and by which schedule.
 SOAK_S ?= 1800
 SOAK_SEED ?= 1
@@ -27,7 +30,7 @@ report: $(VENV)/.analysis
 analysis: $(VENV)/.analysis
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
 
 # What `test` leaves out.
 test-slow: $(VENV)/.test
@@ -51,6 +54,7 @@ docs: $(VENV)/.test
 	$(BIN)/python -m clover.bus.wire > docs/wire.md
 	$(BIN)/python -m clover.bus.asyncapi > docs/asyncapi.json
 	$(BIN)/python -m clover.agents.control_document docs/control.md
+	$(BIN)/python -m cli.reference > docs/commands.md
 
 # The tables and pictures of docs/results.md; ARGS="--year --long-traces FOLDER" for the ladder over a year.
 figures-planner: $(VENV)/.test

@@ -20,7 +20,8 @@ from random import Random
 
 import msgspec
 
-from clover.agents.generator import Generator, GeneratorSettings
+from clover.agents.generator import Generator
+from clover.agents.generator_settings import GeneratorSettings
 from clover.agents.system_clock import SystemClock
 from clover.bus.memory import MemoryBus
 from clover.bus.messages import NodeTelemetry, PlanRecord, Reply, Request, RequestRecord

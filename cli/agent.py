@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import sys
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli import carbon_options, options, real_models
-from cli.connection import connected
-from cli.output import print_json, tell
+from cli.agent_generator import generator
+from cli.agent_process import run_agent_process
+from cli.batching_options import MaxBatchSize, MaxQueueDelay, batching_of
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from clover.bus.port import Bus
     from clover.core.clock import Clock
 
-    Build = Callable[[Bus, Clock], Callable[[asyncio.Event], Awaitable[None]]]
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -48,6 +46,8 @@ def node(
     first_core: Annotated[
         int, typer.Option("--first-core", min=1, help="cpu: core of the first emulated GPU, each has one.")
     ] = 1,
+    max_batch_size: MaxBatchSize = 1,
+    max_queue_delay: MaxQueueDelay = None,
     park_w: options.ParkW = None,
     power_off: options.PowerOff = "",
     power_on: options.PowerOn = "",
@@ -75,6 +75,7 @@ def node(
     count = gpus or options.default_gpus(backend)
     folder = here.state_folder / here.deployment
     record = WorkerRecord(folder, node_name)
+    batching = batching_of(fleet, max_batch_size, max_queue_delay)
     servicer = (
         real_models.process_servicer(
             record,
@@ -85,13 +86,14 @@ def node(
             input_roots=input_root,
             gpus=count,
             first_core=first_core,
+            batch_size=batching.max_batch_size,
         )
         if backend != "sim"
         else None
     )
     real_models.tell_weights(weights)
     power = power_switch(node_name, off=power_off, on=power_on, limit_s=power_limit)
-    settings = NodeSettings(name=node_name, backend=backend, power=power)
+    settings = NodeSettings(name=node_name, backend=backend, power=power, batching=batching)
 
     def measured(agent: NodeAgent) -> AbstractContextManager[None]:
         return options.metrics(metrics_port, lambda: node_metrics(agent.telemetry))
@@ -129,7 +131,7 @@ def node(
         return run
 
     record.end_survivors()
-    _run(here, f"node:{node_name}", build)
+    run_agent_process(here, f"node:{node_name}", build)
 
 
 @app.command()
@@ -196,7 +198,7 @@ def carbon(
 
         return run
 
-    _run(here, "carbon", build)
+    run_agent_process(here, "carbon", build)
 
 
 @app.command()
@@ -277,76 +279,7 @@ def controller(
 
         return run
 
-    _run(here, f"controller:{settings.name}", build)
+    run_agent_process(here, f"controller:{settings.name}", build)
 
 
-@app.command()
-def generator(
-    *,
-    name: Annotated[
-        str | None, typer.Option("--name", help="Of this producer's reply stream (default: generator-<host>-<pid>).")
-    ] = None,
-    rate: options.Rate = None,
-    gpus: Annotated[int, typer.Option("--gpus", min=1, help="GPUs of the fleet, for the default rate.")] = 10,
-    duration: options.Duration = None,
-    application: options.App = "albert",
-    backend: options.Backend = "sim",
-    board: options.Board = "a100-40gb",
-    profile: options.Profile = None,
-    inputs: options.Inputs = None,
-    metrics_port: options.MetricsPort = None,
-    seed: options.Seed = 0,
-    deployment: options.Deployment = "clover",
-    redis: options.Redis = None,
-    state_dir: options.StateDir = None,
-    wait: options.Wait = "60s",  # pyright: ignore[reportArgumentType]
-    as_json: options.Json = False,
-) -> None:
-    """Send requests (Poisson, open loop) and account for every one of them.
-
-    Example: clover agent generator --rate 12.5 --duration 5m
-    """
-    from random import Random  # noqa: PLC0415 - keeps --help fast
-
-    from clover.agents.generator import Generator, GeneratorSettings  # noqa: PLC0415
-
-    here = options.where(deployment, redis, state_dir, wait)
-    fleet = options.fleet(application, backend, board, profile)
-    settings = GeneratorSettings(
-        name=name or f"generator-{options.unique_name()}",
-        application=fleet.model.application.name,
-        rate_rps=options.rate_of(rate, gpus, fleet),
-        duration_s=duration,
-    )
-    asked = real_models.inputs_of(fleet, inputs)
-    made: list[Generator] = []
-
-    def build(bus: Bus, clock: Clock) -> Callable[[asyncio.Event], Awaitable[None]]:
-        rng = Random(f"{seed}/generator")  # noqa: S311 - arrivals
-        made.append(Generator(settings, bus=bus, clock=clock, rng=rng, inputs=asked))
-
-        async def run(stop: asyncio.Event) -> None:
-            with options.metrics(metrics_port, made[0].metrics):
-                await made[0].run(stop)
-
-        return run
-
-    _run(here, f"generator:{settings.name}", build)
-    if as_json:
-        print_json({"producer": settings.name, "requests": made[0].counts()})
-
-
-def _run(here: options.Where, source: str, build: Build) -> None:
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    asyncio.run(_run_async(here, source, build))
-
-
-async def _run_async(here: options.Where, source: str, build: Build) -> None:
-    from clover.agents.runtime import die_with_parent, run_agent  # noqa: PLC0415 - keeps --help fast
-    from clover.agents.system_clock import SystemClock  # noqa: PLC0415
-
-    die_with_parent()
-    bus = await connected(here, source.replace(":", "-"))
-    clock = SystemClock()
-    tell(f"{source}: connected to deployment {here.deployment!r}")
-    await run_agent(bus=bus, clock=clock, source=source, work=build(bus, clock))
+app.command()(generator)

@@ -8,9 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
-import typer
-
-from cli.options import parse_duration
+from cli.options import duration, option
 from clover.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -23,56 +21,34 @@ DEFAULT_FALLBACK = "constant:250"
 
 SourceName: TypeAlias = Annotated[
     str,
-    typer.Option(
+    option(
         "--carbon",
-        help="Where the grid's intensity comes from: trace, neso, energidataservice, electricitymaps, "
-        "electricitymaps-v4, watttime-average, eia, eia-direct.",
-        envvar="CLOVER_CARBON",
+        "Where the grid's intensity comes from: trace, neso, energidataservice, electricitymaps, electricitymaps-v4, "
+        "watttime-average, eia, eia-direct.",
     ),
 ]
-Url: TypeAlias = Annotated[
-    str | None,
-    typer.Option("--carbon-url", help="Address of the source, for a proxy or a stub.", envvar="CLOVER_CARBON_URL"),
-]
-Zone: TypeAlias = Annotated[
-    str | None,
-    typer.Option("--carbon-zone", help="Grid zone in the source's own words.", envvar="CLOVER_CARBON_ZONE"),
-]
+Url: TypeAlias = Annotated[str | None, option("--carbon-url", "Address of the source, for a proxy or a stub.")]
+Zone: TypeAlias = Annotated[str | None, option("--carbon-zone", "Grid zone in the source's own words.")]
 Fallback: TypeAlias = Annotated[
     str,
-    typer.Option(
+    option(
         "--carbon-fallback",
-        help="When everything else fails: constant:<gCO2e/kWh>, a trace (by hour of the UTC day), or none.",
-        envvar="CLOVER_CARBON_FALLBACK",
+        "When everything else fails: constant:<gCO2e/kWh>, a trace (by hour of the UTC day), or none.",
     ),
 ]
 Poll: TypeAlias = Annotated[
-    float | None,
-    typer.Option(
-        "--carbon-poll",
-        parser=parse_duration,
-        metavar="DURATION",
-        help="How often to ask (default: the source's own interval).",
-        envvar="CLOVER_CARBON_POLL",
-    ),
+    float | None, duration("--carbon-poll", "How often to ask (default: the source's own interval).")
 ]
 MaxAge: TypeAlias = Annotated[
     float | None,
-    typer.Option(
+    duration(
         "--carbon-max-age",
-        parser=parse_duration,
-        metavar="DURATION",
-        help="Age of the newest live figure from which on plans stay as they are (default: by source).",
-        envvar="CLOVER_CARBON_MAX_AGE",
+        "Age of the newest live figure from which on plans stay as they are (default: by source).",
     ),
 ]
 Replay: TypeAlias = Annotated[
     str,
-    typer.Option(
-        "--replay",
-        help="Replay of a trace: step or linear between rows, wrap or stop at its end, as step,wrap.",
-        envvar="CLOVER_REPLAY",
-    ),
+    option("--replay", "Replay of a trace: step or linear between rows, wrap or stop at its end, as step,wrap."),
 ]
 
 

@@ -143,11 +143,12 @@ def _format_help(command: Any, ctx: Any, formatter: Any) -> None:
 
 
 def leaves(root: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield every command below a group, with the words that call it."""
+    """Yield every command below a group, with the words that call it; a group that does something alone is one too."""
     for name, command in root.commands.items():
-        if getattr(command, "commands", None) is None:
+        below = getattr(command, "commands", None)
+        if below is None or command.invoke_without_command:
             yield (name,), command
-        else:
+        if below is not None:
             yield from (((name, *words), leaf) for words, leaf in leaves(command))
 
 

@@ -45,3 +45,17 @@ def backends(incomplete: str) -> list[str]:
 def parkings(incomplete: str) -> list[str]:
     """Return what may become of GPUs that are not needed."""
     return _beginning(("none", "parked", "off"), incomplete)
+
+
+def processes(incomplete: str) -> list[str]:
+    """Return how requests may arrive."""
+    from clover.core.arrivals import PROCESSES  # noqa: PLC0415 - only a shell asks
+
+    return _beginning(PROCESSES, incomplete)
+
+
+def shapes(incomplete: str) -> list[str]:
+    """Return how a rate may move."""
+    from clover.core.arrivals import SHAPES  # noqa: PLC0415 - only a shell asks
+
+    return _beginning(SHAPES, incomplete)

@@ -77,11 +77,12 @@ def show(
         file = settings_file()
         print_json({"command": " ".join(words), "file": str(file) if file else None, "settings": as_fields(settings)})
         return
+    values = ["-" if each.value is None else str(each.value) for each in settings]
     width = max((len(each.option) for each in settings), default=0)
-    for each in settings:
-        value = "-" if each.value is None else each.value
-        said = f"   {each.origin} {each.where}".rstrip() if origin else ""
-        print(f"{each.option:<{width}}  {value}{said}")
+    value_width = max((len(value) for value in values), default=0) if origin else 0
+    for each, value in zip(settings, values, strict=True):
+        said = f"  {each.origin} {each.where}".rstrip() if origin else ""
+        print(f"{each.option:<{width}}  {value:<{value_width}}{said}")
 
 
 @app.command()

@@ -7,7 +7,17 @@ from collections.abc import Sequence
 from rich.text import Text
 
 from cli.dashboard_decisions import decisions_page
-from cli.dashboard_figures import STALE_S, badge, header, judge, no_data, p95_text, sla, source_note
+from cli.dashboard_figures import (
+    STALE_S,
+    badge,
+    header,
+    judge,
+    no_data,
+    override_marks,
+    p95_text,
+    sla,
+    source_note,
+)
 from cli.dashboard_gpus import gpus_page
 from cli.dashboard_help import footer, help_page
 from cli.dashboard_log import log_page
@@ -52,7 +62,8 @@ def _page(
 ) -> tuple[list[Text], int]:
     """Draw the chosen page; return also how far it can be scrolled."""
     if options.help:
-        return help_page(options, width, room), 0
+        lines, part = help_page(options, width, room)
+        return lines, part.most
     match options.page:
         case "gpus":
             lines, part = gpus_page(snapshot, options, order, width, room)
@@ -76,6 +87,7 @@ def status_line(snapshot: Snapshot) -> str:
     stale = f" (stale {age(now.stale_s)})" if now is not None and now.stale_s > STALE_S else ""
     parts = [
         badge(snapshot),
+        *(mark.plain.strip() for mark in override_marks(snapshot.override)),
         missing.plain if missing else "",
         f"grid {now.g_per_kwh:.0f} g/kWh{stale}" if now else "grid unknown",
         f"{grams(per.measured_g)} a request, BASE {grams(per.base_g)}",
@@ -83,7 +95,7 @@ def status_line(snapshot: Snapshot) -> str:
         f"p95 {p95_text(service)} of {sla(service)} {judge(service)}",
         f"accuracy {percent(service.accuracy_pct, 2)}",
         "load -" if service.rate_rps is None else f"load {service.rate_rps:.1f}/s",
-        f"epoch {snapshot.epoch} {snapshot.state}",
+        f"epoch {snapshot.epoch} {snapshot.state}" if snapshot.epoch else "waiting for a plan",
         ", ".join(f"{name} {count}" for name, count in snapshot.outcomes.items() if count) or "no requests yet",
     ]
     return " | ".join(filter(None, parts))

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 from rich.text import Text
 
-from cli.dashboard_text import age, clean, fit, grams, milliseconds, percent
+from cli.dashboard_text import age, fit
 from clover.analysis.view_past import Slot
 from clover.analysis.view_state import Snapshot
 
 _BARS = " ▁▂▃▄▅▆▇█"
 _DASH = "┄"
+_BAND = "░"
 _LINE_STYLE = "dim"
 #: A chart narrower than this says nothing.
 NARROWEST = 24
@@ -36,6 +37,7 @@ class Chart:
         over: Whether more than the threshold is bad.
         style: Of bars.
         ahead: How many of the columns, at the right, lie in the future.
+        high: Upper end of a band for each column, None where there is none; empty without any.
     """
 
     title: str
@@ -47,6 +49,7 @@ class Chart:
     over: bool = False
     style: str = "green"
     ahead: int = 0
+    high: Sequence[float | None] = ()
 
 
 def columns_of(
@@ -92,15 +95,16 @@ def charted(snapshot: Snapshot, window_s: float) -> str:
 def bars(chart: Chart, height: int) -> list[Text]:
     """Draw the columns of a chart in so many lines."""
     known = [value for value in chart.columns if value is not None and math.isfinite(value)]
-    marks = [*known, *([chart.threshold] if chart.threshold is not None else [])]
+    marks = [*known, *(each for each in (chart.threshold, *chart.high) if each is not None)]
     if not marks or height < 1:
         return [Text("no data yet" if row == 0 else "", style="dim") for row in range(height)]
     low, high = (0.0 if chart.from_zero else min(marks)), max(marks)
     margin = (high - low) * 0.1 or abs(high) * 0.1 or 1.0
     low, high = (low if chart.from_zero else low - margin), high + margin * 0.3
     steps = [_steps(value, low, high, height) for value in chart.columns]
+    bands = [_steps(value, low, high, height) for value in chart.high]
     line = None if chart.threshold is None else height - 1 - int((chart.threshold - low) / (high - low) * height)
-    return [_row(chart, steps, height - 1 - row, dashed=row == line) for row in range(height)]
+    return [_row(chart, steps, bands, height - 1 - row, dashed=row == line) for row in range(height)]
 
 
 def _steps(value: float | None, low: float, high: float, height: int) -> int:
@@ -111,8 +115,11 @@ def _steps(value: float | None, low: float, high: float, height: int) -> int:
     return max(1, min(8 * height, round(part * 8 * height)))
 
 
-def _row(chart: Chart, steps: Sequence[int], above: int, *, dashed: bool) -> Text:
-    cells = (_cell(chart, index, step - 8 * above, dashed=dashed) for index, step in enumerate(steps))
+def _row(chart: Chart, steps: Sequence[int], bands: Sequence[int], above: int, *, dashed: bool) -> Text:
+    banded = [index < len(bands) and bands[index] > 8 * above + 2 for index in range(len(steps))]
+    cells = (
+        _cell(chart, index, step - 8 * above, dashed=dashed, banded=banded[index]) for index, step in enumerate(steps)
+    )
     line = Text()
     # Neighbours of one style are one piece: a picture is written the quicker, and an SVG is the smaller.
     for style, alike in itertools.groupby(cells, key=lambda cell: cell[1]):
@@ -120,10 +127,10 @@ def _row(chart: Chart, steps: Sequence[int], above: int, *, dashed: bool) -> Tex
     return line
 
 
-def _cell(chart: Chart, index: int, filled: int, *, dashed: bool) -> tuple[str, str]:
+def _cell(chart: Chart, index: int, filled: int, *, dashed: bool, banded: bool) -> tuple[str, str]:
     """Return the character of a column in one line, and its style."""
     if filled <= 0:
-        return (_DASH if dashed else " "), _LINE_STYLE
+        return (_DASH if dashed else _BAND if banded else " "), _LINE_STYLE
     value = chart.columns[index]
     bad = chart.over and chart.threshold is not None and value is not None and value > chart.threshold
     ahead = index >= len(chart.columns) - chart.ahead
@@ -148,105 +155,3 @@ def beside(blocks: Sequence[list[Text]], gap: int) -> list[Text]:
             line.append(" " * gap if number else "")
             line.append_text(more)
     return lines
-
-
-def charts_of(snapshot: Snapshot, window_s: float, width: int) -> list[Chart]:
-    """Return the charts of a deployment for blocks of this width, the most important first."""
-    return [
-        grid_chart(snapshot, width),
-        footprint_chart(snapshot, window_s, width),
-        latency_chart(snapshot, window_s, width),
-        accuracy_chart(snapshot, window_s, width),
-        rate_chart(snapshot, window_s, width),
-        power_chart(snapshot, window_s, width),
-    ]
-
-
-def grid_chart(snapshot: Snapshot, width: int) -> Chart:
-    """Draw the intensity, and what is expected of it; a value per published interval, whatever the window."""
-    now = snapshot.intensity
-    if now is None:
-        return Chart(title="grid", now="not known yet")
-    ahead = now.ahead[: width // 3]
-    past = now.history[-max(1, width - len(ahead)) :]
-    values = [*past, *ahead]
-    # Few values are drawn wide, so that the charts end at the same place.
-    each = max(1, width // max(1, len(values)))
-    return Chart(
-        title="grid",
-        now=f"{now.g_per_kwh:.0f} g/kWh" + (f", then {clean(now.ahead_what)}" if ahead else ""),
-        limit=f"mean {sum(past) / len(past):.0f}" if past else "",
-        columns=[value for value in values for _ in range(each)],
-        threshold=sum(past) / len(past) if past else None,
-        style="cyan",
-        ahead=each * len(ahead),
-    )
-
-
-def footprint_chart(snapshot: Snapshot, window_s: float, width: int) -> Chart:
-    """Draw gCO2e per request against BASE."""
-    per = snapshot.per_request
-    return Chart(
-        title="g/request",
-        now=grams(per.measured_g),
-        limit=f"BASE {grams(per.base_g)}" if per.base_g is not None else "",
-        columns=columns_of(snapshot.slots, window_s, width, lambda slot: slot.footprint_g),
-        threshold=per.base_g,
-        over=True,
-        style="green",
-    )
-
-
-def latency_chart(snapshot: Snapshot, window_s: float, width: int) -> Chart:
-    """Draw the p95 of every few seconds against the SLA; a column is the worst that it covers."""
-    service = snapshot.service
-    return Chart(
-        title="p95",
-        now=milliseconds(service.p95_ms, unbounded=service.p95_unbounded),
-        limit=f"SLA {service.sla_p95_ms:.0f} ms" if service.sla_p95_ms is not None else "",
-        columns=columns_of(
-            snapshot.slots, window_s, width, lambda s: math.inf if s.p95_unbounded else s.p95_ms, worst=True
-        ),
-        threshold=service.sla_p95_ms,
-        over=True,
-        style="blue",
-    )
-
-
-def accuracy_chart(snapshot: Snapshot, window_s: float, width: int) -> Chart:
-    """Draw the accuracy served against that of the largest variant."""
-    service = snapshot.service
-    return Chart(
-        title="accuracy",
-        now=percent(service.accuracy_pct, 2),
-        limit=f"largest {percent(service.largest_accuracy_pct, 2)}" if service.largest_accuracy_pct else "",
-        columns=columns_of(snapshot.slots, window_s, width, lambda slot: slot.accuracy_pct),
-        threshold=service.largest_accuracy_pct,
-        from_zero=False,
-        style="magenta",
-    )
-
-
-def rate_chart(snapshot: Snapshot, window_s: float, width: int) -> Chart:
-    """Draw the requests that end per second against the planned load."""
-    service = snapshot.service
-    return Chart(
-        title="requests",
-        now="-" if service.rate_rps is None else f"{service.rate_rps:.1f}/s",
-        limit=f"plan {service.planned_rps:.1f}/s" if service.planned_rps is not None else "",
-        columns=columns_of(snapshot.slots, window_s, width, lambda slot: slot.rate_rps),
-        threshold=service.planned_rps,
-        style="yellow",
-    )
-
-
-def power_chart(snapshot: Snapshot, window_s: float, width: int) -> Chart:
-    """Draw the power of all GPUs."""
-    columns = columns_of(snapshot.slots, window_s, width, lambda slot: slot.power_w)
-    known = [value for value in columns if value is not None]
-    return Chart(
-        title="GPU power",
-        now=f"{known[-1] / 1e3:.2f} kW" if known else "-",
-        columns=columns,
-        style="red",
-    )

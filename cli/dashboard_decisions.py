@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rich.text import Text
 
+from cli.dashboard_figures import override_line
 from cli.dashboard_options import Scrolled, ViewOptions, passes, scrolled
 from cli.dashboard_text import age, clean, clock, cut, fit, milliseconds, number_of, percent, titled_rule, wrapped
 from clover.analysis.view_past import AlternativePast, DecisionPast
@@ -13,6 +14,8 @@ from clover.analysis.view_state import Snapshot
 
 _CELL = 14
 _LABEL = 22
+#: Of the words before the sentences.
+_WORD = 11
 
 
 def decisions_page(snapshot: Snapshot, options: ViewOptions, width: int, room: int) -> tuple[list[Text], Scrolled]:
@@ -25,7 +28,8 @@ def decisions_page(snapshot: Snapshot, options: ViewOptions, width: int, room: i
     listed = min(len(shown), max(3, room // 3))
     around = scrolled(len(shown), listed, max(0, chosen.first - listed // 2))
     note = f"{len(shown)} decisions, newest first; ↑ ↓ choose" if len(shown) > 1 else "1 decision"
-    lines = [titled_rule(Text(note), width)]
+    overruled = override_line(snapshot.override, width)
+    lines = [*([overruled] if overruled else []), titled_rule(Text(note), width)]
     lines += [_row(shown[index], width, chosen=index == chosen.first) for index in range(around.first, around.end)]
     return lines + _details(shown[chosen.first], snapshot, width, room - len(lines)), chosen
 
@@ -47,17 +51,28 @@ def _details(decision: DecisionPast, snapshot: Snapshot, width: int, room: int) 
     ago = age(max(0.0, snapshot.at_ms - decision.at_ms) / 1e3)
     title = f"decision {decision.number} by {clean(decision.scheme) or 'an unnamed scheme'}, {ago} ago"
     lines = [titled_rule(Text(title), width)]
-    lines += wrapped(Text.assemble(("because    ", "bold"), clean(decision.reason)), width, 3)
-    lines += wrapped(Text.assemble(("chosen     ", "bold"), clean(decision.configuration)), width, 3)
+    lines += _labelled("because", decision.reason, width)
+    lines += _labelled("chosen", decision.configuration, width)
     circumstances = [
         f"for {decision.rate_rps:.1f} requests/s" if decision.rate_rps is not None else None,
         f"at {decision.intensity_g_per_kwh:.0f} gCO2e/kWh" if decision.intensity_g_per_kwh is not None else None,
-        f"{decision.evaluations} evaluated",
+        f"{decision.evaluations} evaluated" if decision.evaluations else None,
         None if decision.meets_sla else Text("misses the SLA by its own prediction ✖", style="bold red"),
     ]
-    lines.append(fit([Text("decided    ", style="bold"), *circumstances], width, gap="  "))
-    lines += ["", *_comparison(decision, width), "", *_beaten(decision.alternatives, width)]
-    return [line if isinstance(line, Text) else Text(line) for line in lines][: max(0, room)]
+    label = Text(f"{'decided':<{_WORD}}", style="bold")
+    lines.append(Text.assemble(label, fit(circumstances, width - _WORD, gap="  ")))
+    tables = [_comparison(decision, width), _beaten(decision.alternatives, width)]
+    # Blank lines are the first to go.
+    spare = len(lines) + sum(len(table) + 1 for table in tables) <= room
+    for table in tables:
+        lines += [Text(), *table] if spare else table
+    return lines[: max(0, room)]
+
+
+def _labelled(label: str, text: str, width: int) -> list[Text]:
+    """Write a text of up to three lines beside its label."""
+    lines = wrapped(Text(clean(text)), max(1, width - _WORD), 3)
+    return [Text.assemble((f"{'' if number else label:<{_WORD}}", "bold"), line) for number, line in enumerate(lines)]
 
 
 def _comparison(decision: DecisionPast, width: int) -> list[Text]:
@@ -74,10 +89,9 @@ def _comparison(decision: DecisionPast, width: int) -> list[Text]:
         ("requests/s", number_of(decision.rate_rps), number_of(measured.rate_rps if measured else None),
          _off(decision.rate_rps, measured.rate_rps if measured else None)),
     ]  # fmt: skip
-    over = f"over {measured.finished} requests in {age(measured.seconds)}" if measured else "no request yet"
-    head = Text.assemble(
-        (f"{'':<{_LABEL}}{'predicted':>{_CELL}}{'measured':>{_CELL}}{'difference':>{_CELL}}", "bold"), f"   {over}"
-    )
+    over = f"{measured.finished} ended, {age(measured.seconds)}" if measured else "no request yet"
+    columns = f"{'predicted':>{_CELL}}{'measured':>{_CELL}}{'difference':>{_CELL}}"
+    head = Text.assemble(f"{over:<{_LABEL}}", (columns, "bold"))
     body = [Text(f"{name:<{_LABEL}}{p:>{_CELL}}{m:>{_CELL}}{off:>{_CELL}}") for name, p, m, off in rows]
     return [cut(line, width) for line in (head, *body)]
 

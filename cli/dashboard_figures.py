@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from rich.text import Text
 
-from cli.dashboard_charts import accuracy_chart, bars, footprint_chart, latency_chart, rate_chart
+from cli.dashboard_charts import bars
+from cli.dashboard_curves import BASES, accuracy_chart, footprint_chart, latency_chart, rate_chart
 from cli.dashboard_options import ViewOptions
 from cli.dashboard_text import age, both_ends, change, clean, clock, fit, grams, milliseconds, percent, sparkline
-from clover.analysis.view_state import IntensityNow, Saved, Service, Snapshot
+from clover.analysis.view_state import IntensityNow, OverrideNow, Saved, Service, Snapshot
 
 #: Nothing heard for this long is said aloud.
 SILENT_S = 5.0
@@ -26,6 +27,8 @@ STATES = {
     "-": ("-", "dim"),
 }
 _LABEL_WIDTH = 8
+#: More GPUs or nodes than this are counted rather than named.
+_NAMED = 2
 
 
 def header(snapshot: Snapshot, options: ViewOptions, width: int) -> Text:
@@ -36,6 +39,7 @@ def header(snapshot: Snapshot, options: ViewOptions, width: int) -> Text:
         Text("clover" if options.deployment == "clover" else f"clover {clean(options.deployment)}", style="bold"),
         Text(f" {badge(snapshot)} ", style="black on yellow") if badge(snapshot) else None,
         *_marks(options),
+        *override_marks(snapshot.override),
         no_data(snapshot),
         _controller_trouble(snapshot),
         Text(_plan_state(snapshot, width), style="yellow" if snapshot.state == "rolling" else ""),
@@ -56,6 +60,38 @@ def _marks(options: ViewOptions) -> list[Text]:
         (f"/{clean(options.filter)}" if options.filter else "", "black on cyan"),
     ]
     return [Text(f" {word} ", style=style) for word, style in told if word]
+
+
+def override_marks(override: OverrideNow) -> list[Text]:
+    """Say in a word each what people have decided over the controller's head."""
+    told = [
+        "CONTROLLER PAUSED" if override.paused else "",
+        f"{len(override.pinned)} PINNED" if override.pinned else "",
+        f"{len(override.by_hand)} BY HAND" if override.by_hand else "",
+    ]
+    return [Text(f" {word} ", style="black on magenta") for word in told if word]
+
+
+def override_line(override: OverrideNow, width: int) -> Text | None:
+    """Say what is overridden, by whom, why and for how long; None if nothing is."""
+    what = [
+        f"controller paused{_left(override.paused_left_s)}" if override.paused else None,
+        f"{_some(override.pinned, 'GPUs')} pinned{_left(override.pinned_left_s)}" if override.pinned else None,
+        f"{_some(override.by_hand, 'nodes')} by hand" if override.by_hand else None,
+    ]
+    if not any(what):
+        return None
+    why = clean(f"by {override.by}" + (f": {override.reason}" if override.reason else ""))
+    return fit([Text("overruled", style="bold magenta"), *what, why], width, gap="  ")
+
+
+def _left(seconds: float | None) -> str:
+    return "" if seconds is None else f" for another {age(seconds)}"
+
+
+def _some(names: tuple[str, ...], kind: str) -> str:
+    """Name one or two, count more."""
+    return clean(", ".join(names)) if len(names) <= _NAMED else f"{len(names)} {kind}"
 
 
 def _plan_state(snapshot: Snapshot, width: int) -> str:
@@ -145,7 +181,9 @@ def _grid_line(now: IntensityNow, width: int) -> Text:
     drawn = sparkline([*now.history[-(width - len(ahead)) :], *ahead], width)
     if not ahead:
         return Text(drawn, style="cyan")
-    return Text.assemble((drawn[: -len(ahead)], "cyan"), ("│", "dim"), (drawn[-len(ahead) :], "dim cyan"))
+    return Text.assemble(
+        (drawn[: -len(ahead)], "cyan"), ("│", "dim"), (drawn[-len(ahead) :], "dim cyan"), f" {BASES[now.ahead_basis]}"
+    )
 
 
 def _source(now: IntensityNow) -> str:

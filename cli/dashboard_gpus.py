@@ -12,18 +12,23 @@ from cli.dashboard_options import Scrolled, ViewOptions, passes, scrolled
 from cli.dashboard_text import age, clean, fit, titled_rule, watts
 from clover.analysis.view_state import GpuNow, NodeNow, Snapshot
 
-#: Lines of nodes; more of them are summed up, those in trouble first.
+#: Lines of nodes where there is no room to spare; more of them are summed up, those in trouble first.
 _NODES_SHOWN = 8
+#: GPUs beside each other, at most.
+_COLUMNS = 4
 
 
 def gpus_page(
     snapshot: Snapshot, options: ViewOptions, order: Sequence[str], width: int, room: int
 ) -> tuple[list[Text], Scrolled]:
     """Draw the page; scrolling goes down the list of GPUs."""
-    lines = [*_nodes(snapshot, width, min(_NODES_SHOWN, max(1, room // 4))), _variants(snapshot, order, width)]
     shown = [row for row in gpu_map.map_rows(snapshot) if passes(_plain(row), options.filter)]
+    # What the GPUs do not need beside each other is for the nodes.
+    least = -(-len(shown) // max(1, min(_COLUMNS, width // gpu_map.NARROWEST_ROW))) + 2
+    nodes = _nodes(snapshot, width, max(min(_NODES_SHOWN, room // 4), room - least, 1))
+    lines = [*nodes, _variants(snapshot, order, width)]
     left = max(1, room - len(lines) - 1)
-    count = max(1, min(4, width // gpu_map.NARROWEST_ROW, -(-len(shown) // left)))
+    count = max(1, min(_COLUMNS, width // gpu_map.NARROWEST_ROW, -(-len(shown) // left)))
     part = scrolled(-(-len(shown) // count), left, options.scroll)
     visible = shown[part.first * count : part.end * count]
     note = _note(part, count, len(shown))

@@ -90,7 +90,7 @@ def _page(now: str, key: str) -> str:
 _ACTIONS = {"q": "quit", "s": "save", "r": "record"}
 #: What keys change at once.
 _CHANGES: dict[str, Callable[[ViewOptions], ViewOptions]] = {
-    "?": lambda options: replace(options, help=not options.help),
+    "?": lambda options: replace(options, help=not options.help, scroll=0),
     "p": lambda options: replace(options, paused=not options.paused),
     "+": lambda options: replace(options, window_s=_window(options.window_s, 1)),
     "-": lambda options: replace(options, window_s=_window(options.window_s, -1)),

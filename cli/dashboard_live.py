@@ -1,7 +1,7 @@
 """Draws the dashboard on a terminal twice a second; without one, writes a line now and then.
 
-It runs in a process of its own (`clover dashboard`) or in that of `clover up`, never in one of an agent: a picture
-takes milliseconds in which nothing else happens.
+It runs in a process of its own (`clover dashboard`, `cli.dashboard_child`), never in one of an agent or the supervisor:
+a picture takes milliseconds in which nothing else happens.
 """
 
 from __future__ import annotations
@@ -200,8 +200,14 @@ async def _first_of(stop: asyncio.Event, wake: asyncio.Event, limit_s: float) ->
 
 
 def can_draw() -> bool:
-    """Return whether standard output is a terminal that can show a picture."""
-    return sys.stdout.isatty() and os.environ.get("TERM", "dumb") not in {"dumb", "unknown", ""}
+    """Return whether standard output is a terminal that can show a picture, and is ours: not of a job behind it."""
+    if not sys.stdout.isatty() or os.environ.get("TERM", "dumb") in {"dumb", "unknown", ""}:
+        return False
+    try:
+        return os.tcgetpgrp(sys.stdout.fileno()) == os.getpgrp()
+    except OSError:
+        # Not our controlling terminal: there is no shell that could have put us behind it.
+        return True
 
 
 def ascii_of(console: Console) -> bool:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from rich.text import Text
 
 from cli import dashboard_map as gpu_map
-from cli.dashboard_charts import NARROWEST, beside, block, charted, charts_of
-from cli.dashboard_figures import figures
+from cli.dashboard_charts import NARROWEST, beside, block, charted
+from cli.dashboard_curves import charts_of
+from cli.dashboard_figures import figures, override_line
 from cli.dashboard_log import event_line
 from cli.dashboard_options import ViewOptions
 from cli.dashboard_text import age, clean, fit, milliseconds, titled_rule, wrapped
@@ -17,12 +18,13 @@ from clover.analysis.view_state import Snapshot
 #: Charts take their place only where so many lines are left for everything else.
 _ELSE = 15
 _GAP = 3
-_CHART_HEIGHTS = (6, 5, 4)
+_CHART_HEIGHTS = (12, 10, 8, 6, 5, 4)
 
 
 def overview(snapshot: Snapshot, options: ViewOptions, order: Sequence[str], width: int, room: int) -> list[Text]:
     """Draw the page."""
-    lines = figures(snapshot, width, options.window_s)
+    overruled = override_line(snapshot.override, width)
+    lines = [*([overruled] if overruled else []), *figures(snapshot, width, options.window_s)]
     gpus = sum(len(node.gpus) for node in snapshot.nodes)
     lines += _charts(snapshot, options, width, room - len(lines) - max(_ELSE, min(gpus, 20) + 6))
     return lines + _story(snapshot, order, width, room - len(lines))

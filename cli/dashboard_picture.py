@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import io
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +30,32 @@ def svg_of(snapshot: Snapshot, options: ViewOptions, width: int, height: int) ->
     )  # fmt: skip
     options = replace(options, variants=options.variants or known_variants(snapshot.application))
     console.print(view(snapshot, width, height, options))
-    return console.export_svg(title=f"clover {options.deployment}")
+    return _without_blank_ends(console.export_svg(title=f"clover {options.deployment}"))
+
+
+#: A piece of text in an SVG of rich: its attributes up to x, x, those up to its length, its length, the others, itself.
+_PIECE = re.compile(r'(<text [^>]*\bx=")([\d.]+)("[^>]*\btextLength=")([\d.]+)("[^>]*>)([^<]*)(</text>)')
+_BLANK = "\xa0"
+
+
+def _without_blank_ends(svg: str) -> str:
+    """Return a picture whose pieces of text begin and end with what is seen.
+
+    Some viewers (librsvg) drop blanks at the beginning of a piece and stretch the rest over its length.
+    """
+    return _PIECE.sub(_trimmed, svg)
+
+
+def _trimmed(piece: re.Match[str]) -> str:
+    before, x, between, length, after, text, end = piece.groups()
+    whole = html.unescape(text)
+    seen = whole.strip(_BLANK)
+    if not seen or len(seen) == len(whole):
+        return piece[0] if seen else ""
+    cell = float(length) / len(whole)
+    at = float(x) + cell * (len(whole) - len(whole.lstrip(_BLANK)))
+    shown = html.escape(seen).replace(_BLANK, "&#160;")
+    return f"{before}{at:.1f}{between}{cell * len(seen):.1f}{after}{shown}{end}"
 
 
 def print_picture(snapshot: Snapshot, options: ViewOptions, size: tuple[int, int] | None) -> None:

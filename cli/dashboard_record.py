@@ -1,7 +1,7 @@
 """Recordings of what a dashboard sees, a JSON object per line, and their replay at any speed.
 
 The first line says what it is. Each other line has `at_ms` (when it was received) and either `t` and `d`, a message as
-on the wire (docs/wire.md), or `value` (`plan`, `queue`, `agents`): what was asked for rather than followed.
+on the wire (docs/wire.md), or `value` (`plan`, `queue`, `agents`, `override`): what was asked for rather than followed.
 """
 
 from __future__ import annotations
@@ -19,14 +19,22 @@ import orjson
 
 from clover.analysis.view import DeploymentView
 from clover.bus.codec import VERSION, decode, encode
-from clover.bus.messages import IntensityReading, LedgerReading, Message, NodeTelemetry, PlanRecord
+from clover.bus.messages import (
+    IntensityForecast,
+    IntensityReading,
+    LedgerReading,
+    Message,
+    NodeTelemetry,
+    Override,
+    PlanRecord,
+)
 from clover.bus.port import QueueStatus
 from clover.errors import ConfigurationError, MessageRejectedError
 
 _WHAT = "clover dashboard recording"
 #: A recording ends by itself before it fills a disk.
 MOST_BYTES = 512 << 20
-_LAST_MESSAGES = (NodeTelemetry, IntensityReading, LedgerReading)
+_LAST_MESSAGES = (NodeTelemetry, IntensityReading, IntensityForecast, LedgerReading)
 
 
 def _message_line(message: Message, now_ms: float) -> dict[str, Any]:
@@ -184,6 +192,8 @@ class Replay:
                 self.view.set_plan(msgspec.convert(value, PlanRecord | None))
             case "queue":
                 self.view.set_queue(msgspec.convert(value, QueueStatus | None))
+            case "override":
+                self.view.set_override(msgspec.convert(value, Override | None))
             case "agents":
                 self.view.set_alive(value, now_ms=self._at_ms)
             case _:

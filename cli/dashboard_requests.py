@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from rich.text import Text
 
-from cli.dashboard_charts import beside, block, charted, footprint_chart, latency_chart, rate_chart
+from cli.dashboard_charts import beside, block, charted
+from cli.dashboard_curves import footprint_chart, latency_chart, rate_chart
 from cli.dashboard_figures import STATES, judge, p95_text, sla
 from cli.dashboard_map import variant_style
 from cli.dashboard_options import ViewOptions, passes

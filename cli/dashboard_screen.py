@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 _LOCAL_FLAGS = 3
 _CONTROL_CHARACTERS = 6
 _ENTER = "\x1b[?1049h\x1b[?25l\x1b[2J"
-_LEAVE = "\x1b[?25h\x1b[?1049l"
+#: Gives the screen back.
+LEAVE = "\x1b[?25h\x1b[?1049l"
 
 
 class Screen:
@@ -43,7 +44,7 @@ class Screen:
 
     def leave(self) -> None:
         """Give the screen back."""
-        self._write(_LEAVE)
+        self._write(LEAVE)
 
     def draw(self, frame: Frame) -> bool:
         """Draw a picture; return whether anything had to be written."""
@@ -92,7 +93,7 @@ def on_screen(screen: Screen, on_keys: Callable[[str], None], redraw: Callable[[
         keyboard.start()
         redraw()
 
-    with _held_talk():
+    with held_talk():
         loop.add_signal_handler(signal.SIGTSTP, suspend)
         loop.add_signal_handler(signal.SIGWINCH, redraw)
         screen.enter()
@@ -107,7 +108,7 @@ def on_screen(screen: Screen, on_keys: Callable[[str], None], redraw: Callable[[
 
 
 @contextlib.contextmanager
-def _held_talk() -> Iterator[None]:
+def held_talk() -> Iterator[None]:
     """Keep what is said on standard error from spoiling the picture, and say it when the screen is back."""
     held = io.StringIO()
     try:
@@ -141,7 +142,7 @@ class _Keyboard:
 
     def start(self) -> None:
         """Begin to read, if keys come to us."""
-        if not _owns_input():
+        if not owns_input():
             return
         descriptor = sys.stdin.fileno()
         self._before = termios.tcgetattr(descriptor)
@@ -168,7 +169,7 @@ class _Keyboard:
             self._on_keys(typed)
 
 
-def _owns_input() -> bool:
+def owns_input() -> bool:
     """Return whether keys come to us: a job in the background would be stopped for touching the terminal."""
     try:
         return sys.stdin.isatty() and os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()

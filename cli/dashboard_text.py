@@ -11,7 +11,7 @@ from rich.text import Text
 
 _BARS = "▁▂▃▄▅▆▇█"
 #: Every character that is used beyond ASCII, and what stands for it where a terminal has only that.
-_ASCII = str.maketrans("▁▂▃▄▅▆▇█─│·●▲✖→…■┄▸↑↓", "_.,-=+*#-|.*!x>~#->^v")
+_ASCII = str.maketrans("▁▂▃▄▅▆▇█░─│·●▲✖→…■┄▸↑↓", "_.,-=+*#:-|.*!x>~#->^v")
 
 
 @dataclass(frozen=True)

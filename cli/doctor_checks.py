@@ -133,7 +133,9 @@ def gpu_checks(helper: Path | None) -> list[Check]:
         return [
             Check(
                 check="nvml", status="warning", text=f"no GPU can be used: {error}",
-                remedy=error.hint or "nothing, if this host has no GPU: --backend sim and cpu need none", code=6,
+                remedy="nothing if this host has no GPU (--backend sim and cpu need none), else: "
+                + (error.hint.replace(", or use --simulate", "") or "see docs/operations/mig.md"),
+                code=6,
             )
         ]  # fmt: skip
 

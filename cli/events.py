@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import options
-from cli.connection import connected
-from cli.output import number, print_json, tell
+from cli.feed_reading import read_feeds
+from cli.output import number, print_json
 
 if TYPE_CHECKING:
     from clover.bus.messages import Alternative, Event, Prediction
-    from clover.bus.port import Bus, Entry
+    from clover.bus.port import Entry
 
 
 def events(
@@ -36,47 +36,12 @@ def events(
 
     Examples: clover events; clover events --kind decision --json; clover events --no-follow
     """
-    here = options.where(deployment, redis, state_dir, wait)
-    printer = _Printer(kinds=tuple(kind or ()), as_json=as_json)
-    asyncio.run(_events(here, printer, since_start=since_start, follow=follow))
-
-
-async def _events(here: options.Where, printer: _Printer, *, since_start: bool, follow: bool) -> None:
-    """Follow for ever; a server that goes away is waited for, as at the start."""
-    from clover.errors import BusUnavailableError  # noqa: PLC0415
-
-    cursor: str | None = None
-    while True:
-        bus = await connected(here, "events")
-        try:
-            cursor = await _begin_at(bus, cursor, since_start=since_start)
-            while True:
-                entries = await _next(bus, cursor, block_s=1.0 if follow else 0.0)
-                for entry in entries:
-                    cursor = entry.id
-                    printer.take(entry)
-                if not entries and not follow:
-                    return
-        except BusUnavailableError as error:
-            tell(f"the server is lost, trying for {here.wait_s:g} s to find it again: {error}")
-        finally:
-            await bus.close()
-
-
-async def _begin_at(bus: Bus, cursor: str | None, *, since_start: bool) -> str:
-    """Return the id to go on from; a feed that ends before it belongs to a server that has begun anew."""
-    from clover.bus.port import Feed, entry_order  # noqa: PLC0415 - keeps --help fast
-
-    newest = await bus.newest_id(Feed.EVENTS)
-    if cursor is None:
-        return "0" if since_start else newest
-    return "0" if entry_order(newest) < entry_order(cursor) else cursor
-
-
-async def _next(bus: Bus, cursor: str, *, block_s: float) -> list[Entry]:
     from clover.bus.port import Feed  # noqa: PLC0415 - keeps --help fast
 
-    return await bus.follow({Feed.EVENTS: cursor}, block_s=block_s)
+    # What only looks back has nothing to wait for.
+    here = options.where(deployment, redis, state_dir, wait if follow else 0.0)
+    printer = _Printer(kinds=tuple(kind or ()), as_json=as_json)
+    asyncio.run(read_feeds(here, "events", [Feed.EVENTS], printer.take, since_start=since_start, follow=follow))
 
 
 class _Printer:

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 
 from clover.agents.lifetime import until_stopped
 from clover.analysis.view import DeploymentView
-from clover.bus.messages import Message
+from clover.bus.messages import Message, Override
 from clover.bus.port import Bus, Entry, Feed, entry_order
-from clover.errors import BusUnavailableError
+from clover.errors import BusUnavailableError, MessageRejectedError
 
 #: Feeds are read this far back at the start: a run that is younger is counted whole.
 _BACK_S = 1800.0
@@ -57,7 +57,7 @@ class Tap(Protocol):
         ...
 
     def value(self, name: str, value: Any, *, now_ms: float) -> None:
-        """Take in a value that was asked for: `plan`, `queue`, `agents`."""
+        """Take in a value that was asked for: `plan`, `queue`, `agents`, `override`."""
         ...
 
 
@@ -75,14 +75,23 @@ class _Fed:
 
     async def ask_values(self, bus: Bus) -> None:
         """Ask for what is no feed."""
-        plan, queue, alive = await bus.plan(), await bus.queue(), await bus.alive()
+        plan, queue, alive, override = await bus.plan(), await bus.queue(), await bus.alive(), await _override(bus)
         now_ms = time.time() * 1e3
         self.view.set_plan(plan)
+        self.view.set_override(override)
         self.view.set_queue(queue)
         self.view.set_alive(alive, now_ms=now_ms)
         if self._tap is not None:
-            for name, value in (("plan", plan), ("queue", queue), ("agents", alive)):
+            for name, value in (("plan", plan), ("queue", queue), ("agents", alive), ("override", override)):
                 self._tap.value(name, value, now_ms=now_ms)
+
+
+async def _override(bus: Bus) -> Override | None:
+    """Return what people have decided; None if a newer Clover wrote it in words that this one does not know."""
+    try:
+        return await bus.override()
+    except MessageRejectedError:
+        return None
 
 
 async def _follow(

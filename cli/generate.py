@@ -7,17 +7,19 @@ import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli import options
+from cli import arrival_options, options
+from cli.arrival_options import ArrivalChoice
 from cli.recording import RunName, RunsDir
 from clover.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from clover.core.criteria import Condition
     from clover.core.rate_search import Promise
+    from clover.core.schedule import Mix
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +28,9 @@ class GenerateSettings:
 
     Attributes:
         where: Deployment and server.
-        order: Fields of `LoadOrder` that the user chose.
+        arrivals, concurrency: When requests are due; users of a closed loop, 0 for an open one.
+        mix: What requests ask for.
+        duration_s, count, warmup_s: How long.
         rate_rps: None takes the rate that the deployment is planned for.
         app, inputs: For real models.
         processes: Generator processes.
@@ -34,12 +38,17 @@ class GenerateSettings:
         promise: What to search the highest rate for; None for one load test.
         samples, tolerance: Of that search.
         keep_requests: Whether each request is written to the run folder.
+        archive: Whether the deployment's tables are archived there.
         seed, runs_dir, run_name, as_json: As everywhere.
-        trace: File of arrivals.
     """
 
     where: options.Where
-    order: dict[str, Any]
+    arrivals: ArrivalChoice
+    mix: Mix
+    concurrency: int
+    duration_s: float | None
+    count: int | None
+    warmup_s: float
     rate_rps: float | None
     app: str
     inputs: Path | None
@@ -49,8 +58,8 @@ class GenerateSettings:
     samples: int | None
     tolerance: float
     keep_requests: bool
+    archive: bool
     seed: int
-    trace: Path | None
     runs_dir: Path | None
     run_name: str | None
     as_json: bool
@@ -63,31 +72,19 @@ def generate(
         float | None,
         typer.Option("--rate", help="Mean rate, requests/s (default: what the deployment is planned for)."),
     ] = None,
-    arrivals: Annotated[str, typer.Option("--arrivals", help="poisson, constant or gamma.")] = "poisson",
-    smoothness: Annotated[
-        float, typer.Option("--smoothness", help="gamma: below 1 burstier than Poisson, above 1 smoother.")
-    ] = 1.0,
-    shape: Annotated[
-        str, typer.Option("--shape", help="How the rate moves: flat, sine, step, spike or diurnal.")
-    ] = "flat",
-    period: Annotated[
-        float | None,
-        typer.Option(
-            "--period",
-            parser=options.parse_duration,
-            metavar="DURATION",
-            help="Of the shape (default: the duration, else 1h).",
-        ),
-    ] = None,
-    peak: Annotated[float | None, typer.Option("--peak", help="Of the shape: highest rate over the mean.")] = None,
+    arrivals: arrival_options.Process = "poisson",
+    smoothness: arrival_options.Smoothness = 1.0,
+    shape: arrival_options.Shape = "flat",
+    period: arrival_options.Period = None,
+    peak: arrival_options.Peak = None,
     trace: Annotated[
         Path | None,
-        typer.Option("--trace", help="Arrivals of the past: a CSV file of ours or of Azure (docs/load.md)."),
+        typer.Option(
+            "--load-trace", "--trace", help="Arrivals of the past: a CSV file of ours or of Azure (docs/load.md)."
+        ),
     ] = None,
-    speed: Annotated[str, typer.Option("--speed", help="How many times as fast the trace runs, such as 60x.")] = "1x",
-    scale_to: Annotated[
-        float | None, typer.Option("--scale-to", help="Mean rate that the trace is brought to, requests/s.")
-    ] = None,
+    speed: arrival_options.Speed = "1x",
+    scale_to: arrival_options.ScaleTo = None,
     concurrency: Annotated[
         int, typer.Option("--concurrency", min=0, help="Closed loop: so many users, one request each at a time.")
     ] = 0,
@@ -127,6 +124,13 @@ def generate(
     keep_requests: Annotated[
         bool, typer.Option("--requests/--no-requests", help="Write each request to the run folder.")
     ] = True,
+    archive: Annotated[
+        bool,
+        typer.Option(
+            "--archive/--no-archive",
+            help="Archive the deployment's tables in the run folder (docs/analysis.md); not with --find-max.",
+        ),
+    ] = True,
     application: Annotated[str, typer.Option("--app", help="Application of your own (.toml), for its inputs.")] = "",
     inputs: options.Inputs = None,
     seed: options.Seed = 0,
@@ -148,32 +152,29 @@ def generate(
 ) -> None:
     """Send requests to a running deployment and account for every one of them; open loop unless --concurrency is given.
 
-    Latency runs from when a request was due, not from when it was sent. What one Ctrl-C stops is the sending; answers
-    are still waited for.
+    Latency runs from when a request was due, not from when it was sent. One Ctrl-C stops the sending: answers are
+    waited for, and accounted for; a second one ends it at once. The exit code is 130 after both.
 
     Examples: clover generate --rate 12 --duration 5m --warmup 30s --fail-if 'p95>180ms' --fail-if 'lost>0';
     clover generate --trace day.csv --speed 60x --scale-to 20; clover generate --find-max 'late<5%' --samples 3000
     """
     settings = GenerateSettings(
         where=options.where(deployment, redis, state_dir, wait or 0.0),
-        order=_load(
-            rate=rate,
-            arrivals=arrivals,
+        arrivals=ArrivalChoice(
+            process=arrivals,
             smoothness=smoothness,
             shape=shape,
             period_s=period,
             peak=peak,
             trace=trace,
-            speed=_speed(speed),
-            scale_to=scale_to,
-            concurrency=concurrency,
-            duration_s=duration,
-            count=count,
-            warmup_s=warmup or 0.0,
-            find_max=find_max,
-            processes=processes,
-        )
-        | _mix(priority_share, min_accuracy or []),
+            speed=speed,
+            scale_to_rps=scale_to,
+        ),
+        mix=_mix(priority_share, min_accuracy or []),
+        concurrency=concurrency,
+        duration_s=duration,
+        count=count,
+        warmup_s=warmup or 0.0,
         rate_rps=rate,
         app=application,
         inputs=inputs,
@@ -183,89 +184,48 @@ def generate(
         samples=samples,
         tolerance=options.check_positive("--tolerance", tolerance),
         keep_requests=keep_requests and find_max is None,
+        archive=archive and find_max is None,
         seed=seed,
-        trace=trace,
         runs_dir=runs_dir,
         run_name=run_name,
         as_json=as_json,
     )
-    from cli.generate_run import GenerateRun  # noqa: PLC0415 - keeps --help fast
+    _check(settings)
+    from cli.generate_run import INTERRUPTED, GenerateRun  # noqa: PLC0415 - keeps --help fast
 
     try:
         code = asyncio.run(GenerateRun(context, settings).run())
     except asyncio.CancelledError:
-        code = 130
+        code = INTERRUPTED
     if code:
         sys.exit(code)
 
 
-def _load(
-    *,
-    rate: float | None,
-    arrivals: str,
-    smoothness: float,
-    shape: str,
-    period_s: float | None,
-    peak: float | None,
-    trace: Path | None,
-    speed: float,
-    scale_to: float | None,
-    concurrency: int,
-    duration_s: float | None,
-    count: int | None,
-    warmup_s: float,
-    find_max: str | None,
-    processes: int,
-) -> dict[str, Any]:
-    """Refuse what contradicts itself; return fields of `LoadOrder`."""
-    from random import Random  # noqa: PLC0415 - keeps --help fast
-
-    from clover.core.arrivals import shaped, unit_gaps  # noqa: PLC0415
-
-    for name, value in (("--rate", rate), ("--scale-to", scale_to)):
-        if value is not None:
-            options.check_positive(name, value)
-    kinds = [("--concurrency", concurrency > 0), ("--trace", trace is not None), ("--shape", shape != "flat")]
+def _check(settings: GenerateSettings) -> None:
+    """Refuse what contradicts itself."""
+    chosen = settings.arrivals
+    chosen.check(rate=settings.rate_rps)
+    kinds = [
+        ("--concurrency", settings.concurrency > 0),
+        ("--load-trace", chosen.trace is not None),
+        ("--shape", chosen.shape != "flat"),
+    ]
     given = [name for name, is_given in kinds if is_given]
     if len(given) > 1:
         raise ConfigurationError(f"{given[0]} and {given[1]}: expected one of them")
-    if given and find_max is not None:
+    if given and settings.promise is not None:
         raise ConfigurationError(f"--find-max and {given[0]}: the search needs an open loop of constant rate")
-    if rate is not None and given[:1] in (["--concurrency"], ["--trace"]):
-        hint = "bring a trace to a rate with --scale-to" if trace else "a closed loop has no rate of its own"
-        raise ConfigurationError(f"--rate and {given[0]}: expected one of them", hint=hint)
-    if trace is None and (speed != 1.0 or scale_to is not None):
-        raise ConfigurationError("--speed and --scale-to: expected a --trace with them")
-    if 0 < concurrency < processes:
-        raise ConfigurationError(f"--processes = {processes}: expected at most --concurrency = {concurrency}")
-    next(unit_gaps(arrivals, Random(0), smoothness=smoothness))  # noqa: S311 - only checked
-    period = period_s or duration_s or 3600.0
-    shaped(shape, rate_rps=1.0, period_s=period, peak=peak)
-    return {
-        "process": arrivals,
-        "smoothness": smoothness,
-        "shape": shape,
-        "period_s": period,
-        "peak": peak,
-        "trace": str(trace.resolve()) if trace else None,
-        "speed": speed,
-        "scale_to_rps": scale_to,
-        "concurrency": concurrency,
-        "duration_s": duration_s,
-        "count": count,
-        "warmup_s": warmup_s,
-    }
+    if settings.rate_rps is not None and settings.concurrency:
+        raise ConfigurationError(
+            "--rate and --concurrency: expected one of them", hint="a closed loop has no rate of its own"
+        )
+    if 0 < settings.concurrency < settings.processes:
+        raise ConfigurationError(
+            f"--processes = {settings.processes}: expected at most --concurrency = {settings.concurrency}"
+        )
 
 
-def _speed(text: str) -> float:
-    try:
-        speed = float(text.removesuffix("x"))
-    except ValueError:
-        raise ConfigurationError(f"--speed = {text!r}: expected a number such as 60x") from None
-    return options.check_positive("--speed", speed)
-
-
-def _mix(high_share: float, min_accuracies: list[str]) -> dict[str, Any]:
+def _mix(high_share: float, min_accuracies: list[str]) -> Mix:
     from clover.core.schedule import Mix  # noqa: PLC0415 - keeps --help fast
 
     pairs: list[tuple[float, float]] = []
@@ -278,10 +238,9 @@ def _mix(high_share: float, min_accuracies: list[str]) -> dict[str, Any]:
         if not (math.isfinite(pairs[-1][0]) and 0.0 <= pairs[-1][0] <= 100.0):
             raise ConfigurationError(f"--min-accuracy = {text!r}: expected an accuracy from 0 to 100 %")
     try:
-        Mix(high_share=high_share, min_accuracies=tuple(pairs))
+        return Mix(high_share=high_share, min_accuracies=tuple(pairs))
     except ValueError as error:
         raise ConfigurationError(f"--priority-share, --min-accuracy: {error}") from None
-    return {"high_share": high_share, "min_accuracies": tuple(pairs)}
 
 
 def _conditions(texts: list[str]) -> tuple[Condition, ...]:

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from cli import options, recording
+from cli.archiving import archiving, present
 from cli.connection import connected
-from cli.following import follow_into
+from cli.generate_observing import observed, of_deployment
 from cli.generate_text import print_load, print_trial, progress_bar
 from cli.output import print_json, tell
 from clover.agents.backoff import Backoff
 from clover.agents.deployment import find_url
 from clover.agents.find_max import find_max
-from clover.agents.lifetime import happens_within
 from clover.agents.load_fleet import LoadResult, run_here, run_processes
 from clover.agents.load_order import LoadOrder
 from clover.agents.load_process import inputs_of
 from clover.agents.readiness import wait_until_serving
 from clover.agents.system_clock import SystemClock
 from clover.analysis.summary import RunSummary
-from clover.analysis.view import DeploymentView
-from clover.bus.messages import Event, PlanData
 from clover.core.criteria import judge
 from clover.core.load_report import hgrm, load_figures
 from clover.core.rate_search import RateSearch
@@ -39,28 +38,13 @@ if TYPE_CHECKING:
     from clover.bus.messages import PlanRecord
     from clover.bus.port import Bus
 
+#: Exit code after Ctrl-C.
+INTERRUPTED = 130
 #: The plan must be in force after this long, unless --wait gives more.
 READY_WITHIN_S = 60.0
-#: After the last answer the ledger has this long to catch up.
-LEDGER_WITHIN_S = 15.0
 #: A server that has been away for so long ends the load; it is asked so often.
 AWAY_S = 30.0
 _PING_S = 2.0
-
-#: What is taken from the account of the whole deployment.
-_DEPLOYMENT = (
-    "energy_j",
-    "energy_j_per_request",
-    "footprint_g",
-    "saved_pct",
-    "saved_pct_rightsized",
-    "baseline",
-    "baseline_late_pct",
-    "baseline_feasible",
-    "energy_source",
-    "replans",
-    "mig_changes",
-)
 
 
 class GenerateRun:
@@ -81,6 +65,8 @@ class GenerateRun:
             self._url = find_url(where.redis, where.state_folder, where.deployment) or ""
             self._install_signals()
             plan = await self._serving(bus)
+            if plan is None:
+                return INTERRUPTED
             order = await self._order(bus, plan)
             with recording.recorded(self._context, await self._run_plan(bus, plan)) as run:
                 code = await self._run_recorded(bus, plan, order, run)
@@ -95,6 +81,7 @@ class GenerateRun:
             "arrivals": order.load().description,
             "deployment": settings.where.deployment,
             "application": plan.application,
+            "producers": [part.name for part in order.parts(settings.processes)],
             "seed": settings.seed,
             "processes": settings.processes,
             "warmup_s": order.warmup_s,
@@ -104,6 +91,9 @@ class GenerateRun:
             code = 0 if result["find_max"]["max_rate_rps"] is not None else 10
         else:
             result, code = await self._one(bus, plan, order, run, head)
+        if self._stop.is_set():
+            # Whatever was to be judged was not seen to its end.
+            code = INTERRUPTED
         told = result | {"interrupted": self._stop.is_set(), "run": str(run.folder.path)}
         if settings.as_json:
             print_json(told)
@@ -121,31 +111,30 @@ class GenerateRun:
 
         order = _replace(order, requests_file=str(run.folder.path / REQUESTS) if self._settings.keep_requests else None)
         summary = RunSummary(sla_p95_ms=plan.sla_p95_ms)
-        done, complete = asyncio.Event(), asyncio.Event()
-
-        def seen() -> None:
-            if summary.complete:
-                complete.set()
-
-        watcher = await connected(self._settings.where, "generate-watch")
-        try:
-            cursors = await _newest(watcher)
-            await _take_present(watcher, plan, summary)
-            async with asyncio.TaskGroup() as group:
-                view = DeploymentView(summary)
-                following = group.create_task(follow_into(watcher, view, done, cursors=cursors, seen=seen))
-                with progress_bar(order) as advance:
-                    load = await self._load(bus, order, advance)
-                await happens_within(complete, LEDGER_WITHIN_S)
-                done.set()
-                await following
-        finally:
-            await watcher.close()
-        closed = order.concurrency > 0
+        async with self._archive(bus, plan, run) as troubles:
+            with progress_bar(order) as advance:
+                load, complete = await observed(
+                    self._settings.where, plan, summary, lambda: self._load(bus, order, advance)
+                )
+        closed = order.arrivals.concurrency > 0
         figures = load_figures(load.tally, sla_p95_ms=plan.sla_p95_ms, closed=closed)
-        figures |= _of_deployment(summary, complete=complete.is_set())
+        figures |= of_deployment(summary, complete=complete)
         run.folder.write(LATENCIES, hgrm(load.tally.latencies, closed=closed).encode())
-        return self._judged(head | figures | {"troubles": load.troubles})
+        return self._judged(head | figures | {"troubles": [*load.troubles, *troubles]})
+
+    def _archive(self, bus: Bus, plan: PlanRecord, run: Recording) -> contextlib.AbstractAsyncContextManager[list[str]]:
+        """Archive the deployment's tables into the run's folder meanwhile, unless that is not wanted."""
+        from clover.analysis.load import ARCHIVE  # noqa: PLC0415 - keeps --help fast
+
+        if not self._settings.archive:
+            return contextlib.nullcontext([])
+        where = self._settings.where
+        return archiving(
+            run.folder.path / ARCHIVE,
+            deployment=where.deployment,
+            after=lambda: present(bus, plan),
+            environment={"CLOVER_REDIS": self._url, "CLOVER_STATE_DIR": str(where.state_folder)},
+        )
 
     def _judged(self, result: dict[str, Any]) -> tuple[dict[str, Any], int]:
         judged = [judge(condition, result) for condition in self._settings.fail_if]
@@ -176,7 +165,7 @@ class GenerateRun:
                 return await run_here(
                     order, bus=bus, clock=self._clock, inputs=inputs, stop=own_stop, progress=progress
                 )
-            parts = [order.part(index, of) for index in range(of)]
+            parts = order.parts(of)
             if order.requests_file is not None:
                 parts = [
                     _replace(part, requests_file=order.requests_file.replace(".jsonl", f"-{part.index + 1}.jsonl"))
@@ -215,13 +204,14 @@ class GenerateRun:
             raise AssertionError("asked for by --find-max")
 
         async def trial(one: LoadOrder, enough: Callable[[Tally], bool]) -> Tally:
-            await self._serving(bus)
+            if await self._serving(bus) is None:
+                return Tally()
             with progress_bar(one) as advance:
                 return (await self._load(bus, one, lambda tally: advance(tally) or enough(tally))).tally
 
         return await find_max(
             order,
-            RateSearch(first_rps=order.rate_rps, tolerance=self._settings.tolerance),
+            RateSearch(first_rps=order.arrivals.rate_rps, tolerance=self._settings.tolerance),
             promise,
             samples=self._settings.samples or promise.samples,
             sla_ms=plan.sla_p95_ms,
@@ -232,8 +222,8 @@ class GenerateRun:
 
     # --- the deployment
 
-    async def _serving(self, bus: Bus) -> PlanRecord:
-        """Return the plan in force, waiting for it."""
+    async def _serving(self, bus: Bus) -> PlanRecord | None:
+        """Return the plan in force, waiting for it; None if somebody stops that."""
         from random import Random  # noqa: PLC0415
 
         within_s = max(READY_WITHIN_S, self._settings.where.wait_s)
@@ -248,16 +238,14 @@ class GenerateRun:
                     stop=self._stop,
                 )
         except TimeoutError:
-            plan = None
-        if plan is None:
             raise NotReadyError(
                 f"deployment {self._settings.where.deployment!r} did not serve within {within_s:g} s",
                 hint="`clover status` tells what it is doing",
-            )
+            ) from None
         return plan
 
     async def _order(self, bus: Bus, plan: PlanRecord) -> LoadOrder:
-        settings = self._settings
+        settings, chosen = self._settings, self._settings.arrivals
         backends = {state.backend for state in (await bus.node_states()).values()}
         order = LoadOrder(
             deployment=settings.where.deployment,
@@ -266,9 +254,17 @@ class GenerateRun:
             backend="sim" if backends <= {"sim"} else min(backends - {"sim"}),
             app=settings.app,
             inputs=str(settings.inputs.resolve()) if settings.inputs else None,
-            rate_rps=settings.rate_rps or plan.prediction.rate_rps,
+            arrivals=chosen.arrivals(
+                rate_rps=settings.rate_rps or plan.prediction.rate_rps,
+                duration_s=settings.duration_s,
+                concurrency=settings.concurrency,
+            ),
+            trace=str(chosen.trace.resolve()) if chosen.trace else None,
+            mix=settings.mix,
             seed=settings.seed,
-            **settings.order,
+            warmup_s=settings.warmup_s,
+            duration_s=settings.duration_s,
+            count=settings.count,
         )
         load = order.load()
         if load.mean_rps is not None and load.trace is not None and order.of == 1:
@@ -293,7 +289,7 @@ class GenerateRun:
                 gpus={name: len(node.gpus) for name, node in nodes.items()},
                 uuids={name: tuple(gpu.uuid for gpu in node.gpus) for name, node in nodes.items()},
             ),
-            inputs=[("arrival trace", settings.trace)] if settings.trace else [],
+            inputs=settings.arrivals.files,
         )
 
     def _install_signals(self) -> None:
@@ -303,6 +299,7 @@ class GenerateRun:
 
         def on_signal() -> None:
             if self._stop.is_set() and main is not None:
+                tell("stopping now: there is no account of this run")
                 main.cancel()
                 return
             self._stop.set()
@@ -316,46 +313,3 @@ def _replace(order: LoadOrder, **changes: Any) -> LoadOrder:
     import msgspec  # noqa: PLC0415
 
     return msgspec.structs.replace(order, **changes)
-
-
-async def _newest(bus: Bus) -> dict[Any, str]:
-    from clover.bus.port import Feed  # noqa: PLC0415
-
-    return {feed: await bus.newest_id(feed) for feed in Feed}
-
-
-async def _take_present(bus: Bus, plan: PlanRecord, summary: RunSummary) -> None:
-    """Tell a summary what was so before it began: the grid, and the plan in force with its baselines."""
-    import msgspec  # noqa: PLC0415
-
-    for message in (await bus.carbon_now()).values():
-        summary.take(message)
-    data = PlanData(
-        prediction=plan.step_prediction,
-        base=plan.base,
-        base_rightsized=plan.base_rightsized,
-        decision=plan.decision,
-    )
-    summary.take(
-        Event(
-            at_ms=plan.since_ms,
-            kind="plan.serving",
-            source="controller",
-            epoch=plan.epoch,
-            data=msgspec.to_builtins(data),
-        )
-    )
-
-
-def _of_deployment(summary: RunSummary, *, complete: bool) -> dict[str, Any]:
-    """Return energy and footprint of the whole deployment per request that it answered."""
-    result = summary.result()
-    answered = result["requests"]["ok"] + result["requests"]["late"]
-    if not complete:
-        return {"energy_j_per_request": None, "footprint_g_per_request": None, "whole_deployment": None}
-    return {
-        "energy_j_per_request": result["energy_j_per_request"],
-        "footprint_g_per_request": result["footprint_g"] / answered if answered else None,
-        "whole_deployment": {name: result[name] for name in _DEPLOYMENT}
-        | {"answered": answered, "scope": "all producers, from the first request to the last answer, warm-up included"},
-    }

@@ -23,7 +23,8 @@ def progress_bar(order: LoadOrder) -> Iterator[Callable[[Tally], bool]]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
 
     console = Console(stderr=True)
-    loop = "closed loop" if order.concurrency else f"{order.rate_rps:.4g}/s"
+    arrivals = order.arrivals
+    loop = "closed loop" if arrivals.concurrency else f"{arrivals.rate_rps:.4g}/s"
     total_s = None if order.duration_s is None else order.warmup_s + order.duration_s
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("{task.fields[told]}"))
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
@@ -51,6 +52,8 @@ def print_trial(trial: Trial) -> None:
 def print_load(result: dict[str, Any]) -> None:
     """Print a load test, or a search, for people."""
     tell(f"load        {result['arrivals']}; seed {result['seed']}, {result['processes']} process(es)")
+    if result["interrupted"]:
+        tell("            INTERRUPTED: this is what was done until then")
     if "find_max" in result:
         _print_search(result["find_max"])
         return

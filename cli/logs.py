@@ -16,15 +16,16 @@ import typer
 
 from cli import options
 from cli.connection import connected
+from cli.feed_reading import read_feeds
 from cli.output import print_json, tell
 from cli.recording import RunsDir
 from cli.runs_option import RunArgument, run_folder
-from clover.errors import BusUnavailableError, ConfigurationError
+from clover.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from clover.analysis.load import Run
     from clover.analysis.logs.export import Format
-    from clover.bus.port import Bus, Feed
+    from clover.bus.port import Entry, Feed
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -63,11 +64,19 @@ def tail(
     Examples: clover logs tail --where outcome=late; clover logs tail --table power --where node=n1 --json
     """
     from clover.analysis.load import checked_table  # noqa: PLC0415 - keeps --help fast
+    from clover.analysis.logs.rows import rows_of  # noqa: PLC0415
+    from clover.bus.port import Feed  # noqa: PLC0415
 
     tables = tuple(checked_table(name) for name in table or _TAILED)
     filters = _filters(where or [], tables)
     here = options.where(deployment, redis, state_dir, wait)
-    asyncio.run(_tail(here, tables, filters, since_start=since_start, follow=follow, as_json=as_json))
+
+    def take(entry: Entry) -> None:
+        for name, row in rows_of(entry.id, entry.message):
+            if name in tables and all(_told(row.get(column)) == value for column, value in filters.items()):
+                print_row(name, row, as_json=as_json)
+
+    asyncio.run(read_feeds(here, "logs", list(Feed), take, since_start=since_start, follow=follow))
 
 
 def _filters(given: list[str], tables: tuple[str, ...]) -> dict[str, str]:
@@ -84,55 +93,6 @@ def _filters(given: list[str], tables: tuple[str, ...]) -> dict[str, str]:
             )
         filters[column] = value
     return filters
-
-
-async def _tail(
-    here: options.Where,
-    tables: tuple[str, ...],
-    filters: dict[str, str],
-    *,
-    since_start: bool,
-    follow: bool,
-    as_json: bool,
-) -> None:
-    """Follow for ever; a server that goes away is waited for."""
-    from clover.bus.port import Feed  # noqa: PLC0415 - keeps --help fast
-
-    cursors: dict[Feed, str] = {}
-    while True:
-        bus = await connected(here, "logs")
-        try:
-            for feed in Feed:
-                cursors.setdefault(feed, "0" if since_start else await bus.newest_id(feed))
-            while await _tail_once(bus, cursors, tables, filters, follow=follow, as_json=as_json) or follow:
-                continue
-        except BusUnavailableError as error:
-            tell(f"the server is lost, trying for {here.wait_s:g} s to find it again: {error}")
-        else:
-            return
-        finally:
-            await bus.close()
-
-
-async def _tail_once(
-    bus: Bus,
-    cursors: dict[Feed, str],
-    tables: tuple[str, ...],
-    filters: dict[str, str],
-    *,
-    follow: bool,
-    as_json: bool,
-) -> bool:
-    """Print what one read brings; return whether it brought anything."""
-    from clover.analysis.logs.rows import rows_of  # noqa: PLC0415 - keeps --help fast
-
-    entries = await bus.follow(cursors, block_s=1.0 if follow else 0.0, count=200)
-    for entry in entries:
-        cursors[entry.feed] = entry.id
-        for table, row in rows_of(entry.id, entry.message):
-            if table in tables and all(_told(row.get(name)) == value for name, value in filters.items()):
-                print_row(table, row, as_json=as_json)
-    return bool(entries)
 
 
 def _told(value: Any) -> str:

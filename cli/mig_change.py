@@ -237,8 +237,7 @@ def _print_reports(head: dict[str, Any], rows: list[dict[str, Any]], *, as_json:
 
 
 def _print_report(row: dict[str, Any]) -> None:
-    if row["error"]:
-        tell(f"clover: {row['error']}" + (f"\n  hint: {row['hint']}" if row["hint"] else ""))
+    source.tell_fields(row)
     living = ", ".join(f"{each['size']}@{each['start']} {each['uuid']}" for each in row["instances"] or [])
     known = "not known" if row["instances"] is None else living or "no instances"
     print(f"GPU {row['index']}: {row['state'].replace('_', ' ')}: {known}")

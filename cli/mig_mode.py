@@ -94,12 +94,9 @@ def _row(index: int, came: Any) -> dict[str, Any]:
 def _print_rows(rows: list[dict[str, Any]], *, enabled: bool, dry_run: bool) -> None:
     wanted = "on" if enabled else "off"
     for row in rows:
-        if row["error"]:
-            source.tell(f"clover: {row['error']}" + (f"\n  hint: {row['hint']}" if row["hint"] else ""))
-        elif row["before"]["current"] == enabled and row["before"] == row["after"] and not dry_run:
-            print(f"GPU {row['index']}: MIG mode is {wanted} already")
-        elif dry_run:
-            same = row["before"]["current"] == row["before"]["pending"] == enabled
-            print(f"GPU {row['index']}: " + (f"MIG mode is {wanted} already" if same else f"would switch MIG {wanted}"))
-        else:
-            print(f"GPU {row['index']}: MIG mode is {wanted}")
+        source.tell_fields(row)
+        if not row["error"]:
+            same = row["before"] == row["after"] == {"current": enabled, "pending": enabled}
+            already = f"MIG mode is {wanted} already"
+            changed = f"would switch MIG {wanted}" if dry_run else f"MIG mode is {wanted}"
+            print(f"GPU {row['index']}: {already if same else changed}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,6 +165,12 @@ def error_fields(error: MigError | None) -> dict[str, Any]:
 
 def tell_error(error: MigError) -> None:
     """Say an error on one line and its hint on another."""
-    tell(f"clover: {error}")
-    if error.hint:
-        tell(f"  hint: {error.hint}")
+    tell_fields(error_fields(error))
+
+
+def tell_fields(row: Mapping[str, Any]) -> None:
+    """Say the error of `error_fields` on one line and its hint on another; nothing if there is none."""
+    if row["error"]:
+        tell(f"clover: {row['error']}")
+    if row["hint"]:
+        tell(f"  hint: {row['hint']}")

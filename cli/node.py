@@ -37,7 +37,7 @@ Within = Annotated[
 ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class _Ask:
     """What every command of this group is told."""
 
@@ -73,14 +73,7 @@ def configure(
 
     Example: clover node configure n1 --gpu 0 --partition 4g+3g --variants xxlarge,base --take --wait
     """
-    ask = _Ask(
-        name=name,
-        take=take,
-        wait=wait,
-        within_s=within,
-        here=options.where(deployment, redis, state_dir, 0.0),
-        as_json=as_json,
-    )
+    ask = _Ask(name, take, wait, within, options.where(deployment, redis, state_dir), as_json)
 
     def order(node: NodeTelemetry) -> Order:
         from clover.agents.by_hand import cut  # noqa: PLC0415 - keeps --help fast
@@ -114,14 +107,7 @@ def start(
     """
     from clover.agents.by_hand import fill  # noqa: PLC0415 - keeps --help fast
 
-    ask = _Ask(
-        name=name,
-        take=take,
-        wait=wait,
-        within_s=within,
-        here=options.where(deployment, redis, state_dir, 0.0),
-        as_json=as_json,
-    )
+    ask = _Ask(name, take, wait, within, options.where(deployment, redis, state_dir), as_json)
     _run(ask, _order(ask, lambda _: fill(variants.split(",")), gpu, what=f"start {variants}"))
 
 
@@ -145,14 +131,7 @@ def stop(
     """
     from clover.agents.by_hand import empty  # noqa: PLC0415 - keeps --help fast
 
-    ask = _Ask(
-        name=name,
-        take=take,
-        wait=wait,
-        within_s=within,
-        here=options.where(deployment, redis, state_dir, 0.0),
-        as_json=as_json,
-    )
+    ask = _Ask(name, take, wait, within, options.where(deployment, redis, state_dir), as_json)
     _run(ask, _order(ask, lambda _: empty("off" if off else "parked"), gpu, what="stop"))
 
 
@@ -174,14 +153,8 @@ def drain(
     """
     from clover.agents.by_hand import empty  # noqa: PLC0415 - keeps --help fast
 
-    ask = _Ask(
-        name=name,
-        take=True,
-        wait=True,
-        within_s=within,
-        here=options.where(deployment, redis, state_dir, 0.0),
-        as_json=as_json,
-    )
+    here = options.where(deployment, redis, state_dir)
+    ask = _Ask(name, take=True, wait=True, within_s=within, here=here, as_json=as_json)
     _run(ask, _order(ask, lambda _: empty("parked"), None, what="drain", idle=True))
 
 
@@ -199,8 +172,8 @@ def release(
 
     Example: clover node release n1
     """
-    here = options.where(deployment, redis, state_dir, 0.0)
-    ask = _Ask(name=name, take=False, wait=True, within_s=within, here=here, as_json=as_json)
+    here = options.where(deployment, redis, state_dir)
+    ask = _Ask(name, take=False, wait=True, within_s=within, here=here, as_json=as_json)
 
     async def steps(by_hand: ByHand) -> dict[str, Any]:
         await by_hand.release()

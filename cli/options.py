@@ -39,193 +39,112 @@ def parse_duration(text: str) -> float:
     return seconds
 
 
-def _option(
-    *names: str, text: str, env: str, complete: Callable[[str], list[str]] | None = None
-) -> typer.models.OptionInfo:
-    return typer.Option(*names, help=text, envvar=env, show_envvar=True, autocompletion=complete)
+def option(name: str, text: str, complete: Callable[[str], list[str]] | None = None) -> typer.models.OptionInfo:
+    """Return an option that the environment may give too, as `CLOVER_` and its name."""
+    return typer.Option(name, help=text, envvar=_variable(name), autocompletion=complete)
 
 
-Deployment: TypeAlias = Annotated[str, _option("--deployment", text="Name of the deployment.", env="CLOVER_DEPLOYMENT")]
+def duration(name: str, text: str) -> typer.models.OptionInfo:
+    """Return an option that takes a duration, which the environment may give too."""
+    return typer.Option(name, parser=parse_duration, metavar="DURATION", help=text, envvar=_variable(name))
+
+
+def _variable(name: str) -> str:
+    return f"CLOVER_{name.removeprefix('--').replace('-', '_').upper()}"
+
+
+Deployment: TypeAlias = Annotated[str, option("--deployment", "Name of the deployment.")]
 Redis: TypeAlias = Annotated[
     str | None, typer.Option("--redis", help="Server URL, redis://, rediss:// or unix://.  [env var: CLOVER_REDIS]")
 ]
-StateDir: TypeAlias = Annotated[
-    Path | None, _option("--state-dir", text="Folder of state files, server data and logs.", env="CLOVER_STATE_DIR")
-]
+StateDir: TypeAlias = Annotated[Path | None, option("--state-dir", "Folder of state files, server data and logs.")]
 Wait: TypeAlias = Annotated[
-    float,
-    typer.Option("--wait", parser=parse_duration, metavar="DURATION", help="Longest wait for the server."),
+    float, typer.Option("--wait", parser=parse_duration, metavar="DURATION", help="Longest wait for the server.")
 ]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 App: TypeAlias = Annotated[
-    str,
-    _option(
-        "--app",
-        text="Application to serve: a name, or your own .toml file.",
-        env="CLOVER_APP",
-        complete=completion.applications,
-    ),
+    str, option("--app", "Application to serve: a name, or your own .toml file.", completion.applications)
 ]
 Weights: TypeAlias = Annotated[
     str,
-    _option(
+    option(
         "--weights",
-        text="Weights of real models: a folder, or random (true architecture, no real answers); default: published.",
-        env="CLOVER_WEIGHTS",
+        "Weights of real models: a folder, or random (true architecture, no real answers); default: published.",
     ),
 ]
 Inputs: TypeAlias = Annotated[
-    Path | None,
-    _option(
-        "--inputs",
-        text="What requests ask: a SQuAD 2.0 file, or a folder of pictures; default: samples.",
-        env="CLOVER_INPUTS",
-    ),
+    Path | None, option("--inputs", "What requests ask: a SQuAD 2.0 file, or a folder of pictures; default: samples.")
 ]
 InputRoots: TypeAlias = Annotated[
     list[str] | None,
-    _option(
+    typer.Option(
         "--input-root",
-        text="Folder or URL prefix below which requests may name an input instead of carrying it.",
-        env="CLOVER_INPUT_ROOTS",
+        help="Folder or URL prefix below which requests may name an input instead of carrying it.",
+        envvar="CLOVER_INPUT_ROOTS",
     ),
 ]
 Backend: TypeAlias = Annotated[
     str,
-    _option(
-        "--backend",
-        text="sim (times from tables), cpu (real models on cores) or nvml (real MIG GPUs).",
-        env="CLOVER_BACKEND",
-        complete=completion.backends,
+    option(
+        "--backend", "sim (times from tables), cpu (real models on cores) or nvml (real MIG GPUs).", completion.backends
     ),
 ]
 Helper: TypeAlias = Annotated[
     Path | None,
-    _option("--helper", text="nvml: socket of `clover mig helper`, to need no rights.", env="CLOVER_MIG_HELPER"),
+    typer.Option(
+        "--helper", help="nvml: socket of `clover mig helper`, to need no rights.", envvar="CLOVER_MIG_HELPER"
+    ),
 ]
-Board: TypeAlias = Annotated[
-    str, _option("--gpu-model", text="Board whose MIG rules hold.", env="CLOVER_GPU_MODEL", complete=completion.boards)
-]
-Profile: TypeAlias = Annotated[
-    Path | None, _option("--profile", text="Performance table to use instead of the shipped one.", env="CLOVER_PROFILE")
-]
+Board: TypeAlias = Annotated[str, option("--gpu-model", "Board whose MIG rules hold.", completion.boards)]
+Profile: TypeAlias = Annotated[Path | None, option("--profile", "Performance table to use instead of the shipped one.")]
 Scheme: TypeAlias = Annotated[
     str,
-    _option(
-        "--scheme",
-        text="exact, clover, blover, co2opt, oracle, threshold, base, base_rightsized.",
-        env="CLOVER_SCHEME",
-        complete=completion.schemes,
-    ),
+    option("--scheme", "exact, clover, blover, co2opt, oracle, threshold, base, base_rightsized.", completion.schemes),
 ]
-Lambda: TypeAlias = Annotated[
-    float, _option("--lambda", text="Weight of carbon against accuracy, 0 to 1.", env="CLOVER_LAMBDA")
-]
+Lambda: TypeAlias = Annotated[float, option("--lambda", "Weight of carbon against accuracy, 0 to 1.")]
 AccuracyFloor: TypeAlias = Annotated[
     float | None,
-    _option(
-        "--accuracy-floor",
-        text="Instead of --lambda: least carbon at this mean accuracy or more (scheme exact).",
-        env="CLOVER_ACCURACY_FLOOR",
-    ),
+    option("--accuracy-floor", "Instead of --lambda: least carbon at this mean accuracy or more (scheme exact)."),
 ]
 CarbonBudget: TypeAlias = Annotated[
     float | None,
-    _option(
+    option(
         "--carbon-budget",
-        text="Instead of --lambda: highest accuracy within so many gCO2e per 1000 requests (scheme exact).",
-        env="CLOVER_CARBON_BUDGET",
+        "Instead of --lambda: highest accuracy within so many gCO2e per 1000 requests (scheme exact).",
     ),
 ]
 Parking: TypeAlias = Annotated[
-    str,
-    _option(
-        "--parking",
-        text="GPUs that are not needed: none, parked or off.",
-        env="CLOVER_PARKING",
-        complete=completion.parkings,
-    ),
+    str, option("--parking", "GPUs that are not needed: none, parked or off.", completion.parkings)
 ]
-ParkW: TypeAlias = Annotated[
-    float | None, _option("--park-w", text="Power of a parked GPU in W (default: the table's).", env="CLOVER_PARK_W")
-]
+ParkW: TypeAlias = Annotated[float | None, option("--park-w", "Power of a parked GPU in W (default: the table's).")]
 PowerOff: TypeAlias = Annotated[
     str,
-    _option(
-        "--power-off",
-        text="Command that switches a GPU off, which it finds in CLOVER_GPU_INDEX and CLOVER_GPU_UUID.",
-        env="CLOVER_POWER_OFF",
-    ),
+    option("--power-off", "Command that switches a GPU off, which it finds in CLOVER_GPU_INDEX and CLOVER_GPU_UUID."),
 ]
-PowerOn: TypeAlias = Annotated[
-    str, _option("--power-on", text="Command that switches a GPU on again.", env="CLOVER_POWER_ON")
-]
-PowerLimit: TypeAlias = Annotated[
-    float,
-    typer.Option(
-        "--power-limit",
-        parser=parse_duration,
-        metavar="DURATION",
-        help="Longest that such a command may take.",
-        envvar="CLOVER_POWER_LIMIT",
-    ),
-]
-Reserve: TypeAlias = Annotated[
-    int, _option("--reserve", text="Serving GPUs beyond those that the load needs.", env="CLOVER_RESERVE")
-]
+PowerOn: TypeAlias = Annotated[str, option("--power-on", "Command that switches a GPU on again.")]
+PowerLimit: TypeAlias = Annotated[float, duration("--power-limit", "Longest that such a command may take.")]
+Reserve: TypeAlias = Annotated[int, option("--reserve", "Serving GPUs beyond those that the load needs.")]
 Sla: TypeAlias = Annotated[
-    str | None,
-    _option(
-        "--sla", text="Promised p95 in ms, or a multiple of the table's such as 1.5x (default: 1x).", env="CLOVER_SLA"
-    ),
+    str | None, option("--sla", "Promised p95 in ms, or a multiple of the table's such as 1.5x (default: 1x).")
 ]
 Evaluate: TypeAlias = Annotated[
     str,
-    _option(
-        "--evaluate",
-        text="How scheme clover judges candidates: by the model, or live on real traffic as the original did.",
-        env="CLOVER_EVALUATE",
+    option(
+        "--evaluate", "How scheme clover judges candidates: by the model, or live on real traffic as the original did."
     ),
 ]
 Faithful: TypeAlias = Annotated[
-    bool,
-    _option("--faithful", text="Judge candidates that miss the SLA exactly as the original.", env="CLOVER_FAITHFUL"),
+    bool, option("--faithful", "Judge candidates that miss the SLA exactly as the original.")
 ]
 Trace: TypeAlias = Annotated[
-    str,
-    _option(
-        "--trace",
-        text="Carbon trace: a name, a CSV file or constant:<gCO2e/kWh>.",
-        env="CLOVER_TRACE",
-        complete=completion.traces,
-    ),
+    str, option("--trace", "Carbon trace: a name, a CSV file or constant:<gCO2e/kWh>.", completion.traces)
 ]
 Hour: TypeAlias = Annotated[
-    float,
-    typer.Option(
-        "--hour",
-        parser=parse_duration,
-        metavar="DURATION",
-        help="Real time that one hour of the trace lasts; scales nothing else.",
-        envvar="CLOVER_HOUR",
-    ),
+    float, duration("--hour", "Real time that one hour of the trace lasts; scales nothing else.")
 ]
-Pue: TypeAlias = Annotated[
-    float, _option("--pue", text="Power usage effectiveness of the building, >= 1.", env="CLOVER_PUE")
-]
-Rate: TypeAlias = Annotated[
-    float | None, _option("--rate", text="Requests per second (default: BASE's own load).", env="CLOVER_RATE")
-]
-Duration: TypeAlias = Annotated[
-    float | None,
-    typer.Option(
-        "--duration",
-        parser=parse_duration,
-        metavar="DURATION",
-        help="How long requests become due.",
-        envvar="CLOVER_DURATION",
-    ),
-]
+Pue: TypeAlias = Annotated[float, option("--pue", "Power usage effectiveness of the building, >= 1.")]
+Rate: TypeAlias = Annotated[float | None, option("--rate", "Requests per second (default: BASE's own load).")]
+Duration: TypeAlias = Annotated[float | None, duration("--duration", "How long requests become due.")]
 MetricsPort: TypeAlias = Annotated[
     int | None,
     typer.Option(
@@ -236,7 +155,7 @@ MetricsPort: TypeAlias = Annotated[
         envvar="CLOVER_METRICS_PORT",
     ),
 ]
-Seed: TypeAlias = Annotated[int, _option("--seed", text="Of everything random.", env="CLOVER_SEED")]
+Seed: TypeAlias = Annotated[int, option("--seed", "Of everything random.")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

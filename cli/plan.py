@@ -186,7 +186,7 @@ def _print(asked: Problem, answer: Answer, result: dict[str, Any]) -> None:
         ("p95", f"{number(result['p95_ms'], ' ms', 0)} (SLA {asked.sla_ms:g} ms)"),
         ("accuracy", f"{answer.evaluation.accuracy_pct:.2f} % ({asked.model.application.accuracy_metric})"),
         ("energy", f"{answer.evaluation.energy_j_per_request:.2f} J per request, modelled"),
-        ("saved", f"{base} against BASE, {rightsized} against right-sized BASE (both modelled)"),
+        ("saved", f"{base}, {rightsized} against right-sized BASE (both modelled)"),
         ("solved in", f"{result['solve_s']:.2f} s, {result['candidates_tried']} candidates tried"),
     ]
     planning.table(
@@ -204,8 +204,8 @@ def _savings(asked: Problem, answer: Answer) -> tuple[str, str]:
     base = asked.baseline()
     small = rightsized(asked.model, asked.whole, len(asked.gpus), asked.rate_rps, asked.sla_ms)
     here = answer.evaluation.energy_j_per_request
-    mark = "" if base.feasible else " (itself too late: not a fair comparison)"
+    mark = "" if base.feasible else " (too late itself: not a fair comparison)"
     return (
-        f"{100.0 * (1.0 - here / base.energy_j_per_request):.1f} %{mark}",
+        f"{100.0 * (1.0 - here / base.energy_j_per_request):.1f} % against BASE{mark}",
         f"{100.0 * (1.0 - here / small.energy_j_per_request):.1f} %",
     )

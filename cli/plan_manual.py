@@ -50,12 +50,9 @@ def apply(
     wanted = _read_plan(file)
 
     def change(old: Override, nodes: dict[str, NodeTelemetry]) -> list[Pin]:
-        kept = {_name(pin): pin for pin in old.pins}
         for node, gpu in wanted:
             _check_there(nodes, node, gpu.index)
-            _check_fits(nodes[node], gpu)
-            kept[f"{node}/gpu{gpu.index}"] = _pin(node, gpu, for_s)
-        return list(kept.values())
+        return _with_pins(old, nodes, wanted, for_s)
 
     _tell(options.where(deployment, redis, state_dir), change, reason=reason, as_json=as_json)
 
@@ -80,14 +77,13 @@ def pin(
     names = gpus or []
 
     def change(old: Override, nodes: dict[str, NodeTelemetry]) -> list[Pin]:
-        kept = {_name(each): each for each in old.pins}
         chosen = [_gpu(name) for name in names] or [(n, g.index) for n, t in nodes.items() for g in t.gpus]
         for node, index in chosen:
             _check_there(nodes, node, index)
-            gpu = _as_is(nodes[node], index) if as_ is None else _as_given(as_, index)
-            _check_fits(nodes[node], gpu)
-            kept[f"{node}/gpu{index}"] = _pin(node, gpu, for_s)
-        return list(kept.values())
+        wanted = [
+            (node, _as_is(nodes[node], index) if as_ is None else _as_given(as_, index)) for node, index in chosen
+        ]
+        return _with_pins(old, nodes, wanted, for_s)
 
     _tell(options.where(deployment, redis, state_dir), change, reason=reason, as_json=as_json)
 
@@ -222,6 +218,16 @@ def _until_ms(for_s: float | None) -> float | None:
 
 
 # --- reading what was given
+
+
+def _with_pins(
+    old: Override, nodes: dict[str, NodeTelemetry], wanted: list[tuple[str, GpuTarget]], for_s: float | None
+) -> list[Pin]:
+    """Return the pins there are, and those that are wanted on GPUs that are there; the newest of a GPU counts."""
+    for node, gpu in wanted:
+        _check_fits(nodes[node], gpu)
+    pins = [*old.pins, *(_pin(node, gpu, for_s) for node, gpu in wanted)]
+    return list({_name(pin): pin for pin in pins}.values())
 
 
 def _pin(node: str, gpu: GpuTarget, for_s: float | None) -> Pin:

@@ -124,12 +124,20 @@ def table(title: str, columns: list[tuple[str, bool]], rows: list[tuple[str, ...
     from rich.box import SIMPLE_HEAD  # noqa: PLC0415 - a script that asks for JSON does not wait for it
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
 
-    made: Any = Table(title=title, caption=caption or None, box=SIMPLE_HEAD, pad_edge=False)
+    made: Any = Table(
+        title=Text(title),
+        caption=Text(caption) if caption else None,
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        show_header=any(header for header, _ in columns),
+    )
     for header, is_text in columns:
         made.add_column(header, justify="left" if is_text else "right", no_wrap=not is_text)
     for row in rows:
-        made.add_row(*row)
+        # As they are: `[parked]` is no markup.
+        made.add_row(*(Text(cell) for cell in row))
     console = Console()
     # A file or a pipe has no width that would have to be kept.
     (console if console.is_terminal else Console(width=_PIPE_WIDTH)).print(made)

@@ -63,13 +63,15 @@ def _show(names: list[str], rows: list[tuple[Any, ...]], *, as_csv: bool, as_jso
 def _draw(names: list[str], rows: list[tuple[Any, ...]]) -> None:
     from rich.console import Console  # noqa: PLC0415 - keeps --help fast
     from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
 
     table = Table()
     for place, name in enumerate(names):
         numbers = bool(rows) and all(isinstance(row[place], (int, float)) or row[place] is None for row in rows)
         table.add_column(name, justify="right" if numbers else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(_text(value) for value in row))
+        # As they are: `[parked]` is no markup.
+        table.add_row(*(Text(_text(value)) for value in row))
     console = Console()
     # Into a pipe nothing is cut off.
     (console if console.is_terminal else Console(width=10_000)).print(table)

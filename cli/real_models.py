@@ -22,8 +22,10 @@ def inputs_of(fleet: Fleet, path: Path | None = None) -> Sequence[tuple[str, byt
     """Return what requests carry: samples or the user's inputs for real models, nothing for simulated ones."""
     if fleet.backend == "sim":
         return (("application/octet-stream", b""),)
-    from clover.serving.inputs import inputs_for  # noqa: PLC0415 - only real models need it
+    from clover.serving.availability import require_models  # noqa: PLC0415 - only real models need it
+    from clover.serving.inputs import inputs_for  # noqa: PLC0415
 
+    require_models(fleet.model.application.servicer)
     return inputs_for(fleet.model.application, path)
 
 
@@ -37,11 +39,12 @@ def process_servicer(
     input_roots: Sequence[str] | None = None,
     gpus: int = 0,
     first_core: int = 1,
+    batch_size: int = 1,
 ) -> Callable[[], Servicer]:
     """Return a maker of the servicer that runs real models, on MIG devices if that is the backend.
 
     With a record it records its workers there. On the CPU each of `gpus` emulated GPUs has a core, from the
-    `first_core` on.
+    `first_core` on. Workers answer at most `batch_size` requests together, and time that with a sample when they load.
     """
     from clover.agents.survivors import RecordingServicer  # noqa: PLC0415 - only real models need it
     from clover.catalog import load_recipes  # noqa: PLC0415
@@ -56,6 +59,8 @@ def process_servicer(
     if log_folder is not None:
         log_folder.mkdir(parents=True, exist_ok=True)
 
+    sample = inputs_of(fleet)[0] if batch_size > 1 else ("", b"")
+
     def table_j(variant: str) -> float:
         return fleet.model.dynamic_j(variant, 0.0)
 
@@ -67,6 +72,8 @@ def process_servicer(
             input_roots=input_roots or (),
             cores=cores_of_gpus(gpus, first=first_core) if fleet.backend == "cpu" else (),
             table_j=table_j if fleet.backend == "nvml" else None,
+            batch_size=batch_size,
+            sample=sample,
         )
         return servicer if record is None else RecordingServicer(servicer, record)
 

@@ -99,6 +99,7 @@ def recorded(context: typer.Context, plan: RunPlan) -> Iterator[Recording]:
         raise
     recording.folder.finish("interrupted" if recording.interrupted else "finished", time.time() * 1e3)
     tell(f"run         {recording.folder.path}")
+    tell("            next: clover runs show last, clover report last --open")
 
 
 def begin(context: typer.Context, plan: RunPlan) -> RunFolder:

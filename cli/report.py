@@ -38,7 +38,7 @@ def report(
 
     An open run is reported as it is at that moment. An older report in the same folder is replaced.
 
-    Examples: clover report; clover report last --open; clover report <run> --baseline <other run>
+    Examples: clover report; clover report last --open; clover report <run> --baseline <run>
     """
     from clover.analysis.report.make import write  # noqa: PLC0415 - keeps --help fast
 

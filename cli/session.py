@@ -6,17 +6,17 @@ import asyncio
 import contextlib
 import shutil
 import signal
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from cli.dashboard_control import DashboardExtras
-from cli.dashboard_live import LiveDashboard
-from cli.dashboard_options import ViewOptions
+from cli.archiving import ARCHIVE, archive_spec, keep_archive
 from cli.doctor import require_fit
 from cli.following import follow_into
 from cli.output import tell
+from cli.up_dashboard import UpDashboard
 from clover.agents.backoff import Backoff
 from clover.agents.deployment import claim_state, given_url, release_state
 from clover.agents.lifetime import happens_within
@@ -34,10 +34,9 @@ from clover.bus.redis import connect
 from clover.errors import BusUnavailableError, CloverError, NotReadyError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
-    from cli.options import Where
     from cli.up import UpSettings
     from clover.runs.record import Hardware
 
@@ -53,7 +52,6 @@ NOTICE_RETRY_S = 0.5
 MAX_NOTICES = 1000
 
 GENERATOR = "generator"
-ARCHIVE = "archive"
 
 
 class UpSession:
@@ -70,7 +68,6 @@ class UpSession:
         self._clock = SystemClock()
         self._summary = RunSummary(sla_p95_ms=settings.goals.sla_ms)
         self._view = DeploymentView(self._summary)
-        self._recorder = DashboardExtras(settings.where.deployment)
         self._stop = asyncio.Event()
         self._over = asyncio.Event()
         self._started = asyncio.Event()
@@ -79,6 +76,7 @@ class UpSession:
         #: Whether somebody did not let the requests in work finish.
         self.interrupted = False
         self._server: EmbeddedServer | None = None
+        self._dashboard: UpDashboard | None = None
         self._notices: asyncio.Queue[Event] = asyncio.Queue(MAX_NOTICES)
         self._generating_since_s: float | None = None
         self._nodes: dict[str, NodeTelemetry] = {}
@@ -104,7 +102,7 @@ class UpSession:
             release_state(folder, where.deployment)
         if self._failure is not None:
             raise self._failure
-        return self._summary.result()
+        return {**self._summary.result(), "batching": self._settings.batching.text}
 
     def hardware(self, planned: Hardware) -> Hardware:
         """Return what served, as far as nodes have told of themselves."""
@@ -124,45 +122,31 @@ class UpSession:
         where = self._settings.where
         logs = where.state_folder / where.deployment / "logs"
         logs.mkdir(parents=True, exist_ok=True)
+        environment = {"CLOVER_REDIS": url, "CLOVER_STATE_DIR": str(where.state_folder)}
         supervisor = Supervisor(
-            environment={
-                **self._settings.environment,
-                "CLOVER_REDIS": url,
-                "CLOVER_STATE_DIR": str(where.state_folder),
-            },
-            log_folder=logs,
-            tell=self._notice,
+            environment={**self._settings.environment, **environment}, log_folder=logs, tell=self._notice
         )
         self._install_signals(supervisor)
         cursors = {feed: await bus.newest_id(feed) for feed in Feed}
+        self._dashboard = UpDashboard(
+            where.deployment, environment=environment, cursors=cursors, show=self._settings.dashboard
+        )
         try:
             async with asyncio.TaskGroup() as group:
                 observers = [
                     group.create_task(
-                        follow_into(
-                            bus,
-                            self._view,
-                            asyncio.Event(),
-                            cursors=cursors,
-                            seen=self._note_progress,
-                            tap=self._recorder.tap,
-                        )
+                        follow_into(bus, self._view, asyncio.Event(), cursors=dict(cursors), seen=self._note_progress)
                     ),
                     group.create_task(self._publish_notices(bus)),
-                    group.create_task(
-                        LiveDashboard(
-                            ViewOptions(deployment=where.deployment),
-                            show=self._settings.dashboard,
-                            extras=self._recorder,
-                        ).run(lambda: self._view, self._stop)
-                    ),
+                    group.create_task(self._dashboard.run(lambda: self._view, self._stop)),
                 ]
                 if not self._settings.own_load:
                     observers.append(group.create_task(self._serve(bus)))
                 if self._server is not None:
                     observers.append(group.create_task(self._server.keep_running(self._server_notice)))
                 if self._archive is not None:
-                    group.create_task(self._keep_archive(supervisor, _archive_spec(where, self._archive, cursors)))
+                    spec = archive_spec(where.deployment, self._archive, cursors)
+                    group.create_task(keep_archive(supervisor, spec, partial(self._notice, "archive.failed", ARCHIVE)))
                 for spec in self._children():
                     group.create_task(self._keep(supervisor, spec))
                 await self._until_over()
@@ -182,14 +166,6 @@ class UpSession:
             self._over.set()
         if spec.name == GENERATOR:
             self._over.set()
-
-    async def _keep_archive(self, supervisor: Supervisor, spec: ChildSpec) -> None:
-        """Keep the archive alive; if that cannot be, the service goes on without it."""
-        try:
-            await supervisor.keep(spec)
-        except ChildFailedError as error:
-            tell(f"warning: the run is not archived any more: {error}")
-            self._notice("archive.failed", spec.name, str(error))
 
     async def _serve(self, bus: Bus) -> None:
         """Serve what others send until the duration, counted from readiness, is over."""
@@ -283,13 +259,17 @@ class UpSession:
         return [] if port is None else ["--metrics-port", str(port and port + number)]
 
     def _generator_arguments(self, common: list[str]) -> list[str]:
-        """Return the generator's arguments; one that is started again gets the time that is left."""
-        metrics = self._metrics(len(self._settings.gpus) + 2)
-        arguments = ["agent", "generator", "--rate", str(self._settings.rate_rps), *common, *metrics]
-        if self._settings.duration_s is None:
-            return arguments
+        """Return the generator's arguments; one that is started again goes on with the schedule."""
+        settings = self._settings
+        arguments = ["agent", "generator", *common, *self._metrics(len(settings.gpus) + 2)]
+        if settings.arrivals.trace is None:
+            arguments += ["--rate", str(settings.rate_rps)]
+        arguments += settings.arrivals.arguments(duration_s=settings.duration_s)
         gone_s = self._clock.now_s() - self._generating_since_s if self._generating_since_s is not None else 0.0
-        return [*arguments, "--duration", f"{max(0.1, self._settings.duration_s - gone_s)}s"]
+        arguments += ["--begin-at", f"{gone_s:.3f}"]
+        if settings.duration_s is None:
+            return arguments
+        return [*arguments, "--duration", f"{max(0.1, settings.duration_s - gone_s)}s"]
 
     # --- observing
 
@@ -302,7 +282,7 @@ class UpSession:
 
     def _notice(self, kind: str, child: str, reason: str) -> None:
         """Tell of a child's death, on the terminal where there is no dashboard and in the event stream."""
-        if not self._settings.dashboard:
+        if self._dashboard is None or not self._dashboard.drawing:
             tell(f"{child}: {reason}")
         if self._notices.full():
             # The server has been away for long: the newest explain more than the oldest.
@@ -341,15 +321,10 @@ class UpSession:
             self._stop.set()
             tell("stopping: requests in work are finished; Ctrl-C again stops at once")
 
-        for number in (signal.SIGINT, signal.SIGTERM):
+        # A terminal that is closed says SIGHUP, which `nohup` has told us to ignore.
+        hang_up = [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL else []
+        for number in (signal.SIGINT, signal.SIGTERM, *hang_up):
             loop.add_signal_handler(number, on_signal)
-
-
-def _archive_spec(where: Where, folder: Path, cursors: Mapping[Feed, str]) -> ChildSpec:
-    """Return the process that archives this run, and nothing that the server holds of earlier ones."""
-    after = [f"--after={feed.value}={cursor}" for feed, cursor in cursors.items()]
-    arguments = ["logs", "archive", str(folder), "--deployment", where.deployment, *after]
-    return ChildSpec(name=ARCHIVE, arguments=lambda: arguments)
 
 
 def _given(flag: str, value: float | None) -> list[str]:

@@ -229,6 +229,8 @@ def _print(found: dict[str, Any]) -> None:
         print("agent      none has been heard of within the last hour")
     for node in found["nodes"]:
         print(f"node       {node['node']}: {node['state']} {_since(node['since_ms'], now_ms)}, {node['reason']}")
+        if node["batching"]:
+            print(f"  batching {node['batching']}")
         for gpu in node["gpus"]:
             print(_gpu_line(gpu, now_ms))
     if not found["nodes"]:

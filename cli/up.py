@@ -11,14 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli import carbon_options, options, real_models, recording
+from cli import arrival_options, carbon_options, options, real_models, recording
+from cli.arrival_options import ArrivalChoice
+from cli.batching_options import MaxBatchSize, MaxQueueDelay, batching_arguments, batching_of
 from cli.doctor import RequireDurable
 from cli.output import number, print_json, tell
 from cli.recording import RunName, RunsDir
 from clover.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from clover.agents.assembly import Fleet
     from clover.agents.decision import Goals
+    from clover.core.batching import Batching
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +32,8 @@ class UpSettings:
     Attributes:
         where: Deployment and server.
         gpus: GPUs per node.
-        rate_rps: Arrival rate.
+        rate_rps: Mean arrival rate, which is planned for at first.
+        arrivals: When requests are due.
         goals: What is asked of the planner.
         park_w: Power of a parked GPU in W, None for the table's.
         shared: Options that every agent gets.
@@ -42,12 +47,14 @@ class UpSettings:
         as_json: Whether the summary is JSON.
         own_load: Whether it sends requests of its own.
         require_durable: Whether a server that may lose data is refused.
+        batching: Whether requests are served together.
         environment: Settings that only some agents know, as environment variables.
     """
 
     where: options.Where
     gpus: tuple[int, ...]
     rate_rps: float
+    arrivals: ArrivalChoice
     goals: Goals
     park_w: float | None
     shared: tuple[str, ...]
@@ -64,6 +71,7 @@ class UpSettings:
     as_json: bool
     require_durable: bool
     own_load: bool
+    batching: Batching
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -95,6 +103,14 @@ def up(
     replay: carbon_options.Replay = "step,wrap",
     hour: options.Hour = "20s",  # pyright: ignore[reportArgumentType] - parsed like a flag
     rate: options.Rate = None,
+    arrivals: arrival_options.Process = "poisson",
+    smoothness: arrival_options.Smoothness = 1.0,
+    shape: arrival_options.Shape = "flat",
+    period: arrival_options.Period = None,
+    peak: arrival_options.Peak = None,
+    load_trace: arrival_options.LoadTrace = None,
+    speed: arrival_options.Speed = "1x",
+    scale_to: arrival_options.ScaleTo = None,
     lambda_: options.Lambda = 0.5,
     accuracy_floor: options.AccuracyFloor = None,
     carbon_budget: options.CarbonBudget = None,
@@ -110,6 +126,8 @@ def up(
     weights: options.Weights = "",
     inputs: options.Inputs = None,
     input_root: options.InputRoots = None,
+    max_batch_size: MaxBatchSize = 1,
+    max_queue_delay: MaxQueueDelay = None,
     faithful: options.Faithful = False,
     evaluate: options.Evaluate = "model",
     duration: options.Duration = None,
@@ -162,6 +180,16 @@ def up(
             max_age_s=carbon_max_age,
         ),
         rate=rate,
+        arrivals=ArrivalChoice(
+            process=arrivals,
+            smoothness=smoothness,
+            shape=shape,
+            period_s=period,
+            peak=peak,
+            trace=load_trace,
+            speed=speed,
+            scale_to_rps=scale_to,
+        ),
         lambda_=lambda_,
         asks={"accuracy_floor": accuracy_floor, "carbon_budget": carbon_budget, "parking": parking, "reserve": reserve},
         park_w=park_w,
@@ -172,6 +200,7 @@ def up(
         weights=weights,
         inputs=inputs,
         input_roots=input_root or [],
+        batches=(max_batch_size, max_queue_delay),
         faithful=faithful,
         evaluate=evaluate,
         duration_s=duration,
@@ -186,6 +215,7 @@ def up(
     from clover.analysis.load import ARCHIVE  # noqa: PLC0415
 
     files = [("performance table", profile)] if profile is not None else []
+    files += settings.arrivals.files
     if carbon == "trace":
         files += recording.carbon_files(trace)
     plan = recording.RunPlan(
@@ -225,11 +255,13 @@ def _check(
     scheme: str,
     carbon: carbon_options.CarbonChoice,
     rate: float | None,
+    arrivals: ArrivalChoice,
     sla: str | None,
     profile: Path | None,
     weights: str,
     inputs: Path | None,
     input_roots: list[str],
+    batches: tuple[int, float | None],
     lambda_: float,
     asks: dict[str, Any],
     park_w: float | None,
@@ -258,6 +290,7 @@ def _check(
         real_models.tell_weights(weights)
     goals = options.goals(fleet, lambda_=lambda_, sla=sla, gpus=count, **asks)
     checked_evaluate(rest["evaluate"], scheme, goals)
+    batching = batching_of(fleet, *batches, sla_ms=goals.sla_ms)
     if backend == "cpu":
         real_models.check_memory(workers=count * fleet.board.compute_slices, each_mb=real_models.worker_mb(application))
     shared = [
@@ -272,13 +305,14 @@ def _check(
     ]
     if profile is not None:
         shared += ["--profile", str(profile.resolve())]
-    node_options = _power_options(power, backend, goals.parking)
+    node_options = (*_power_options(power, backend, goals.parking), *batching_arguments(batching))
     if helper is not None:
         node_options += ("--helper", str(helper.resolve()))
     return UpSettings(
         where=where,
         gpus=spread,
-        rate_rps=options.rate_of(rate, count, fleet),
+        rate_rps=_rate(arrivals, rate, count, fleet, rest["duration_s"]),
+        arrivals=arrivals,
         goals=goals,
         park_w=park_w,
         shared=tuple(shared),
@@ -287,9 +321,17 @@ def _check(
         pue=pue,
         scheme=scheme,
         seed=seed,
+        batching=batching,
         environment=_environment(weights, inputs, input_roots),
         **rest,
     )
+
+
+def _rate(arrivals: ArrivalChoice, rate: float | None, gpus: int, fleet: Fleet, duration_s: float | None) -> float:
+    """Return the mean arrival rate; reads a trace of arrivals, so that a broken one is said before anything starts."""
+    arrivals.check(rate=rate)
+    load = arrivals.load(rate_rps=options.rate_of(rate, gpus, fleet), duration_s=duration_s)
+    return load.rate_rps if load.mean_rps is None else load.mean_rps
 
 
 def _power_options(power: tuple[str, str, float], backend: str, parking: str) -> tuple[str, ...]:
@@ -352,6 +394,8 @@ def _print_summary(result: dict[str, Any]) -> None:
             f"            BASE itself would be late for {number(result['baseline_late_pct'], ' %')}: "
             "not a fair comparison"
         )
+    if result["batching"]:
+        tell(f"batching    {result['batching']}")
     tell(
         f"decisions   {result['replans']} replans, {result['reconfigurations']} reconfigurations, "
         f"{result['mig_changes']} MIG changes, {number(result['change_s_total'], ' s')} changing"

@@ -75,3 +75,11 @@ def full_disk(least_bytes: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def archived_rows(run: Path) -> int:
+    """Return how many requests the archive of a run holds by now."""
+    path = run / "archive" / "manifest.json"
+    if not path.exists():
+        return 0
+    return sum(segment["rows"] for segment in json.loads(path.read_text())["tables"].get("requests", []))

@@ -11,13 +11,16 @@ from clover.bus.messages import (
     Alternative,
     EnergyCounters,
     Event,
+    ForecastInterval,
     GpuTarget,
     GpuTelemetry,
     InstanceTarget,
     InstanceTelemetry,
+    IntensityForecast,
     IntensityReading,
     LedgerReading,
     NodeTelemetry,
+    Override,
     PlanRecord,
     Prediction,
     RequestLog,
@@ -70,6 +73,25 @@ def an_intensity(seconds: float = 0.0, g_per_kwh: float = 200.0, **changes: Any)
         pue=1.5, trace_index=4,
     )  # fmt: skip
     return msgspec.structs.replace(made, **changes)
+
+
+def a_forecast(seconds: float = 0.0, *values: float, basis: Any = "published", band: float = 0.0) -> IntensityForecast:
+    """Return a forecast of intervals of 20 s from the next on, with a band of so large a part to both sides."""
+    intervals = [
+        ForecastInterval(
+            from_ms=at(seconds + 20.0 * (step + 1)), g_per_kwh=value,
+            low_g_per_kwh=value * (1.0 - band) if band else None, high_g_per_kwh=value * (1.0 + band) if band else None,
+        )
+        for step, value in enumerate(values)
+    ]  # fmt: skip
+    return IntensityForecast(
+        basis=basis, source="neso", zone="GB", published_at_ms=at(seconds), step_ms=20_000.0,
+        intervals=tuple(intervals), issued_at_ms=at(seconds) if basis != "trace" else None,
+    )  # fmt: skip
+
+
+def an_override(**changes: Any) -> Override:
+    return msgspec.structs.replace(Override(by="alice", reason="measuring", at_ms=at(0.0)), **changes)
 
 
 def a_ledger(seconds: float, energy_j: float, g_per_kwh: float = 300.0) -> LedgerReading:
@@ -169,6 +191,7 @@ def a_running_view(*, gpus: int = 10, seconds: int = 60) -> DeploymentView:
             a_node("n2", *mixed_gpus(gpus - half, seconds=second), seconds=second),
         ]
         feed(view, a_log(*records), a_ledger(second, 700.0 * second), *nodes, seconds=second)
+    feed(view, a_forecast(seconds, 350.0, 330.0, 290.0, 240.0, 210.0, band=0.15), seconds=seconds)
     feed(
         view,
         an_event(seconds, "decision", "intensity x PUE went from 187 to 223 g/kWh", subject="9 x [2x3g:large]"),

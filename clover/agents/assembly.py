@@ -23,7 +23,7 @@ from clover.core.application import ServiceModel
 from clover.core.clock import Clock
 from clover.errors import ConfigurationError
 from clover.plan.live import LiveScheme
-from clover.plan.schemes import make_scheme
+from clover.plan.schemes import is_fixed, make_scheme
 from clover.power.host_estimate import CpuEstimateMeter
 from clover.power.nvml import NvmlMeter
 from clover.power.rapl import RaplMeter
@@ -235,7 +235,8 @@ def make_controller(
 ) -> ControllerAgent:
     """Build a controller.
 
-    With `evaluate` live candidates are measured on live traffic, and neither guard nor re-calibration interferes.
+    With `evaluate` live candidates are measured on live traffic, and neither guard nor re-calibration interferes. Nor
+    does the guard under a scheme that is fixed (BASE and CO2OPT of the paper, which have no controller).
 
     Raises:
         ConfigurationError: The scheme is unknown, or cannot be evaluated live.
@@ -243,12 +244,15 @@ def make_controller(
     live = checked_evaluate(evaluate, scheme, goals) == "live"
     if live:
         settings = replace(settings, guarded=False, calibrated=False)
+    if is_fixed(scheme, goals.parking):
+        settings = replace(settings, guarded=False)
     maker = DecisionMaker(
         model=fleet.model,
         multisets=fleet.multisets,
         scheme=LiveScheme(seed=seed, faithful=faithful) if live else make_scheme(scheme, seed=seed, faithful=faithful),
         goals=goals,
         controller=settings.name,
+        seed=seed,
     )
     rng = Random(f"{seed}/controller")  # noqa: S311 - jitter
     return ControllerAgent(settings, bus=bus, clock=clock, maker=maker, compute=compute, rng=rng)

@@ -10,9 +10,10 @@ from random import Random
 
 from clover.agents.backoff import Backoff
 from clover.agents.lifetime import until_stopped
-from clover.agents.translate import intensity_reading
+from clover.agents.translate import intensity_forecast, intensity_reading
 from clover.bus.messages import (
     Event,
+    IntensityForecast,
     IntensityReading,
     LedgerCheckpoint,
     LedgerParts,
@@ -33,6 +34,9 @@ FIRST_WITHIN_S = 15.0
 
 #: Most changes of intensity that a checkpoint holds; only those since the last reading of each node matter.
 KEPT = 100
+
+#: Intervals of the forecast that is published.
+AHEAD = 48
 
 #: Events that are kept while the server is away; the newest win.
 MAX_HELD_EVENTS = 1000
@@ -130,7 +134,7 @@ class CarbonMonitor:
         await self._take_telemetry()
         readings = [intensity_reading(i, pue=self._settings.pue, published_at_ms=self._clock.now_ms()) for i in fresh]
         ledger = self._ledger.reading()
-        messages: list[Message] = [*readings, ledger]
+        messages: list[Message] = [*readings, *(self._expected() if readings else []), ledger]
         checkpoint = self._checkpoint(ledger)
         await self._bus.publish_carbon(messages, checkpoint)
         self.intensity, self.reading = readings[-1] if readings else self.intensity, ledger
@@ -169,6 +173,13 @@ class CarbonMonitor:
             raise
 
     # --- intensity
+
+    def _expected(self) -> list[IntensityForecast]:
+        """Return what is expected of the grid, told anew with every figure that comes into force."""
+        outlook = self._source.ahead(self._clock.now_s(), AHEAD)
+        if outlook is None or self._published is None:
+            return []
+        return [intensity_forecast(outlook, zone=self._published.zone, published_at_ms=self._clock.now_ms())]
 
     def _look(self) -> list[CarbonIntensity]:
         """Return what has come into force since the last look, each from when it counts."""

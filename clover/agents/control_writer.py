@@ -177,7 +177,7 @@ def guard_data(verdict: Verdict | None) -> GuardData | None:
 
 def _step_reason(step: control.Send) -> str:
     if not step.changed:
-        return "no GPU changes: requests are handed out in another way"
+        return "no GPU of the plan changes: only dispatch, and what had failed"
     moved = ", ".join(str(gpu) for gpu in step.changed)
     late = "" if step.late_pct is None else f"; {step.late_pct:.1f} % late expected meanwhile"
     return f"{len(step.changed)} GPUs change, {step.done} of {step.total} then done: {moved}{late}"

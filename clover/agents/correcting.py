@@ -53,7 +53,10 @@ class Correction:
             else rule
             for node, rule in dispatch.items()
         }
-        return rules if _moved(rules, dispatch) > _WORTH_SENDING else None
+        if _moved(rules, dispatch) <= _WORTH_SENDING:
+            return None
+        self._corrector.forget()
+        return rules
 
     def _follow(self, decision: Decision | None, nodes: Mapping[str, NodeTelemetry]) -> None:
         self._decision, self._corrector = decision, None

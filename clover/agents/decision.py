@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import msgspec
 
+from clover.agents.door import Door
+from clover.agents.following import LayoutKeeper
 from clover.agents.translate import alternative, by_node, prediction
-from clover.bus.messages import Calibration, DispatchRule, PlanRecord, Prediction, Target, Tier
-from clover.core.admission import admission_bound, finishable
+from clover.bus.messages import Calibration, DispatchRule, PlanRecord, Prediction, Target
 from clover.core.application import ServiceModel
 from clover.core.calibration import Factors, calibrated
-from clover.core.configuration import Configuration, FleetCounts, GpuId
+from clover.core.configuration import Configuration, FleetCounts
 from clover.core.control import Decide, Send
 from clover.core.guard import GuardLevel
 from clover.core.objective import Objective, rightsized
 from clover.core.outcome import default_deadline_s
 from clover.core.queueing import Evaluation, evaluate
-from clover.core.tiers import accuracy_tiers
 from clover.plan import measures
 from clover.plan.exact import ExactScheme
 from clover.plan.live import LiveScheme
@@ -69,6 +68,7 @@ class DecisionMaker:
         scheme: How to decide.
         goals: What to achieve.
         controller: Name that the records carry.
+        seed: Of certificates.
     """
 
     def __init__(
@@ -79,12 +79,15 @@ class DecisionMaker:
         scheme: Scheme,
         goals: Goals,
         controller: str,
+        seed: int = 0,
     ) -> None:
         self._model = model
         self._multisets = multisets
         self._scheme = scheme
         self._goals = goals
         self._controller = controller
+        #: Schemes that prove what they say are asked whether the layout may stay.
+        self._keeper = LayoutKeeper(seed=seed) if isinstance(scheme, ExactScheme) else None
         self._given = model
         self._factors = Factors()
         #: Tables that plans were made with stay, for schemes know them by their identity.
@@ -120,11 +123,14 @@ class DecisionMaker:
         problem = self._problem(ask, intensity_g_per_kwh=intensity_g_per_kwh, pue=pue)
         quick = measures.quick(problem, ask.guard) if ask.raised and not ask.pinned else None
         answer = quick or measures.planned(self._scheme, problem, ask.guard, ask.pinned)
+        if self._keeper is not None and quick is None:
+            answer = self._keeper.kept(ask, problem, answer)
         objective = problem.objective()
         base = objective.baseline
         small = rightsized(self._model, problem.whole, len(ask.gpus), ask.rate_rps, self._goals.sla_ms)
         wanted = prediction(answer.evaluation, answer.objective)
         chosen = str(answer.configuration)
+        door = self._door(ask.guard)
         beaten = [c for c in answer.candidates if c.evaluation is not answer.evaluation and c.text != chosen]
         record = PlanRecord(
             epoch=0,
@@ -139,8 +145,8 @@ class DecisionMaker:
             intensity_g_per_kwh=intensity_g_per_kwh,
             pue=pue,
             deadline_s=default_deadline_s(self._goals.sla_ms),
-            admission_bound=self._admission_bound(answer.configuration, guard=ask.guard),
-            tiers=self._tiers(answer.configuration, guard=ask.guard),
+            admission_bound=door.bound(answer.configuration),
+            tiers=door.tiers(answer.configuration),
             configuration=by_node(answer.configuration),
             prediction=wanted,
             step_prediction=wanted,
@@ -187,10 +193,11 @@ class DecisionMaker:
         expected = decision.record.prediction
         if serving != decision.answer.configuration and serving.fleet.instances:
             expected = self._evaluate(decision.objective, serving, decision.problem)
+        door = self._door(decision.record.guard)
         return msgspec.structs.replace(
             decision.record,
-            admission_bound=self._admission_bound(serving, changed=step.changed, guard=decision.record.guard),
-            tiers=self._tiers(serving, changed=step.changed, guard=decision.record.guard),
+            admission_bound=door.bound(serving, changed=step.changed),
+            tiers=door.tiers(serving, changed=step.changed),
             step_prediction=expected,
             fenced=tuple(str(gpu) for gpu in step.fenced),
             state="rolling",
@@ -236,28 +243,9 @@ class DecisionMaker:
             for node, gpus in by_node(configuration).items()
         ]
 
+    def _door(self, guard: GuardLevel) -> Door:
+        return Door(self._model, self._goals.sla_ms, shed=guard == "shed")
+
     def _evaluate(self, objective: Objective, configuration: Configuration, problem: Problem) -> Prediction:
         evaluation = evaluate(self._model, configuration.fleet, problem.rate_rps, problem.sla_ms)
         return prediction(evaluation, objective.value(evaluation))
-
-    def _tiers(
-        self, configuration: Configuration, *, changed: tuple[GpuId, ...] = (), guard: GuardLevel = "none"
-    ) -> tuple[Tier, ...]:
-        """Return the application's accuracy tiers with what the fleet can finish of each in time."""
-        model, sla_ms, shed = self._model, self._goals.sla_ms, guard == "shed"
-
-        def bound(accuracy_pct: float) -> int:
-            return math.ceil(
-                finishable(
-                    model, configuration, sla_ms=sla_ms, changed=changed, shed=shed, min_accuracy_pct=accuracy_pct
-                )
-            )
-
-        accuracies = accuracy_tiers(variant.accuracy_pct for variant in model.application.variants)
-        return tuple(Tier(accuracy_pct=accuracy, bound=bound(accuracy)) for accuracy in accuracies)
-
-    def _admission_bound(
-        self, configuration: Configuration, *, changed: tuple[GpuId, ...] = (), guard: GuardLevel = "none"
-    ) -> int:
-        shed = guard == "shed"
-        return admission_bound(self._model, configuration, sla_ms=self._goals.sla_ms, changed=changed, shed=shed)

@@ -43,9 +43,7 @@ async def find_max(
     """
     while (rate_rps := search.next_rps()) is not None:
         number = len(search.trials) + 1
-        trial_order = msgspec.structs.replace(
-            order, name=f"{order.name}-t{number}", rate_rps=rate_rps, count=samples, seed=order.seed + number
-        )
+        trial_order = order.at_rate(rate_rps, name=f"{order.name}-t{number}", count=samples, seed=order.seed + number)
         tally = await run(trial_order, lambda so_far: hopeless(promise, so_far, samples=samples))
         if stopped():
             break

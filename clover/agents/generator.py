@@ -10,62 +10,26 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from random import Random
 
 from prometheus_client.core import Metric
 
 from clover.agents.backoff import Backoff
+from clover.agents.generator_settings import GeneratorSettings
 from clover.agents.outcomes import Outstanding
+from clover.agents.producer_log import ProducerLog
 from clover.agents.producer_metrics import ProducerTally
 from clover.agents.readiness import wait_until_serving
+from clover.agents.receiving import Receiver
 from clover.agents.schedule import Schedule, poisson_times_s
 from clover.agents.sending import Sender
-from clover.bus.messages import Event, PlanRecord, Reply, Request, RequestLog, RequestRecord
-from clover.bus.port import Bus, Feed
+from clover.bus.messages import PlanRecord, Request, RequestRecord
+from clover.bus.port import Bus
 from clover.core.clock import Clock
 from clover.core.identifiers import uuid7
-from clover.core.outcome import LOST_AFTER_DEADLINE_S, ProducerOutcome
+from clover.core.outcome import ProducerOutcome
 from clover.core.schedule import Traits
 from clover.errors import BusUnavailableError
-
-#: Most records in one entry of the request log.
-BATCH = 500
-#: Finished requests held while the server is away; beyond that the oldest are not written (the totals stay right).
-MAX_HELD_RECORDS = 200_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GeneratorSettings:
-    """What a generator is told at its start.
-
-    Attributes:
-        name: Producer name, unique in the deployment.
-        application: Whom to ask.
-        rate_rps: Mean arrival rate, above 0; what the arrival times have, if they are given.
-        duration_s: How long requests become due after the warm-up; None until stopped.
-        warmup_s: How long requests become due before that.
-        count: How many requests become due after the warm-up at most; None for any number.
-        concurrency: Users of a closed loop; 0 for an open loop.
-        arrivals: What the load is, in words that say whether the loop is open or closed.
-        begin_ms: When the arrivals begin, None for at once; for several generators that begin together.
-        block_s: Longest wait for replies in one call.
-        flush_s: How often finished requests are written to the log.
-        watch_s: How often to look whether the server still knows what it admitted.
-    """
-
-    name: str
-    application: str
-    rate_rps: float
-    duration_s: float | None = None
-    warmup_s: float = 0.0
-    count: int | None = None
-    concurrency: int = 0
-    arrivals: str = "poisson, open loop"
-    begin_ms: float | None = None
-    block_s: float = 1.0
-    flush_s: float = 0.25
-    watch_s: float = 1.0
 
 
 class Generator:
@@ -111,11 +75,12 @@ class Generator:
         self._plan: PlanRecord | None = None
         self._made_ms = clock.now_ms()
         self._all_done = asyncio.Event()
-        self._records: list[RequestRecord] = []
-        self._unwritten = 0
         self._sent = 0
         self._ended: Counter[ProducerOutcome] = Counter()
         self._outstanding = Outstanding()
+        self._log = ProducerLog(
+            settings.name, bus=bus, clock=clock, rng=rng, totals=lambda: (self._sent, self._outstanding.duplicates)
+        )
         self._sender = Sender(
             bus=bus,
             clock=clock,
@@ -123,6 +88,15 @@ class Generator:
             outstanding=self._outstanding,
             bound=lambda: self._require_plan().admission_bound,
             end=self._end,
+        )
+        self._receiver = Receiver(
+            settings.name,
+            bus=bus,
+            clock=clock,
+            rng=rng,
+            outstanding=self._outstanding,
+            plan=self._require_plan,
+            ended=self._record,
         )
         #: What its metrics are made of.
         self.tally = ProducerTally()
@@ -141,23 +115,22 @@ class Generator:
         if ready is None:
             return
         self._plan = ready
-        cursor = "0"
-        await self._say("generator.started", self._what(), self._figures())
+        await self._log.say("generator.started", self._what(), self._figures())
         async with asyncio.TaskGroup() as group:
             helpers = [
                 group.create_task(self._sender.run(), name="send"),
                 group.create_task(self._sender.watch(self._settings.watch_s), name="watch"),
-                group.create_task(self._receive(cursor), name="receive"),
-                group.create_task(self._sweep(), name="sweep"),
-                group.create_task(self._flush_regularly(), name="flush"),
+                group.create_task(self._receiver.run(block_s=self._settings.block_s), name="receive"),
+                group.create_task(self._receiver.sweep(self._end), name="sweep"),
+                group.create_task(self._log.write_regularly(self._settings.flush_s), name="write"),
                 group.create_task(self._follow_plan(), name="plan"),
             ]
             await self._schedule.run(stop, self._make_due, users=self._settings.concurrency)
             await self._wait_for_the_last()
             for helper in helpers:
                 helper.cancel()
-        await self._flush()
-        await self._say("generator.finished", f"{self._sent} requests", self._figures())
+        await self._log.write_all()
+        await self._log.say("generator.finished", f"{self._sent} requests", self._figures() | self._measured())
         self.finished.set()
 
     @property
@@ -224,36 +197,7 @@ class Generator:
         self._outstanding.add(request, made_ms=self._clock.now_ms())
         self._sender.put(request)
 
-    # --- receiving
-
-    async def _receive(self, cursor: str) -> None:
-        backoff = Backoff(self._rng)
-        while True:
-            try:
-                replies, cursor = await self._bus.replies(self._settings.name, cursor, block_s=self._settings.block_s)
-                backoff.reset()
-            except BusUnavailableError:
-                await asyncio.sleep(backoff.next_s())
-                continue
-            received_ms = self._clock.now_ms()
-            for reply in replies:
-                self._take_reply(reply, received_ms)
-
-    def _take_reply(self, reply: Reply, received_ms: float) -> None:
-        record = self._outstanding.reply(reply, received_ms, sla_p95_ms=self._require_plan().sla_p95_ms)
-        if record is not None:
-            self._record(record)
-
-    async def _sweep(self) -> None:
-        """Count as lost what has had no reply for 2 s after its deadline."""
-        while True:
-            oldest_ms = self._outstanding.oldest_deadline_ms()
-            wait_s = 1.0
-            if oldest_ms is not None:
-                wait_s = max(0.05, oldest_ms / 1e3 + LOST_AFTER_DEADLINE_S - self._clock.now_s())
-            await asyncio.sleep(min(wait_s, self._require_plan().deadline_s))
-            for request_id in self._outstanding.overdue(self._clock.now_ms() - LOST_AFTER_DEADLINE_S * 1e3):
-                self._end(request_id, ProducerOutcome.LOST, "no reply 2 s after the deadline")
+    # --- recording
 
     async def _wait_for_the_last(self) -> None:
         while self._outstanding.count:
@@ -265,49 +209,14 @@ class Generator:
         if record is not None:
             self._record(record)
 
-    # --- recording
-
     def _record(self, record: RequestRecord) -> None:
-        self._records.append(record)
-        if len(self._records) > MAX_HELD_RECORDS:
-            del self._records[:BATCH]
-            self._unwritten += BATCH
+        self._log.add(record)
         self._ended[record.outcome] += 1
         self.tally.take(record)
         self._told(record)
         self._schedule.one_ended()
         if self._outstanding.count == 0:
             self._all_done.set()
-
-    async def _flush_regularly(self) -> None:
-        while True:
-            await asyncio.sleep(self._settings.flush_s)
-            try:
-                await self._flush_some()
-            except BusUnavailableError:
-                continue
-
-    async def _flush_some(self) -> None:
-        while self._records:
-            batch = self._records[:BATCH]
-            await self._bus.publish(Feed.LOG, [self._log(batch)])
-            del self._records[: len(batch)]
-
-    async def _flush(self) -> None:
-        backoff = Backoff(self._rng)
-        while self._records:
-            try:
-                await self._flush_some()
-            except BusUnavailableError:
-                await asyncio.sleep(backoff.next_s())
-
-    def _log(self, records: list[RequestRecord]) -> RequestLog:
-        return RequestLog(
-            producer=self._settings.name,
-            sent=self._sent,
-            duplicates=self._outstanding.duplicates,
-            records=tuple(records),
-        )
 
     def _what(self) -> str:
         closed = self._settings.concurrency > 0
@@ -319,24 +228,11 @@ class Generator:
             "sent": self._sent,
             "duplicates": self._outstanding.duplicates,
             "resent_after_loss": self._sender.resent,
-            "unwritten_records": self._unwritten,
+            "unwritten_records": self._log.unwritten,
             "arrivals": self._settings.arrivals,
         }
 
-    async def _say(self, kind: str, reason: str, data: dict[str, object]) -> None:
-        event = Event(
-            at_ms=self._clock.now_ms(),
-            kind=kind,
-            source=f"generator:{self._settings.name}",
-            subject=self._settings.name,
-            reason=reason,
-            data=data,
-        )
-        backoff = Backoff(self._rng)
-        while True:
-            try:
-                await self._bus.publish(Feed.EVENTS, [event])
-            except BusUnavailableError:
-                await asyncio.sleep(backoff.next_s())
-            else:
-                return
+    def _measured(self) -> dict[str, object]:
+        """Return from when on requests are no warm-up any more; readers of the log cannot know otherwise."""
+        begun_ms = self._schedule.begun_ms
+        return {"counted_from_ms": None if begun_ms is None else begun_ms + 1e3 * self._settings.warmup_s}

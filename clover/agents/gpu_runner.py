@@ -1,27 +1,24 @@
 """Brings one GPU to its target, step by step, and keeps it there.
 
 One task per GPU works towards the newest target; a target that arrives meanwhile is taken up when the present step is
-done. A worker that dies is started again. Whatever fails ends in the named phase `failed` with its reason, instances
-that
-are left go on serving, and the change is tried again with growing pauses.
+done. A worker that dies is started again. Whatever fails ends in the named phase `failed` with its reason; instances
+that are left go on serving, and the change is tried again with growing pauses.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 from clover.agents.lifetime import happens_within
-from clover.agents.pool import Instance, InstancePool
-from clover.agents.power_switch import PowerSwitch
-from clover.bus.messages import Event, GpuPhase, GpuTelemetry, InstanceTelemetry
-from clover.core.clock import Clock
+from clover.agents.pool import Instance
+from clover.agents.runner_parts import RunnerPorts, instance_spec, instances_telemetry
+from clover.bus.messages import Event, GpuPhase, GpuTelemetry
 from clover.core.configuration import GpuConfiguration, InstanceKind
 from clover.core.transition import LiveInstance, Transition, plan_transition
 from clover.errors import CloverError
 from clover.power.account import GpuAccount, PowerState
-from clover.serving.port import InstanceSpec, Servicer, Worker
+from clover.serving.port import Worker
 from mig.device import Gpu, GpuInstance
 from mig.errors import MigError
 from mig.placement import PlacedProfile
@@ -31,31 +28,6 @@ RETRY_FIRST_S, RETRY_MOST_S = 0.5, 30.0
 
 #: After this long without a failure the next one counts as the first.
 HEALTHY_AFTER_S = 60.0
-
-
-@dataclass(slots=True, kw_only=True)
-class RunnerPorts:
-    """What a GPU runner works with.
-
-    Attributes:
-        node: Name of the node.
-        application: What it serves.
-        pool: Where its instances serve.
-        servicer: Starts workers.
-        clock: Wall time.
-        changed: Called at each change of phase, so that telemetry goes out at once.
-        report: Takes events for the event stream.
-        power: Switches GPUs off and on.
-    """
-
-    node: str
-    application: str
-    pool: InstancePool
-    servicer: Servicer
-    clock: Clock
-    changed: Callable[[], None]
-    report: Callable[[Event], None]
-    power: PowerSwitch
 
 
 class GpuRunner:
@@ -111,20 +83,6 @@ class GpuRunner:
 
     def telemetry(self, now_s: float) -> GpuTelemetry:
         """Cut the account and describe the GPU."""
-        serving = [_instance_telemetry(instance) for instance in self._ports.pool.on_gpu(self.index)]
-        starting = [
-            InstanceTelemetry(
-                profile=device.profile.size,
-                start=device.placement.start,
-                size=device.placement.size,
-                uuid=device.uuid,
-                variant=variant,
-                phase="starting",
-                served=0,
-                busy_s=0.0,
-            )
-            for device, variant in self._starting.values()
-        ]
         return GpuTelemetry(
             index=self.index,
             uuid=self._gpu.uuid,
@@ -132,7 +90,7 @@ class GpuRunner:
             reason=self._reason,
             since_ms=self._since_s * 1e3,
             applied_epoch=self.applied_epoch,
-            instances=tuple(sorted(serving + starting, key=lambda i: i.start)),
+            instances=instances_telemetry(self._ports.pool.on_gpu(self.index), self._starting.values()),
             energy=self._account.read(now_s),
             energy_at_ms=self._account.cut_s * 1e3,
         )
@@ -249,18 +207,7 @@ class GpuRunner:
             raise failures[0]
 
     async def _start_one(self, device: GpuInstance, variant: str) -> Worker | CloverError:
-        spec = InstanceSpec(
-            application=self._ports.application,
-            variant=variant,
-            profile=device.profile.size,
-            compute_slices=device.profile.compute_slices,
-            total_slices=self._gpu.model.compute_slices,
-            device=device.uuid,
-            name=self._name(device),
-            gpu=self.index,
-            memory_mib=device.profile.memory_mib,
-            multiprocessors=device.profile.multiprocessors,
-        )
+        spec = instance_spec(self._gpu, device, self._ports.application, variant, name=self._name(device))
         try:
             return await self._ports.servicer.start(spec)
         except CloverError as error:
@@ -328,17 +275,3 @@ class GpuRunner:
 def _keys(transition: Transition) -> list[tuple[int, int]]:
     leaving = [*transition.destroy, *(kept for kept, _ in transition.restart)]
     return [(instance.placement.start, instance.id) for instance in leaving]
-
-
-def _instance_telemetry(instance: Instance) -> InstanceTelemetry:
-    return InstanceTelemetry(
-        profile=instance.kind.profile,
-        start=instance.device.placement.start,
-        size=instance.device.placement.size,
-        uuid=instance.device.uuid,
-        variant=instance.kind.variant,
-        phase=instance.phase,
-        served=instance.served,
-        busy_s=instance.busy_s,
-        fallback=instance.worker.fallback,
-    )

@@ -46,6 +46,8 @@ class Intake:
         self._in_hand = in_hand
         #: Tiers that the pull under way asks for, None if there is none.
         self._asked: frozenset[int] | None = None
+        #: Whether what the next pull takes had been left to others, and stayed unread.
+        self._left = False
         self._news = asyncio.Event()
         pool.listener = self._pool_changed
 
@@ -57,10 +59,19 @@ class Intake:
         """Take what was offered, at most `most`, waiting for the first."""
         count = offer.count if most is None else min(offer.count, most)
         self._asked = frozenset(offer.tiers)
+        left, self._left = self._left, False
         try:
-            return await self._bus.pull(self._consumer, count=count, block_s=block_s, tiers=offer.tiers)
+            taken = await self._bus.pull(self._consumer, count=count, block_s=block_s, tiers=offer.tiers)
         finally:
             self._asked = None
+        # Whoever asks for an accuracy may have been left because nobody else can answer: that says nothing of the rest.
+        if left and any(self._anybody_can(delivery) for delivery in taken):
+            self._pool.fair_share.nobody_else(self._pool.begun_under_rule)
+        return taken
+
+    def _anybody_can(self, delivery: Delivery) -> bool:
+        asked = delivery.request.min_accuracy
+        return asked is None or asked <= self._tiers[0]
 
     async def allowance(self) -> int | None:
         """Return how many requests the node may take at present, None for as many as it can begin.
@@ -79,8 +90,7 @@ class Intake:
             return None
         begun = (second.admitted - second.waiting) - (first.admitted - first.waiting)
         left = max(0, first.waiting - begun)
-        if left:
-            fair.nobody_else(self._pool.begun_under_rule)
+        self._left = left > 0
         return left
 
     async def _look_at_fleet(self) -> QueueStatus:

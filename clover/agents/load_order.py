@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import msgspec
 
 from clover.arrivals import load_arrivals
-from clover.core.schedule import Load, Mix
+from clover.core.schedule import Arrivals, Load, Mix
 
 
 class LoadOrder(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,10 +24,9 @@ class LoadOrder(msgspec.Struct, frozen=True, kw_only=True):
         backend: Of its nodes: `sim` needs no inputs.
         app: Application as it can be loaded for its inputs: a name or a file.
         inputs: File or folder of what is asked; None for samples.
-        process, smoothness, rate_rps, shape, period_s, peak, speed, scale_to_rps, concurrency: As in
-            `clover.core.schedule.Load`.
-        trace: File of arrivals, None without.
-        high_share, min_accuracies: As in `clover.core.schedule.Mix`.
+        arrivals: When requests are due.
+        trace: File of arrivals of the past, None without.
+        mix: What requests ask for.
         seed: Of schedule, mix and ids.
         index, of: Which part of the schedule this is.
         warmup_s, duration_s, count: How long; the count is that of all parts together.
@@ -39,18 +39,9 @@ class LoadOrder(msgspec.Struct, frozen=True, kw_only=True):
     backend: str
     app: str = ""
     inputs: str | None = None
-    process: str = "poisson"
-    smoothness: float = 1.0
-    rate_rps: float = 1.0
-    shape: str = "flat"
-    period_s: float = 3600.0
-    peak: float | None = None
+    arrivals: Arrivals = Arrivals()
     trace: str | None = None
-    speed: float = 1.0
-    scale_to_rps: float | None = None
-    concurrency: int = 0
-    high_share: float = 0.0
-    min_accuracies: tuple[tuple[float, float], ...] = ()
+    mix: Mix = Mix()
     seed: int = 0
     index: int = 0
     of: int = 1
@@ -65,30 +56,23 @@ class LoadOrder(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             ConfigurationError: The trace cannot be read.
         """
-        return Load(
-            process=self.process,
-            smoothness=self.smoothness,
-            rate_rps=self.rate_rps,
-            shape=self.shape,
-            period_s=self.period_s,
-            peak=self.peak,
-            trace=load_arrivals(Path(self.trace)) if self.trace else None,
-            speed=self.speed,
-            scale_to_rps=self.scale_to_rps,
-            concurrency=self.concurrency,
-        )
+        return self.arrivals.with_trace(load_arrivals(Path(self.trace)) if self.trace else None)
 
     def times_s(self, load: Load) -> Iterator[float]:
         """Return when this part's requests are due."""
         return load.share(self.seed, self.index, self.of)
 
-    def mix(self) -> Mix:
-        """Return what requests ask for."""
-        return Mix(high_share=self.high_share, min_accuracies=self.min_accuracies)
-
     def rng(self, what: str) -> Random:
         """Return this part's own source of chance for one purpose."""
         return Random(f"{self.seed}/{what}/{self.index}")  # noqa: S311 - load
+
+    def at_rate(self, rate_rps: float, **changes: Any) -> LoadOrder:
+        """Return the same at another mean rate."""
+        return msgspec.structs.replace(self, arrivals=replace(self.arrivals, rate_rps=rate_rps), **changes)
+
+    def parts(self, of: int) -> list[LoadOrder]:
+        """Return the parts of so many processes; one alone is the whole."""
+        return [self] if of == 1 else [self.part(index, of) for index in range(of)]
 
     def part(self, index: int, of: int, **changes: Any) -> LoadOrder:
         """Return one of several parts: its own name, its share of the users and of the count."""
@@ -97,7 +81,7 @@ class LoadOrder(msgspec.Struct, frozen=True, kw_only=True):
             index=index,
             of=of,
             name=f"{self.name}-{index + 1}",
-            concurrency=_share(self.concurrency, index, of),
+            arrivals=replace(self.arrivals, concurrency=_share(self.arrivals.concurrency, index, of)),
             count=None if self.count is None else _share(self.count, index, of),
             **changes,
         )

@@ -10,7 +10,8 @@ from typing import IO
 
 import msgspec
 
-from clover.agents.generator import Generator, GeneratorSettings
+from clover.agents.generator import Generator
+from clover.agents.generator_settings import GeneratorSettings
 from clover.agents.load_order import LoadOrder
 from clover.bus.messages import RequestRecord
 from clover.bus.port import Bus
@@ -79,7 +80,7 @@ class LoadTest:
         block_s: float = 1.0,
         watch_s: float = 1.0,
     ) -> None:
-        load, mix, chance = order.load(), order.mix(), order.rng("mix")
+        load, chance = order.load(), order.rng("mix")
         self._order = order
         self._tally = Tally()
         self.file = RequestFile(Path(order.requests_file) if order.requests_file else None)
@@ -92,7 +93,7 @@ class LoadTest:
                 duration_s=order.duration_s,
                 warmup_s=order.warmup_s,
                 count=order.count,
-                concurrency=order.concurrency,
+                concurrency=load.concurrency,
                 arrivals=load.description,
                 begin_ms=begin_ms,
                 block_s=block_s,
@@ -103,7 +104,7 @@ class LoadTest:
             rng=order.rng("generator"),
             inputs=inputs,
             times_s=order.times_s(load),
-            traits=lambda: mix.draw(chance),
+            traits=lambda: order.mix.draw(chance),
             ended=self._take,
         )
 

@@ -9,25 +9,29 @@ from dataclasses import dataclass, field
 from random import Random
 
 from clover.agents.backoff import Backoff
-from clover.agents.gpu_runner import GpuRunner, RunnerPorts
+from clover.agents.gpu_runner import GpuRunner
 from clover.agents.lifetime import happens_within
 from clover.agents.metering import NodeMetering
+from clover.agents.node_name import NodeName, NodeNameTakenError
 from clover.agents.nvml_node import Notice
 from clover.agents.pool import InstancePool
 from clover.agents.power_switch import PowerSwitch
 from clover.agents.request_parts import RequestPorts, RequestSettings
 from clover.agents.requests import RequestServer
-from clover.agents.translate import dispatch_rule, gpu_configuration
+from clover.agents.runner_parts import RunnerPorts
+from clover.agents.translate import dispatch_rule, read_target
 from clover.bus.messages import Event, NodeTelemetry, Target
 from clover.bus.port import Bus, Feed
 from clover.core.application import ServiceModel
+from clover.core.batching import Batching
 from clover.core.clock import Clock
-from clover.core.configuration import GpuConfiguration
 from clover.core.identifiers import uuid7
-from clover.errors import BusUnavailableError, ConfigurationError
+from clover.errors import BusUnavailableError
 from clover.power.account import GpuAccount
 from clover.serving.port import Servicer
 from mig.device import Gpu
+
+__all__ = ["NodeAgent", "NodeNameTakenError", "NodeSettings"]
 
 MAX_HELD_EVENTS = 1000
 
@@ -45,6 +49,7 @@ class NodeSettings:
         target_block_s: Longest wait for a new target in one call.
         power: How GPUs are switched off and on; nothing is to be done for it on simulated ones.
         name_lease_s: The name of a node that went silent can be taken after this long.
+        batching: Whether requests are served together.
     """
 
     name: str
@@ -55,10 +60,7 @@ class NodeSettings:
     target_block_s: float = 1.0
     power: PowerSwitch | None = None
     name_lease_s: float = 3.0
-
-
-class NodeNameTakenError(ConfigurationError):
-    """Another agent that is alive serves under this name."""
+    batching: Batching = field(default_factory=Batching)
 
 
 class NodeAgent:
@@ -100,6 +102,9 @@ class NodeAgent:
         self._gpu_model = gpus[0].model.name
         self._boot_id = uuid7(clock.now_ms(), rng)
         self._booted_at_ms = clock.now_ms()
+        self._name = NodeName(
+            settings.name, self._boot_id, bus=bus, clock=clock, rng=rng, lease_s=settings.name_lease_s
+        )
         self._epoch = 0
         self._news = asyncio.Event()
         self._events: list[Event] = []
@@ -131,6 +136,7 @@ class NodeAgent:
                 accounts=accounts,
                 clock=clock,
                 rng=rng,
+                batching=settings.batching,
                 report=lambda kind, gpu, reason: self._report(self._event(kind, reason, gpu=gpu)),
             ),
             settings.requests,
@@ -143,11 +149,11 @@ class NodeAgent:
             NodeNameTakenError: Another agent serves under this name; nothing was touched.
         """
         try:
-            if not await self._claim_name(stop):
+            if not await self._name.claim(stop):
                 return
             async with asyncio.TaskGroup() as group:
                 tasks = [
-                    group.create_task(self._hold_name(), name="name"),
+                    group.create_task(self._name.hold(), name="name"),
                     group.create_task(self._server.run(), name="requests"),
                     group.create_task(self._follow_targets(), name="targets"),
                     group.create_task(self._publish(), name="telemetry"),
@@ -159,48 +165,13 @@ class NodeAgent:
                 for task in tasks:
                     task.cancel()
             await self._server.leave()
-            with contextlib.suppress(BusUnavailableError):
-                await self._bus.release_name(self._settings.name, self._boot_id)
+            await self._name.give_back()
         except BaseExceptionGroup as errors:
             if taken := errors.subgroup(NodeNameTakenError):
                 raise taken.exceptions[0] from None
             raise
         finally:
             await self._servicer.close()
-
-    # --- name
-
-    async def _claim_name(self, stop: asyncio.Event) -> bool:
-        """Take the node's name, waiting for as long as one that died may still hold it; False if stopped meanwhile."""
-        backoff = Backoff(self._rng)
-        until_s = self._clock.now_s() + 1.5 * self._settings.name_lease_s
-        while not stop.is_set():
-            try:
-                if await self._holds_name():
-                    return True
-            except BusUnavailableError:
-                await happens_within(stop, backoff.next_s())
-                continue
-            if self._clock.now_s() >= until_s:
-                raise self._name_taken()
-            await happens_within(stop, self._settings.name_lease_s / 8.0)
-        return False
-
-    async def _hold_name(self) -> None:
-        while True:
-            await asyncio.sleep(self._settings.name_lease_s / 3.0)
-            with contextlib.suppress(BusUnavailableError):
-                if not await self._holds_name():
-                    raise self._name_taken()
-
-    async def _holds_name(self) -> bool:
-        return await self._bus.claim_name(self._settings.name, self._boot_id, ttl_s=self._settings.name_lease_s)
-
-    def _name_taken(self) -> NodeNameTakenError:
-        return NodeNameTakenError(
-            f"node {self._settings.name!r}: another agent serves under this name",
-            hint="give each node its own: --name",
-        )
 
     async def _drain(self) -> None:
         self._server.stop_taking()
@@ -232,7 +203,8 @@ class NodeAgent:
 
     def _take_target(self, target: Target) -> None:
         """Pass a target on to the GPUs; one that does not fit this node is refused and said so."""
-        problem, wanted = self._read_target(target)
+        mine = {runner.index for runner in self._runners}
+        problem, wanted = read_target(target, mine, self._model)
         self._epoch = target.epoch
         if problem:
             self._report(self._event("target.refused", problem, epoch=target.epoch))
@@ -243,22 +215,6 @@ class NodeAgent:
         for runner in self._runners:
             runner.want(target.epoch, wanted[runner.index])
         self._news.set()
-
-    def _read_target(self, target: Target) -> tuple[str, dict[int, GpuConfiguration]]:
-        mine = {runner.index for runner in self._runners}
-        if {gpu.index for gpu in target.gpus} != mine:
-            return f"GPUs {sorted(gpu.index for gpu in target.gpus)}: expected {sorted(mine)}", {}
-        if target.application != self._model.application.name:
-            return f"application {target.application!r}: expected {self._model.application.name!r}", {}
-        try:
-            wanted = {gpu.index: gpu_configuration(gpu) for gpu in target.gpus}
-        except ValueError as error:
-            return str(error), {}
-        for kind in {kind for gpu in wanted.values() for kind in gpu.instances}:
-            known = kind.variant in {variant.name for variant in self._model.application.variants}
-            if not known or not self._model.fits(kind.variant, kind.profile):
-                return f"variant {kind.variant!r} on {kind.profile!r}: unknown, or does not fit", {}
-        return "", wanted
 
     # --- telemetry
 
@@ -320,6 +276,7 @@ class NodeAgent:
             late=self._server.counts.late,
             mig_changes=sum(runner.mig_changes for runner in self._runners),
             change_s=sum(runner.change_s for runner in self._runners),
+            batching=self._settings.batching.text,
         )
 
     def _energy_source(self) -> str:

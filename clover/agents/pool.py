@@ -45,6 +45,7 @@ class Instance:
         served: Requests since its worker started.
         busy_s: Seconds in work since then.
         gone: Its worker died under a request; whoever watches the worker has not said so yet.
+        room: How many more requests may join the batch that it is about to begin.
     """
 
     key: int
@@ -58,6 +59,7 @@ class Instance:
     served: int = 0
     busy_s: float = 0.0
     gone: bool = False
+    room: int = 0
     drained: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -86,6 +88,10 @@ class InstancePool:
         self.changed = asyncio.Event()
         #: Called then as well.
         self.listener: Callable[[], None] = lambda: None
+        #: How many requests an instance may begin together.
+        self.batch_of: Callable[[Instance], int] = lambda _: 1
+        #: How many more may yet arrive to join the batch that an instance waits to begin.
+        self.awaited_by: Callable[[Instance], int] = lambda _: 0
 
     # --- members
 
@@ -159,18 +165,22 @@ class InstancePool:
         return sum(1 for instance in self._instances.values() if instance.phase == "idle")
 
     def offered(self, *, patient: bool = True) -> list[float]:
-        """Return the accuracies, in %, of the idle instances that may take a request now.
+        """Return the accuracies, in %, of the idle instances that may take a request now, once for each they may take.
 
         Under shares a kind that is ahead of its own offers nothing, unless `patient` is False: requests have waited.
         """
         shares, begun = self._rule.shares, self.begun_under_rule
         held = patient and self._rule.name == "shares"
-        return [
-            instance.accuracy_pct
-            for instance in self._instances.values()
-            if instance.phase == "idle"
-            and not (held and ahead(instance.kind, self._begun_under_rule, shares, begun) > SHARE_SLACK_REQUESTS)
-        ]
+        found: list[float] = []
+        for instance in self._instances.values():
+            places = self.batch_of(instance) if instance.phase == "idle" else self.awaited_by(instance)
+            if not (held and ahead(instance.kind, self._begun_under_rule, shares, begun) > SHARE_SLACK_REQUESTS):
+                found += [instance.accuracy_pct] * places
+        return found
+
+    def room_of(self, instance: Instance) -> int:
+        """Return how many more requests may join the batch that an instance is about to begin."""
+        return instance.room if instance.phase == "busy" else 0
 
     def _news(self) -> None:
         self.changed.set()
@@ -183,7 +193,7 @@ class InstancePool:
 
     @property
     def in_work(self) -> int:
-        """How many requests are being worked on."""
+        """How many instances work on requests."""
         return self._busy
 
     def choose(self, demand: Demand) -> Instance | None:
@@ -224,14 +234,23 @@ class InstancePool:
         self._cut_mean()
         self._busy += 1
         instance.phase = "busy"
+        self._count_begun(instance)
+
+    def join(self, instance: Instance) -> None:
+        """Count a request that joins the batch which an instance is about to begin."""
+        instance.room -= 1
+        self._count_begun(instance)
+
+    def _count_begun(self, instance: Instance) -> None:
         self.begun[instance.kind] += 1
         self._begun_under_rule[instance.kind] += 1
 
-    def end(self, instance: Instance, busy_s: float, *, gone: bool = False) -> None:
-        """Mark the request as done, or its worker as `gone` under it: the instance then takes nothing more."""
+    def end(self, instance: Instance, busy_s: float, *, gone: bool = False, requests: int = 1) -> None:
+        """Mark its requests as done, or its worker as `gone` under them: the instance then takes nothing more."""
         self._cut_mean()
         self._busy -= 1
-        instance.served += 1
+        instance.room = 0
+        instance.served += requests
         instance.busy_s += busy_s
         instance.idle_since_s = self._clock.now_s()
         if instance.phase == "draining":

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 
 from clover.agents.pool import InstancePool
 from clover.bus.port import Bus
 from clover.core.application import Application
+from clover.core.batching import Batching
 from clover.core.clock import Clock
 from clover.power.account import GpuAccount
 
@@ -64,5 +65,6 @@ class RequestPorts:
     accounts: dict[int, GpuAccount]
     clock: Clock
     rng: Random
+    batching: Batching = field(default_factory=Batching)
     #: Takes (kind, GPU, reason) of what is worth an event.
     report: Callable[[str, int, str], None] = lambda _kind, _gpu, _reason: None

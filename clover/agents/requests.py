@@ -15,6 +15,7 @@ from collections import deque
 import msgspec
 
 from clover.agents.backoff import Backoff
+from clover.agents.batches import Batch, Batches, answers_of
 from clover.agents.care import Sweeper
 from clover.agents.intake import Intake
 from clover.agents.lifetime import happens_within
@@ -58,6 +59,7 @@ class RequestServer:
             accuracy_tiers(variant.accuracy_pct for variant in ports.application.variants),
             lambda: [delivery.request.min_accuracy for delivery in self._waiting],
         )
+        self._batches = Batches(ports, lambda: self.sla_ms)
         self._sweeper = Sweeper(ports.bus, period_s=settings.sweep_s)
         self.epoch = 0
         #: From due time on, as the newest target says; None counts no late answers.
@@ -146,6 +148,9 @@ class RequestServer:
         if self._waiting:
             # What is in hand and has to wait for another instance is not to wait for new requests as well.
             block_s = min(block_s, max(0.0, self._settings.hold_s - self._held_s()))
+        if (closes_s := self._batches.close_within_s) is not None:
+            # What was asked for to join a batch cannot begin any more when that has begun.
+            block_s = min(block_s, closes_s)
         taken = await self._intake.pull(offer, block_s, most=most)
         # With nothing new there is time to look for what others have handed back.
         self._accept(taken or await self._claimed())
@@ -202,13 +207,14 @@ class RequestServer:
                 continue
             asked_pct = -math.inf if delivery.request.min_accuracy is None else delivery.request.min_accuracy
             instance = self._instance_for(delivery.request) if asked_pct < hopeless_pct else None
+            if instance is None and self._batches.join(delivery):
+                continue
             if instance is None:
                 # Whoever came later and asks for no less gets none either.
                 hopeless_pct = min(hopeless_pct, asked_pct)
                 held.append(delivery)
                 continue
-            self._ports.pool.begin(instance)
-            group.create_task(self._serve(instance, delivery, group))
+            group.create_task(self._serve(self._batches.open(instance, delivery), group))
         self._waiting.extend(held)
         if not held:
             self._held_since_s = None
@@ -238,29 +244,37 @@ class RequestServer:
 
     # --- serving
 
-    async def _serve(self, instance: Instance, delivery: Delivery, group: asyncio.TaskGroup) -> None:
-        begun_ms = self._ports.clock.now_ms()
+    async def _serve(self, batch: Batch, group: asyncio.TaskGroup) -> None:
+        instance, deliveries = batch.instance, batch.deliveries
         epoch = self.epoch
         busy_s, gone = 0.0, False
         account, kind = self._ports.accounts[instance.gpu], instance.kind
-        account.begin_work(instance.key, kind.variant, kind.profile, begun_ms / 1e3)
         try:
-            served = await instance.worker.serve(delivery.request)
-            busy_s = served.service_ms / 1e3
-            self._answer(instance, delivery, served, begun_ms=begun_ms, epoch=epoch)
-        except InvalidInputError as error:
-            self._finish(delivery, Outcome.FAILED, str(error))
-        except OutOfMemoryError as error:
-            self._finish(delivery, Outcome.FAILED, str(error))
-            self._ports.report("worker.out_of_memory", instance.gpu, str(error))
-        except ServingError as error:
+            await self._batches.formed(batch)
+            begun_ms = self._ports.clock.now_ms()
+            account.begin_work(instance.key, kind.variant, kind.profile, begun_ms / 1e3)
+            answers = await answers_of(instance.worker, [delivery.request for delivery in deliveries])
+            busy_s = max(answer.service_ms if isinstance(answer, Served) else 0.0 for answer in answers) / 1e3
             # A dead worker must not be given the same request again before its death is noticed elsewhere.
-            gone = isinstance(error, WorkerDiedError)
-            self._retry(delivery, str(error))
+            gone = any(isinstance(answer, WorkerDiedError) for answer in answers)
+            # What is tried again comes before the rest, and in its order.
+            for delivery, answer in reversed(list(zip(deliveries, answers, strict=True))):
+                if isinstance(answer, Served):
+                    self._answer(instance, delivery, answer, begun_ms=begun_ms, epoch=epoch)
+                else:
+                    self._failed(instance, delivery, answer)
         finally:
             account.end_work(instance.key, self._ports.clock.now_s())
-            self._ports.pool.end(instance, busy_s, gone=gone)
+            self._ports.pool.end(instance, busy_s, gone=gone, requests=len(deliveries))
         self._dispatch(group)
+
+    def _failed(self, instance: Instance, delivery: Delivery, error: ServingError) -> None:
+        if isinstance(error, OutOfMemoryError):
+            self._ports.report("worker.out_of_memory", instance.gpu, str(error))
+        if isinstance(error, OutOfMemoryError | InvalidInputError):
+            self._finish(delivery, Outcome.FAILED, str(error))
+        else:
+            self._retry(delivery, str(error))
 
     def _answer(self, instance: Instance, delivery: Delivery, served: Served, *, begun_ms: float, epoch: int) -> None:
         ports = self._ports

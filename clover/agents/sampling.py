@@ -86,7 +86,8 @@ class Sampler:
             return
         rho = self._contention(now.node, busy_total_s / live, (now.at_ms - last.at_ms) / 1e3)
         for kind, requests, busy_s in found:
-            if self._model.fits(kind.variant, kind.profile):
+            # Together they take longer than the table's single request, or less each.
+            if self._model.fits(kind.variant, kind.profile) and not now.batching:
                 expected = requests * self._model.mean_ms(kind.variant, kind.profile, rho)
                 if sample := self._service[kind].add(requests, 1e3 * busy_s, expected):
                     self._calibrator.take_service(kind, sample)

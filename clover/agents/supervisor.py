@@ -92,6 +92,8 @@ class Supervisor:
         """
         loop = asyncio.get_running_loop()
         quick_deaths = 0
+        # Whoever ends it from now on waits for it.
+        self.ended(spec.name)
         try:
             while spec.name not in self._ending:
                 began = loop.time()

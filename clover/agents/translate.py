@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from clover.bus import messages
+from clover.core.application import ServiceModel
 from clover.core.carbon import CarbonIntensity
 from clover.core.configuration import Configuration, GpuConfiguration, InstanceKind
 from clover.core.dispatch import DispatchRule
+from clover.core.forecast import Outlook
 from clover.core.queueing import Evaluation
 from clover.plan.problem import Candidate, FleetCandidate
 
@@ -119,3 +123,43 @@ def intensity_reading(intensity: CarbonIntensity, *, pue: float, published_at_ms
         stale=intensity.stale,
         note=intensity.note,
     )
+
+
+def intensity_forecast(outlook: Outlook, *, zone: str, published_at_ms: float) -> messages.IntensityForecast:
+    """Write what is expected of the grid."""
+    return messages.IntensityForecast(
+        basis=outlook.basis,
+        source=outlook.source,
+        zone=zone,
+        published_at_ms=published_at_ms,
+        issued_at_ms=None if outlook.issued_s is None else outlook.issued_s * 1e3,
+        step_ms=outlook.step_s * 1e3,
+        intervals=tuple(
+            messages.ForecastInterval(
+                from_ms=each.from_s * 1e3,
+                g_per_kwh=each.g_per_kwh,
+                low_g_per_kwh=each.low_g_per_kwh,
+                high_g_per_kwh=each.high_g_per_kwh,
+            )
+            for each in outlook.intervals
+        ),
+    )
+
+
+def read_target(
+    target: messages.Target, mine: Collection[int], model: ServiceModel
+) -> tuple[str, dict[int, GpuConfiguration]]:
+    """Return what each GPU of a node shall be, by index, or in the first place why the target does not fit the node."""
+    if {gpu.index for gpu in target.gpus} != set(mine):
+        return f"GPUs {sorted(gpu.index for gpu in target.gpus)}: expected {sorted(mine)}", {}
+    if target.application != model.application.name:
+        return f"application {target.application!r}: expected {model.application.name!r}", {}
+    try:
+        wanted = {gpu.index: gpu_configuration(gpu) for gpu in target.gpus}
+    except ValueError as error:
+        return str(error), {}
+    known = {variant.name for variant in model.application.variants}
+    for kind in {kind for gpu in wanted.values() for kind in gpu.instances}:
+        if kind.variant not in known or not model.fits(kind.variant, kind.profile):
+            return f"variant {kind.variant!r} on {kind.profile!r}: unknown, or does not fit", {}
+    return "", wanted

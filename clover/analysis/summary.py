@@ -155,7 +155,7 @@ class RunSummary:
         predictions = Predictions(plan=data.prediction, base=data.base, rightsized=data.base_rightsized)
         self._predictions[event.epoch] = predictions
         self._in_force.append((event.at_ms, predictions))
-        if event.kind == "plan.step":
+        if event.kind == "plan.step" and data.changed:
             self._rolled.add(data.decision)
 
     # --- figures

@@ -6,18 +6,19 @@ Begins at any time: what has not come yet is None, what happened before is missi
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from clover.analysis.summary import RunSummary
 from clover.analysis.view_decisions import DecisionsFold
 from clover.analysis.view_fleet import FleetFold
+from clover.analysis.view_grid import GridFold
 from clover.analysis.view_history import HistoryFold
+from clover.analysis.view_override import override_now
 from clover.analysis.view_savings import Savings
 from clover.analysis.view_state import (
     AlternativeNow,
     DecisionNow,
     EventNow,
-    IntensityNow,
     PerRequest,
     Saved,
     Service,
@@ -27,11 +28,13 @@ from clover.analysis.view_window import SPAN_S, LedgerWindow, RequestWindow, Win
 from clover.bus.messages import (
     Event,
     GpuTarget,
+    IntensityForecast,
     IntensityReading,
     LedgerReading,
     LogLine,
     Message,
     NodeTelemetry,
+    Override,
     PlanRecord,
     Prediction,
     RequestLog,
@@ -43,7 +46,6 @@ from clover.core.units import J_PER_KWH, footprint_g
 __all__ = ["DeploymentView", "Saved", "Snapshot"]
 
 _EVENTS_KEPT = 500
-_HISTORY_KEPT = 240
 _BEATEN_SHOWN = 8
 #: Below this the measured load says less than the plan's.
 _LOAD_LEAST_S = 10.0
@@ -64,8 +66,8 @@ class DeploymentView:
         self._requests = RequestWindow()
         self._ledger = LedgerWindow()
         self._outcomes: Counter[ProducerOutcome] = Counter()
-        self._intensity: IntensityReading | None = None
-        self._history: deque[tuple[float, float]] = deque(maxlen=_HISTORY_KEPT)
+        self._grid = GridFold()
+        self._override: Override | None = None
         self._plan: PlanRecord | None = None
         self._queue: QueueStatus | None = None
         self._events: deque[EventNow] = deque(maxlen=_EVENTS_KEPT)
@@ -73,7 +75,6 @@ class DeploymentView:
         self._decisions = DecisionsFold()
         self._alive: dict[str, float] = {}
         self._alive_ms = 0.0
-        self._ahead: tuple[tuple[float, ...], str] = ((), "")
         self._heard_ms: float | None = None
         self._trouble = ""
 
@@ -95,8 +96,8 @@ class DeploymentView:
                 self._ledger.take(message)
                 self._slots.take_ledger(message)
                 self._decisions.take_ledger(message)
-            case IntensityReading():
-                self._take_intensity(message)
+            case IntensityReading() | IntensityForecast():
+                self._grid.take(message)
             case Event():
                 self._decisions.take_event(message)
                 self._take_event(message.at_ms, message.kind, message.source, message.subject, message.reason)
@@ -123,21 +124,13 @@ class DeploymentView:
         """Take in for how long each agent had been silent at a moment."""
         self._alive, self._alive_ms = dict(silent_s), now_ms
 
-    def set_ahead(self, values: Sequence[float], what: str) -> None:
-        """Take in what the grid is expected to do next, a value per interval, and what that knowledge is."""
-        self._ahead = tuple(values), what
+    def set_override(self, override: Override | None) -> None:
+        """Take in what people have decided over the controller's head."""
+        self._override = override
 
     def set_trouble(self, trouble: str) -> None:
         """Say why nothing comes at present; empty when all is well again."""
         self._trouble = trouble
-
-    def _take_intensity(self, reading: IntensityReading) -> None:
-        if self._history and reading.from_ms <= self._history[-1][0]:
-            if reading.from_ms == self._history[-1][0]:
-                self._intensity = reading
-            return
-        self._intensity = reading
-        self._history.append((reading.from_ms, reading.g_per_kwh))
 
     def _take_event(self, at_ms: float, kind: str, source: str, subject: str, reason: str) -> None:
         self._events.append(EventNow(at_ms=at_ms, kind=kind, source=source, subject=subject, reason=reason))
@@ -160,7 +153,7 @@ class DeploymentView:
             state=plan.state if plan else "waiting",
             state_s=max(0.0, now_ms - plan.since_ms) / 1e3 if plan else 0.0,
             energy_source=ledger.energy_source if ledger else latest.energy_source if latest else None,
-            intensity=self._intensity_now(now_ms),
+            intensity=self._grid.now(now_ms),
             per_request=self._per_request(now_ms, window),
             saved=self._savings.figures(now_ms),
             service=self._service(now_ms, window, in_flight=sum(node.in_flight for node in nodes)),
@@ -174,35 +167,8 @@ class DeploymentView:
             work=window.work,
             recent=window.outcomes,
             by_cause_j=ledger.by_cause_j if ledger else {},
+            override=override_now(self._override, now_ms),
             agents={name: s + max(0.0, now_ms - self._alive_ms) / 1e3 for name, s in self._alive.items()},
-        )
-
-    @staticmethod
-    def _stale_s(reading: IntensityReading, now_ms: float) -> float:
-        """Return for how long a figure has been too old: live as the monitor judges, replayed since its row ended."""
-        if reading.observed_to_ms is None and not reading.stale:
-            return max(0.0, now_ms - reading.to_ms) / 1e3
-        return max(0.0, now_ms - (reading.observed_to_ms or reading.from_ms)) / 1e3 if reading.stale else 0.0
-
-    def _intensity_now(self, now_ms: float) -> IntensityNow | None:
-        reading = self._intensity
-        if reading is None:
-            return None
-        return IntensityNow(
-            g_per_kwh=reading.g_per_kwh,
-            pue=reading.pue,
-            zone=reading.zone,
-            kind=reading.kind,
-            factor=reading.factor,
-            status=reading.status,
-            source=reading.source,
-            fallback_level=reading.fallback_level,
-            trace_index=reading.trace_index,
-            age_s=max(0.0, now_ms - (reading.observed_to_ms or reading.published_at_ms)) / 1e3,
-            stale_s=self._stale_s(reading, now_ms),
-            history=tuple(g_per_kwh for _, g_per_kwh in self._history),
-            ahead=self._ahead[0],
-            ahead_what=self._ahead[1],
         )
 
     def _per_request(self, now_ms: float, window: WindowFigures) -> PerRequest:
@@ -226,7 +192,7 @@ class DeploymentView:
         )
 
     def _modelled_now(self) -> PerRequest:
-        reading, plan = self._intensity, self._plan
+        reading, plan = self._grid.reading, self._plan
         if reading is None or plan is None:
             return PerRequest()
         g_per_j = footprint_g(J_PER_KWH, reading.g_per_kwh, reading.pue) / J_PER_KWH

@@ -22,8 +22,11 @@ class IntensityNow:
         age_s: Since the time that a live figure describes, or since a replayed one was published.
         stale_s: For how long it has been too old to change a plan; of a replay, since its row ended. 0 while it holds.
         history: Past values and the present one, oldest first, one per published interval.
-        ahead: What the source expects next, one value per interval like those of the history; of a replay, its rows.
-        ahead_what: What `ahead` is, such as `forecast` or `trace`; empty without one.
+        ahead: What is expected next, one value per interval; empty if nothing is.
+        ahead_high: Upper end of the band that held 80 % of past actual values, for each of `ahead`; None if unknown.
+        ahead_basis: `published`, `yesterday` or `trace` (`clover.bus.messages.IntensityForecast`), empty without.
+        ahead_issued_s: How long ago it was issued; None if it does not age.
+        ahead_step_s: Length of its intervals.
     """
 
     g_per_kwh: float
@@ -39,7 +42,10 @@ class IntensityNow:
     stale_s: float
     history: tuple[float, ...]
     ahead: tuple[float, ...] = ()
-    ahead_what: str = ""
+    ahead_high: tuple[float | None, ...] = ()
+    ahead_basis: str = ""
+    ahead_issued_s: float | None = None
+    ahead_step_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,6 +207,28 @@ class DecisionNow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OverrideNow:
+    """What people have decided over the controller's head and has not run out; `*_left_s` is None if it never does.
+
+    Attributes:
+        paused: The controller makes no new decision.
+        paused_left_s: For how long.
+        pinned: GPUs that are fixed, as `n1/gpu0`.
+        pinned_left_s: For how long the last of them.
+        by_hand: Nodes that were taken from the controller.
+        by, reason: Who changed this last, and why.
+    """
+
+    paused: bool = False
+    paused_left_s: float | None = None
+    pinned: tuple[str, ...] = ()
+    pinned_left_s: float | None = None
+    by_hand: tuple[str, ...] = ()
+    by: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EventNow:
     """Something that happened."""
 
@@ -230,6 +258,7 @@ class Snapshot:
         recent: Outcomes of the last minute.
         by_cause_j: Joules of the deployment by cause, since its ledger began.
         agents: Seconds since each agent last gave a sign of life.
+        override: What people have decided over the controller's head.
     """
 
     at_ms: float
@@ -258,6 +287,7 @@ class Snapshot:
     recent: Mapping[str, int] = field(default_factory=dict[str, int])
     by_cause_j: Mapping[str, float] = field(default_factory=dict[str, float])
     agents: Mapping[str, float] = field(default_factory=dict[str, float])
+    override: OverrideNow = OverrideNow()
 
     @property
     def controller_silent_s(self) -> float | None:

@@ -213,7 +213,7 @@ REGISTRY: tuple[KeySpec, ...] = (
         readers="controller, dashboard",
         bound=f"~{FEED_MAXLEN[Feed.CARBON]} entries",
         ttl="",
-        what="carbon intensity (`intensity`) and the ledger (`ledger`)",
+        what="carbon intensity (`intensity`), what is expected of it (`forecast`) and the ledger (`ledger`)",
         commands=_may(monitor="xadd", controller=f"{_FOLLOW}+{_BURY}", dashboard=_FOLLOW),
     ),
     KeySpec(
@@ -251,9 +251,9 @@ REGISTRY: tuple[KeySpec, ...] = (
         kind="hash",
         writers="carbon monitor",
         readers="controller, dashboard",
-        bound="three fields",
+        bound="four fields",
         ttl="7 days",
-        what="newest `intensity` and `ledger` as JSON, and `v`",
+        what="newest `intensity`, `forecast` and `ledger` as JSON, and `v`",
         commands=_may(all="hgetall", monitor="hset pexpire"),
     ),
     KeySpec(

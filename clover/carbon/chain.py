@@ -16,7 +16,7 @@ from clover.carbon.past import ReadingCache, Readings
 from clover.carbon.port import AccessDeniedError, CarbonSource, NoValueError, SourceError
 from clover.core.carbon import CarbonIntensity
 from clover.core.clock import Clock
-from clover.core.forecast import DAY_S
+from clover.core.forecast import DAY_S, Outlook, persistence, with_band
 from clover.core.intensity_trace import IntensityTrace
 from clover.errors import ConfigurationError
 
@@ -194,6 +194,35 @@ class SourceChain:
         now = self.at(to_s)
         before = [r for r in self._past.between(from_s, to_s) if r.from_s < now.from_s]
         return [*before, now]
+
+    def ahead(self, now_s: float, steps: int) -> Outlook | None:
+        """Return the published forecast, or without one that of the same hours yesterday; None without either."""
+        traits = self._source.traits
+        coming = [r for r in self._ahead.all() if r.from_s > now_s][:steps]
+        if coming:
+            past = {r.from_s: r.g_per_kwh for r in self._past.all()}
+            pairs = [(past[r.from_s], r.g_per_kwh) for r in self._ahead.all() if r.from_s in past]
+            return Outlook(
+                basis="published",
+                source=traits.name,
+                issued_s=self._issued_s,
+                intervals=with_band([(r.from_s, r.g_per_kwh) for r in coming], pairs),
+                step_s=traits.slot_s,
+            )
+        return self._as_yesterday(now_s, steps)
+
+    def _as_yesterday(self, now_s: float, steps: int) -> Outlook | None:
+        newest = self._past.newest(now_s)
+        if newest is None:
+            return None
+        step_s = self._source.traits.slot_s
+        begun = (now_s - newest.from_s) // step_s
+        values = {r.from_s: r.g_per_kwh for r in self._past.all()}
+        found = persistence(values, from_s=newest.from_s + (begun + 1) * step_s, step_s=step_s, steps=steps)
+        if not found:
+            return None
+        name = self._source.traits.name
+        return Outlook(basis="yesterday", source=name, issued_s=newest.to_s, intervals=tuple(found), step_s=step_s)
 
     def at(self, now_s: float) -> CarbonIntensity:
         """Return the best figure for a moment that is now.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from clover.core.carbon import CarbonIntensity, IntensityFactor, IntensityKind
+from clover.core.forecast import Outlook
 from clover.errors import CloverError
 
 
@@ -120,4 +121,8 @@ class IntensityFeed(Protocol):
         Raises:
             NoValueError: There is no figure at all, not even a fixed fallback.
         """
+        ...
+
+    def ahead(self, now_s: float, steps: int) -> Outlook | None:
+        """Return what is expected of the next so many intervals; None if nothing is."""
         ...

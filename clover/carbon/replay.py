@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from clover.core.carbon import CarbonIntensity
+from clover.core.forecast import Outlook
 from clover.core.intensity_trace import IntensityTrace
 
 
@@ -38,6 +39,10 @@ class TraceReplay:
             # Within the row before, clear of rounding at its end.
             found.insert(0, self._at(found[0].from_s - 0.25 * (found[0].to_s - found[0].from_s)))
         return [row for row in found if row.from_s > from_s] or found[-1:]
+
+    def ahead(self, now_s: float, steps: int) -> Outlook | None:
+        """Return the rows to come, or what had been published for them; None for a constant."""
+        return self._trace.ahead(now_s, started_s=self._started_s, hour_s=self._hour_s, steps=steps)
 
     def _at(self, now_s: float) -> CarbonIntensity:
         return self._trace.at(now_s, started_s=self._started_s, hour_s=self._hour_s)

@@ -202,6 +202,11 @@ def sped_up(times_s: Iterator[float], speed: float) -> Iterator[float]:
     return (time_s / speed for time_s in times_s)
 
 
+def from_on(times_s: Iterator[float], begin_s: float) -> Iterator[float]:
+    """Return what is due from a moment on, counted from there: the rest of a schedule that somebody has begun."""
+    return (time_s - begin_s for time_s in itertools.dropwhile(lambda time_s: time_s < begin_s, times_s))
+
+
 def dealt(times_s: Iterator[float], index: int, of: int) -> Iterator[float]:
     """Return every `of`-th arrival from number `index` on: what one of several generators sends of one schedule."""
     return itertools.islice(times_s, index, None, of)

@@ -262,7 +262,7 @@ class ControllerMachine:
     def _decided(self, configuration: Configuration, now_s: float, *, redispatch: bool) -> list[Command]:
         self.story.expect("deciding", configuration)
         self.roll.begin(configuration.as_dict())
-        if not self.roll.left and not redispatch:
+        if not self.roll.left and not redispatch and not self.roll.restored:
             self.story.enter("kept", "decision kept what was there")
             return [Settle(unchanged=True)]
         self.story.enter("changes", str(configuration))
@@ -294,7 +294,8 @@ class ControllerMachine:
     def _abort(self, trigger: Trigger, reason: str, now_s: float) -> list[Command]:
         told = f"{len(self.roll.left)} of {self.roll.total} GPUs were still to change: {reason}"
         abort = Say(kind="plan.aborted", subject=f"epoch {self.roll.epoch}", reason=told)
-        return [abort, *self._decide(trigger, reason, "aborted", now_s)]
+        back = self.roll.take_back(self.fleet.fence.fenced)
+        return [abort, *back, *self._decide(trigger, reason, "aborted", now_s)]
 
     def _next_step(self, now_s: float) -> Send:
         rate_rps = max(self.load.rate_rps, 0.01) if self.load is not None else self.rate_rps

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 DAY_S = 86_400.0
+
+Basis = Literal["published", "yesterday", "trace"]
+"""What a forecast rests on: the source's own, the same hour of the day before, or the rows that a replay will show."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +37,44 @@ class Predicted:
     g_per_kwh: float
     low_g_per_kwh: float | None = None
     high_g_per_kwh: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outlook:
+    """What is expected of the grid from now on.
+
+    Attributes:
+        basis: What it rests on.
+        source: Whose figures these are.
+        issued_s: When the source issued it; None for what does not age.
+        intervals: Next first, each `step_s` long.
+        step_s: In seconds.
+    """
+
+    basis: Basis
+    source: str
+    issued_s: float | None
+    intervals: tuple[Predicted, ...]
+    step_s: float
+
+
+def with_band(expected: Sequence[tuple[float, float]], pairs: Sequence[tuple[float, float]]) -> tuple[Predicted, ...]:
+    """Return intervals with a band as wide as the same kind of forecast needed in the past.
+
+    Args:
+        expected: Beginning of each interval (s) and its gCO2e per kWh.
+        pairs: Past (actual, forecast); fewer than 10 give no band.
+    """
+    low, high = _band(pairs)
+    return tuple(
+        Predicted(
+            from_s=from_s,
+            g_per_kwh=value,
+            low_g_per_kwh=None if low is None else value * low,
+            high_g_per_kwh=None if high is None else value * high,
+        )
+        for from_s, value in expected
+    )
 
 
 def forecast_error(pairs: Sequence[tuple[float, float]]) -> ForecastError | None:
@@ -71,21 +113,13 @@ def persistence(values: Mapping[float, float], *, from_s: float, step_s: float, 
         step_s: Length of an interval.
         steps: How many.
     """
-    low, high = _band(persistence_pairs(values))
-    found: list[Predicted] = []
+    found: list[tuple[float, float]] = []
     for step in range(steps):
         at_s = from_s + step * step_s
         before = next((values[at_s - day * DAY_S] for day in range(1, 9) if at_s - day * DAY_S in values), None)
         if before is not None:
-            found.append(
-                Predicted(
-                    from_s=at_s,
-                    g_per_kwh=before,
-                    low_g_per_kwh=None if low is None else before * low,
-                    high_g_per_kwh=None if high is None else before * high,
-                )
-            )
-    return found
+            found.append((at_s, before))
+    return list(with_band(found, persistence_pairs(values)))
 
 
 def _band(pairs: Sequence[tuple[float, float]]) -> tuple[float | None, float | None]:

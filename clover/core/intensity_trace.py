@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from clover.core.carbon import CarbonIntensity, IntensityFactor, check_intensity
+from clover.core.forecast import Outlook, with_band
 from clover.errors import TraceError
 
 Interpolation = Literal["step", "linear"]
@@ -76,6 +77,34 @@ class IntensityTrace:
             trace_index=index,
             stale=over and not constant,
             note=self._note(index, over=over and not constant),
+        )
+
+    def ahead(self, now_s: float, *, started_s: float, hour_s: float, steps: int) -> Outlook | None:
+        """Return what is expected of the rows after the one in force at a moment of a replay; None of a constant.
+
+        It is what had been published for them where the trace has that, else the rows themselves, and said to be.
+
+        Args:
+            now_s: Wall time.
+            started_s: Wall time at which row 0 began.
+            hour_s: Real seconds that one hour of the trace lasts.
+            steps: Rows, at most; a trace that does not begin again has fewer at its end.
+        """
+        count, row_s = len(self.values_g_per_kwh), hour_s * self.step_h
+        first = max(0, math.floor((now_s - started_s) / row_s + 1e-9)) + 1
+        rows = [row for row in range(first, first + steps) if self.after_end == "wrap" or row < count]
+        if count == 1 or not rows:
+            return None
+        published = self.forecasts_g_per_kwh
+        past = range(max(0, first - count), first)
+        pairs = [(self.values_g_per_kwh[row % count], published[row % count]) for row in past] if published else []
+        told = published or self.values_g_per_kwh
+        return Outlook(
+            basis="published" if published else "trace",
+            source=f"trace:{self.name}",
+            issued_s=None,
+            intervals=with_band([(started_s + row * row_s, told[row % count]) for row in rows], pairs),
+            step_s=row_s,
         )
 
     def _value(self, index: int, part: float) -> float:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from clover.core.configuration import Configuration, FleetCounts, GpuConfiguration, GpuId
-from clover.core.control import Send
+from clover.core.control import Say, Send
 from clover.core.fencing import Fenced, settled
 from clover.core.fleet import FleetView
 
@@ -113,6 +113,7 @@ class Roll:
         epoch: Under which its targets were written; None until they are.
         since_s: When it began.
         total: GPUs that the roll changes in all.
+        restored: GPUs that failed to change and get back in the next targets what they were before.
     """
 
     assigned: dict[GpuId, GpuConfiguration] = field(default_factory=dict[GpuId, GpuConfiguration])
@@ -121,6 +122,9 @@ class Roll:
     epoch: int | None = None
     since_s: float = 0.0
     total: int = 0
+    restored: tuple[GpuId, ...] = ()
+    #: What the GPUs of the present step were before it, if they served.
+    _before: dict[GpuId, GpuConfiguration] = field(default_factory=dict[GpuId, GpuConfiguration])
 
     @property
     def left(self) -> list[GpuId]:
@@ -157,6 +161,8 @@ class Roll:
         """Begin the next step; return the targets that it needs."""
         phases = {gpu: report.phase for gpu in fleet.fit if (report := fleet.report(gpu)) is not None}
         step = next_step(self.assigned, self.wanted, phases, late_of)
+        self._before = {gpu: now for gpu, now in self.assigned_of(step.gpus).items() if now.instances}
+        self.restored = ()
         self.assigned |= {gpu: self.wanted[gpu] for gpu in step.gpus}
         self.gpus, self.epoch, self.since_s = step.gpus, None, now_s
         left = len(self.left)
@@ -170,6 +176,19 @@ class Roll:
             fenced=tuple(sorted(fleet.fence.fenced & set(self.assigned))),
             late_pct=None if step.late is None else 100.0 * step.late,
         )
+
+    def take_back(self, gpus: Collection[GpuId]) -> list[Say]:
+        """Let GPUs that failed to change in this step be what they were before it; say so.
+
+        Not those that served nobody: a GPU that could not be woken has nothing to lose.
+        """
+        back = {gpu: before for gpu, before in sorted(self._before.items()) if gpu in gpus}
+        self.assigned |= back
+        self.restored = tuple(back)
+        return [
+            Say(kind="gpu.rolled_back", subject=str(gpu), reason=f"it failed to change: back to {before}")
+            for gpu, before in back.items()
+        ]
 
     def give_up(self, fleet: FleetView, now_s: float) -> list[Fenced]:
         """Fence off GPUs that have not done for too long what the step says, so that they hold nobody up."""

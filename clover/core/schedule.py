@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from random import Random
 from typing import Literal
 
@@ -12,17 +12,16 @@ from clover.core.arrivals import dealt, scaled, shaped, sped_up, unit_gaps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Load:
-    """What load there shall be.
+class Arrivals:
+    """How requests arrive, but for what a trace of the past says; plain values, so that processes can be told.
 
     Attributes:
         process: `poisson`, `constant` or `gamma`; not used for the moments of a trace.
         smoothness: Of `gamma`.
         rate_rps: Mean rate of the shape; not used with a trace.
         shape, period_s, peak: How the rate moves (`clover.core.arrivals.shaped`).
-        trace: Arrivals of the past instead.
-        speed: How many times as fast the trace runs.
-        scale_to_rps: Mean rate that the trace is brought to after that; None leaves its own.
+        speed: How many times as fast a trace runs.
+        scale_to_rps: Mean rate that a trace is brought to after that; None leaves its own.
         concurrency: Closed loop instead: so many users, each with one request at a time; 0 for an open loop.
     """
 
@@ -32,10 +31,20 @@ class Load:
     shape: str = "flat"
     period_s: float = 3600.0
     peak: float | None = None
-    trace: ArrivalTrace | None = None
     speed: float = 1.0
     scale_to_rps: float | None = None
     concurrency: int = 0
+
+    def with_trace(self, trace: ArrivalTrace | None) -> Load:
+        """Return the load that these arrivals are together with a trace, or without one."""
+        return Load(trace=trace, **{field.name: getattr(self, field.name) for field in fields(Arrivals)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load(Arrivals):
+    """What load there shall be: arrivals, by a trace of the past if there is one."""
+
+    trace: ArrivalTrace | None = None
 
     @property
     def closed(self) -> bool:

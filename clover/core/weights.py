@@ -4,6 +4,9 @@ Each node holds its kinds to shares of its own requests; how many requests it ta
 the fleet's share of a kind drifts when kinds are not spread over the nodes alike. What a node's shares must be for the
 requests that it really takes is found by iterative proportional fitting (W. E. Deming, F. F. Stephan, "On a least
 squares adjustment of a sampled frequency table", Ann. Math. Statist. 11, 1940): rows are nodes, columns kinds.
+
+Every correction lets the nodes begin their counts anew, and with them the slack that each kind has: a correction that
+follows noise makes shares worse. So there is none before a deviation is more than chance and more than a floor.
 """
 
 from __future__ import annotations
@@ -19,11 +22,12 @@ Cell = tuple[str, InstanceKind]
 #: Fewer requests say nothing about shares.
 LEAST_REQUESTS = 200
 #: Deviations of the fleet's shares up to this are left alone.
-TOLERATED = 0.005
-#: What was served so long ago counts 1/e.
-MEMORY_S = 120.0
-#: Over how many further requests, as a part of those remembered, a deviation is made good.
-_MADE_GOOD_WITHIN = 0.5
+TOLERATED = 0.01
+#: So many standard errors of a share are chance. Requests are taken to be independent, which is on the safe side:
+#: dispatch by shares is more even than that.
+CHANCE = 3.0
+#: What was served so long ago counts 1/e, but this many requests are remembered in any case.
+MEMORY_S, MEMORY_REQUESTS = 120.0, 2000.0
 _ROUNDS = 60
 
 
@@ -64,6 +68,20 @@ def _node_sums(flows: Mapping[Cell, float]) -> dict[str, float]:
     return sums
 
 
+def matters(served: float, planned: float, effective: float) -> bool:
+    """Return whether a share differs from what is planned by more than the floor and by more than chance.
+
+    Args:
+        served: Share of all requests, 0..1.
+        planned: What it was to be.
+        effective: Number of independent requests that `served` was counted on.
+    """
+    deviation = abs(served - planned)
+    if effective < LEAST_REQUESTS or deviation <= TOLERATED:
+        return False
+    return deviation > CHANCE * math.sqrt(planned * (1.0 - planned) / effective)
+
+
 @dataclass(slots=True)
 class ShareCorrector:
     """Remembers what was served under a plan with shares.
@@ -74,37 +92,46 @@ class ShareCorrector:
 
     planned: Mapping[Cell, float]
     _served: dict[Cell, float] = field(default_factory=dict[Cell, float])
+    #: Sum of the squares of the weights with which requests count.
+    _squares: float = 0.0
     _at_s: float | None = None
 
     def take(self, begun: Mapping[Cell, int], now_s: float) -> None:
         """Take in how many requests each node has begun by kind since the last call."""
+        new, total = sum(begun.values()), sum(self._served.values())
         keep = 1.0 if self._at_s is None else math.exp(-max(0.0, now_s - self._at_s) / MEMORY_S)
+        if total > 0.0:
+            keep = max(keep, min(1.0, (MEMORY_REQUESTS - new) / total))
         self._at_s = now_s
         self._served = {cell: count * keep for cell, count in self._served.items()}
+        self._squares = self._squares * keep * keep + new
         for cell, count in begun.items():
             self._served[cell] = self._served.get(cell, 0.0) + count
 
-    @property
-    def worst(self) -> float:
-        """Largest deviation of the fleet's share of a kind from what is planned; 0 while too little is known."""
+    def forget(self) -> None:
+        """Begin anew: what was served under other shares says nothing about these."""
+        self._served, self._squares = {}, 0.0
+
+    def deviations(self) -> dict[InstanceKind, float]:
+        """Return by how much the fleet's share of each kind differs from what is planned; empty before any request."""
         total = sum(self._served.values())
-        if total < LEAST_REQUESTS:
-            return 0.0
+        if total <= 0.0:
+            return {}
         served, planned = _kind_sums(self._served), _kind_sums(self.planned)
-        return max(abs(served.get(kind, 0.0) / total - planned.get(kind, 0.0)) for kind in served.keys() | planned)
+        return {
+            kind: served.get(kind, 0.0) / total - planned.get(kind, 0.0) for kind in sorted(served.keys() | planned)
+        }
 
     def corrected(self) -> dict[str, dict[InstanceKind, float]] | None:
         """Return each node's shares for what comes next; None if the fleet's shares are near enough, or not known."""
-        if self.worst <= TOLERATED:
-            return None
+        planned = _kind_sums(self.planned)
         total = sum(self._served.values())
-        served, planned = _kind_sums(self._served), _kind_sums(self.planned)
-        coming = _MADE_GOOD_WITHIN * total
-        missing = {kind: max(0.0, share * (total + coming) - served.get(kind, 0.0)) for kind, share in planned.items()}
-        scale = sum(missing.values()) or 1.0
-        kinds = {kind: count / scale for kind, count in missing.items()}
+        effective = total * total / self._squares if self._squares else 0.0
+        off = self.deviations().items()
+        if not any(matters(planned.get(k, 0.0) + by, planned.get(k, 0.0), effective) for k, by in off):
+            return None
         nodes = {node: count / total for node, count in _node_sums(self._served).items()}
-        flows = fitted({cell: share for cell, share in self.planned.items() if share > 0.0}, nodes, kinds)
+        flows = fitted({cell: share for cell, share in self.planned.items() if share > 0.0}, nodes, planned)
         sums = _node_sums(flows)
         shares: dict[str, dict[InstanceKind, float]] = {}
         for (node, kind), flow in flows.items():

@@ -7,7 +7,7 @@ from clover.errors import ConfigurationError
 from clover.plan.evaluator import LiveEvaluator
 from clover.plan.exact import ExactScheme
 from clover.plan.fixed import FixedScheme
-from clover.plan.problem import Scheme
+from clover.plan.problem import Parking, Scheme
 from clover.plan.search import SearchScheme
 from clover.plan.uniform import OracleScheme, ParkingScheme, ThresholdScheme
 
@@ -15,6 +15,11 @@ from clover.plan.uniform import OracleScheme, ParkingScheme, ThresholdScheme
 SCHEME_NAMES = ("base", "base_rightsized", "co2opt", "blover", "clover", "oracle", "threshold", "exact")
 #: Schemes of experiments only: `clover_live` charges modelled exploration, `static` knows the whole trace.
 EXPERIMENT_SCHEMES = (*SCHEME_NAMES, "clover_live", "static")
+
+
+def is_fixed(name: str, parking: Parking) -> bool:
+    """Return whether a scheme is one answer whatever happens: a reference to compare with, which nothing corrects."""
+    return name == "base" or (name == "co2opt" and parking == "none")
 
 
 def make_scheme(name: str, *, seed: int, faithful: bool = False) -> Scheme:

@@ -196,6 +196,10 @@ def find_run(runs: Path, name: str, alive: Alive) -> Found:
     found, _ = list_runs(runs, alive)
     if name == "last" and found:
         return found[-1]
+    if name == "last":
+        raise RunError(
+            f"there are no runs in {runs} yet", hint="`clover up` makes one, and so does `clover experiment`"
+        )
     matching = [run for run in found if run.record.run.startswith(name)]
     if len(matching) == 1:
         return matching[0]

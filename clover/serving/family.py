@@ -8,18 +8,22 @@ import pkgutil
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from clover.serving import families
 from clover.serving.port import ServingError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from clover.serving.recipe import Recipe
 
 #: Modules in the package of families that are tools, not families.
-TOOLS = frozenset({"devices", "pictures", "pretrained"})
+TOOLS = frozenset({"batches", "devices", "pictures", "pretrained"})
+
+
+#: Families that ship whose models are `BatchingModel`s; an export to TorchScript may be for one batch size only.
+_BATCHING = frozenset({"albert", "detection", "efficientnet", "efficientnet_lite"})
 
 
 class Model(Protocol):
@@ -42,10 +46,34 @@ class Model(Protocol):
         ...
 
 
+@runtime_checkable
+class BatchingModel(Model, Protocol):
+    """A model that can answer several requests with one inference."""
+
+    def infer_batch(self, prepared: Sequence[Any]) -> Sequence[Any]:
+        """Compute for several prepared inputs at once; return a raw result for each, in their order."""
+        ...
+
+
+def require_batches(model: Model, recipe: Recipe) -> BatchingModel:
+    """Return the model if it can answer requests together; `ServingError` otherwise."""
+    if not isinstance(model, BatchingModel):
+        raise ServingError(
+            f"the family {recipe.family!r} of {recipe.application} has no infer_batch(prepared)",
+            hint="leave --max-batch-size out",
+        )
+    return model
+
+
 def family_names() -> list[str]:
     """Return the names of the families that ship."""
     names = {module.name for module in pkgutil.iter_modules(families.__path__)}
     return sorted(name for name in names - TOOLS if not name.startswith("_"))
+
+
+def forms_batches(family: str) -> bool:
+    """Return whether a family that ships can answer several requests at once, without importing torch."""
+    return family in _BATCHING
 
 
 def load_model(recipe: Recipe) -> Model:

@@ -44,6 +44,8 @@ class Start(Frame, frozen=True, kw_only=True, tag="start"):
             enforces (Linux). 0 if it is not known.
         input_roots: Folders and URL prefixes below which inputs may be fetched that a request only refers to.
         cpus: Cores that the process may run on (Linux); empty: any.
+        batch_size: Most jobs that will be asked for together; above 1 the family must be able to.
+        sample_type, sample: Content type and bytes of an input to time a full batch with.
     """
 
     recipe: Recipe
@@ -53,14 +55,21 @@ class Start(Frame, frozen=True, kw_only=True, tag="start"):
     multiprocessors: int = 0
     input_roots: tuple[str, ...] = ()
     cpus: tuple[int, ...] = ()
+    batch_size: int = 1
+    sample_type: str = ""
+    sample: bytes = b""
 
 
 class Job(Frame, frozen=True, kw_only=True, tag="job"):
-    """One request to the worker; `number` comes back with the answer."""
+    """One request to the worker; `number` comes back with the answer.
+
+    `following` jobs more come right after it and are to be answered together with it, each with a frame of its own.
+    """
 
     number: int
     content_type: str
     payload: bytes
+    following: int = 0
 
 
 class Ping(Frame, frozen=True, kw_only=True, tag="ping"):
@@ -81,6 +90,8 @@ class Ready(Frame, frozen=True, kw_only=True, tag="ready"):
         device: What it runs on, such as `cpu` or `NVIDIA A100-SXM4-40GB MIG 3g.20gb`.
         memory_mib: Memory that the worker takes with its model loaded, MiB; 0 if unknown.
         versions: Libraries that do the work, by name.
+        batch_ms: Time of a full batch, measured with the sample and held back like any other; None if there are no
+            batches, or if one does not fit into the memory.
     """
 
     load_s: float
@@ -89,6 +100,7 @@ class Ready(Frame, frozen=True, kw_only=True, tag="ready"):
     device: str = ""
     memory_mib: float = 0.0
     versions: dict[str, str] = {}
+    batch_ms: float | None = None
 
 
 class Failed(Frame, frozen=True, kw_only=True, tag="failed"):

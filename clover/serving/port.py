@@ -5,8 +5,9 @@ Implemented by worker processes that run real models (`clover.serving.process`) 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from clover.errors import CloverError
 
@@ -155,6 +156,24 @@ class Worker(Protocol):
 
     async def stop(self) -> None:
         """End the worker within a bounded time, by force if need be; idempotent."""
+        ...
+
+
+@runtime_checkable
+class BatchingWorker(Protocol):
+    """What a worker can do beside (`Worker`) that answers several requests with one inference."""
+
+    @property
+    def batch_ms(self) -> float | None:
+        """Time of a full batch, measured when it loaded; None if it can form none."""
+        ...
+
+    async def serve_together(self, requests: Sequence[ServableRequest]) -> list[Served | ServingError]:
+        """Answer several requests at once: for each its answer, with its part of the energy, or its own failure.
+
+        Raises:
+            WorkerDiedError: The worker died or hung and was ended; none of them has been answered.
+        """
         ...
 
 

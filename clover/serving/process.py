@@ -38,6 +38,8 @@ class ProcessServicer:
         table_j: Dynamic energy of a request by variant, J, by the performance table. If given, instances are MIG
             devices: workers compute there, and where they cannot they say so (`Worker.fallback`) and use the CPU. A
             GPU's energy cannot be read per instance, so this estimate is what a request is said to have taken.
+        batch_size: Most requests that a worker is asked to answer together.
+        sample: Content type and payload of an input, to time a full batch with.
     """
 
     def __init__(
@@ -50,6 +52,8 @@ class ProcessServicer:
         input_roots: Sequence[str] = (),
         cores: Sequence[tuple[int, ...]] = (),
         table_j: Callable[[str], float] | None = None,
+        batch_size: int = 1,
+        sample: tuple[str, bytes] = ("", b""),
     ) -> None:
         self._command = tuple(command)
         self._settings = settings or WorkerSettings()
@@ -58,6 +62,8 @@ class ProcessServicer:
         self._input_roots = tuple(input_roots)
         self._cores = tuple(cores)
         self._table_j = table_j
+        self._batch_size = batch_size
+        self._sample = sample
         self._workers: set[ProcessWorker] = set()
         self._closed = False
 
@@ -89,6 +95,9 @@ class ProcessServicer:
                 multiprocessors=spec.multiprocessors,
                 input_roots=self._input_roots,
                 cpus=self._cores[spec.gpu] if spec.gpu < len(self._cores) else (),
+                batch_size=self._batch_size,
+                sample_type=self._sample[0],
+                sample=self._sample[1],
             )
         )
         return worker

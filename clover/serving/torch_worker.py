@@ -19,7 +19,7 @@ from clover.parent import end_with_parent
 from clover.serving.availability import MODELS_HINT, library_versions
 from clover.serving.device import Place, choose_place
 from clover.serving.duty import DutyCycle
-from clover.serving.family import load_model
+from clover.serving.family import load_model, require_batches
 from clover.serving.framing import (
     Exhausted,
     Failed,
@@ -38,6 +38,7 @@ from clover.serving.memory import is_out_of_memory, limit_memory, resident_mib
 from clover.serving.pinning import pin
 from clover.serving.port import InvalidInputError, ServingError, first_line
 from clover.serving.references import Fetcher
+from clover.serving.together import Together, time_full_batch
 
 if TYPE_CHECKING:
     from clover.serving.family import Model
@@ -71,6 +72,7 @@ def _get_ready(start: Start) -> tuple[Model, Place, Ready]:
         model = load_model(start.recipe)
         loaded = time.monotonic()
         model.warm_up()
+        batch_ms = _batch_ms(model, start, place)
     except ImportError as exc:
         raise ServingError(f"real models cannot be served here: {exc}", hint=MODELS_HINT) from exc
     except (MemoryError, RuntimeError) as exc:
@@ -86,8 +88,17 @@ def _get_ready(start: Start) -> tuple[Model, Place, Ready]:
         memory_mib=resident_mib(),
         versions=library_versions(),
         fallback=place.fallback,
+        batch_ms=batch_ms,
     )
     return model, place, ready
+
+
+def _batch_ms(model: Model, start: Start, place: Place) -> float | None:
+    if start.batch_size == 1:
+        return None
+    batching = require_batches(model, start.recipe)
+    fraction = start.fraction if place.device == "cpu" else 1.0
+    return time_full_batch(batching, (start.sample_type, start.sample), start.batch_size, fraction)
 
 
 def _prepare_torch(start: Start) -> Place:
@@ -114,11 +125,18 @@ class _Server:
         self._fetcher = Fetcher(start.input_roots)
         self._memory_mib = start.memory_mib
         self._output = output
+        self._together = Together(model, self._fetcher.resolve, duty, self._outcome)
 
     def run(self, source: BinaryIO) -> None:
         """Answer until the source ends."""
         while isinstance(asked := read_to_worker(source), Job | Ping):
-            _send(self._output, self._outcome(asked) if isinstance(asked, Job) else Pong())
+            if isinstance(asked, Ping):
+                _send(self._output, Pong())
+            elif not asked.following:
+                _send(self._output, self._outcome(asked))
+            elif len(jobs := _with_following(asked, source)) == 1 + asked.following:
+                for outcome in self._together.outcomes(jobs):
+                    _send(self._output, outcome)
 
     def _outcome(self, job: Job) -> Result | Refused | Exhausted:
         try:
@@ -152,6 +170,14 @@ class _Server:
             cpu_s=cpu_3 - cpu_0,
             instance_s=wall_2 - wall_1 + time.monotonic() - wall_3,
         )
+
+
+def _with_following(first: Job, source: BinaryIO) -> list[Job]:
+    """Read the rest of a batch; it is shorter than announced only if the source has ended."""
+    jobs = [first]
+    while len(jobs) <= first.following and isinstance(job := read_to_worker(source), Job):
+        jobs.append(job)
+    return jobs
 
 
 def _send(output: BinaryIO, frame: FromWorker) -> None:

@@ -29,12 +29,14 @@ from clover.serving.last_words import LastWords, describe_ending
 from clover.serving.port import InvalidInputError, OutOfMemoryError, Served, ServingError, WorkerDiedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from clover.serving.port import InstanceSpec, ServableRequest
 
 _log = logging.getLogger(__name__)
+
+Answer = Result | Refused | Exhausted
 
 #: Sources of energy figures: processor seconds x watts per core, and the performance table.
 TDP_SOURCE: Final = "estimate:tdp"
@@ -89,7 +91,8 @@ class ProcessWorker:
         self._stdin, self._stdout, self._stderr = _pipes(process)
         self._turn = asyncio.Lock()
         self._number = 0
-        self._answer: asyncio.Future[Result | Refused | Exhausted] | None = None
+        # By the number of the job.
+        self._answers: dict[int, asyncio.Future[Answer]] = {}
         self._pong: asyncio.Future[None] | None = None
         self._ready: asyncio.Future[Ready | Failed] = loop.create_future()
         self._died: asyncio.Future[str] = loop.create_future()
@@ -142,6 +145,11 @@ class ProcessWorker:
         return self._timings
 
     @property
+    def batch_ms(self) -> float | None:
+        """Time of a full batch, measured when it loaded; None if it forms none."""
+        return self._timings.batch_ms
+
+    @property
     def last_lines(self) -> tuple[str, ...]:
         """The last lines that the worker wrote to stderr, at most 20, oldest first."""
         return self._last_words.lines
@@ -169,16 +177,34 @@ class ProcessWorker:
     async def serve(self, request: ServableRequest) -> Served:
         """Answer one request, see `clover.serving.port.Worker.serve`."""
         if len(request.payload) > MAX_PAYLOAD_BYTES:
-            raise InvalidInputError(f"the input has more than {MAX_PAYLOAD_BYTES // 2**20} MiB")
+            raise _too_large()
         async with self._turn:
             # Not the event loop's time: some loops count whole milliseconds.
             begun = time.perf_counter()
-            answer = await self._ask(request)
+            [answer] = await self._ask([request])
             service_ms = (time.perf_counter() - begun) * 1e3
+        served = self._served(answer, service_ms)
+        if isinstance(served, ServingError):
+            raise served
+        return served
+
+    async def serve_together(self, requests: Sequence[ServableRequest]) -> list[Served | ServingError]:
+        """Answer several requests with one inference, see `clover.serving.port.BatchingWorker.serve_together`."""
+        sound = [request for request in requests if len(request.payload) <= MAX_PAYLOAD_BYTES]
+        async with self._turn:
+            begun = time.perf_counter()
+            answers = iter(await self._ask(sound) if sound else ())
+            service_ms = (time.perf_counter() - begun) * 1e3
+        return [
+            self._served(next(answers), service_ms) if len(request.payload) <= MAX_PAYLOAD_BYTES else _too_large()
+            for request in requests
+        ]
+
+    def _served(self, answer: Answer, service_ms: float) -> Served | ServingError:
         if isinstance(answer, Refused):
-            raise InvalidInputError(answer.reason)
+            return InvalidInputError(answer.reason)
         if isinstance(answer, Exhausted):
-            raise OutOfMemoryError(f"{self.spec.name} ({self.spec.variant}): {answer.reason}")
+            return OutOfMemoryError(f"{self.spec.name} ({self.spec.variant}): {answer.reason}")
         return Served(
             content_type=answer.content_type,
             payload=answer.payload,
@@ -225,22 +251,32 @@ class ProcessWorker:
         except WorkerDiedError as exc:
             raise ServingError(f"{self.spec.name} ({self.spec.variant}) did not start: {exc}") from exc
 
-    async def _ask(self, request: ServableRequest) -> Result | Refused | Exhausted:
+    async def _ask(self, requests: Sequence[ServableRequest]) -> list[Answer]:
         if self._stopping or self._died.done():
             raise WorkerDiedError(self._died.result() if self._died.done() else f"{self.spec.name} is stopping")
-        self._number += 1
-        job = Job(number=self._number, content_type=request.content_type, payload=request.payload)
-        self._answer = asyncio.get_running_loop().create_future()
+        jobs = [self._job(request, len(requests) - place) for place, request in enumerate(requests, start=1)]
+        loop = asyncio.get_running_loop()
+        self._answers = {job.number: loop.create_future() for job in jobs}
         try:
             async with asyncio.timeout(self._settings.request_s):
-                await self._send(encode(job))
-                return await self._answer
+                # In one piece: a part of a batch, left by somebody who was cancelled, would swallow the next jobs.
+                await self._send(b"".join(map(encode, jobs)))
+                return [await answer for answer in self._answers.values()]
         except TimeoutError as exc:
             self._kill(f"it did not answer within {self._settings.request_s:g} s")
             await self._ended()
             raise WorkerDiedError(self._reason()) from exc
         finally:
-            self._answer = None
+            self._answers = {}
+
+    def _job(self, request: ServableRequest, following: int) -> Job:
+        self._number += 1
+        return Job(
+            number=self._number,
+            content_type=request.content_type,
+            payload=request.payload,
+            following=following,
+        )
 
     async def _send(self, frame: bytes) -> None:
         """Write a frame; a closed pipe is no error here: the supervisor tells of the death and its cause."""
@@ -300,8 +336,8 @@ class ProcessWorker:
         elif isinstance(frame, Pong):
             if self._pong is not None and not self._pong.done():
                 self._pong.set_result(None)
-        elif self._answer is not None and not self._answer.done() and frame.number == self._number:
-            self._answer.set_result(frame)
+        elif (answer := self._answers.get(frame.number)) is not None and not answer.done():
+            answer.set_result(frame)
         # Anything else is the answer to a request that was cancelled.
 
     async def _reap(self) -> None:
@@ -320,10 +356,10 @@ class ProcessWorker:
         reason = self._reason()
         if not self._stopping:
             _log.warning("%s", "\n  ".join((reason, *self._last_words.lines)))
-        waiting: tuple[asyncio.Future[Ready | Failed] | asyncio.Future[Result | Refused | Exhausted] | None, ...]
-        waiting = (self._ready, self._answer)
+        waiting: tuple[asyncio.Future[Ready | Failed] | asyncio.Future[Answer], ...]
+        waiting = (self._ready, *self._answers.values())
         for future in waiting:
-            if future is not None and not future.done():
+            if not future.done():
                 future.set_exception(WorkerDiedError(reason))
                 # Whoever was waiting may have been cancelled; that is not worth a message of the event loop.
                 future.exception()
@@ -348,6 +384,10 @@ class ProcessWorker:
         if self._stopping:
             return f"{who} was stopped"
         return f"{who} {describe_ending(self._process.returncode)}{self._last_words}"
+
+
+def _too_large() -> InvalidInputError:
+    return InvalidInputError(f"the input has more than {MAX_PAYLOAD_BYTES // 2**20} MiB")
 
 
 def _pipes(

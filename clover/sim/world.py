@@ -13,7 +13,8 @@ from clover.agents.assembly import Fleet, make_carbon_monitor, make_controller, 
 from clover.agents.carbon_monitor import CarbonSettings
 from clover.agents.controller import ControllerSettings
 from clover.agents.decision import Goals
-from clover.agents.generator import Generator, GeneratorSettings
+from clover.agents.generator import Generator
+from clover.agents.generator_settings import GeneratorSettings
 from clover.agents.node import NodeSettings
 from clover.agents.request_parts import RequestSettings
 from clover.analysis.logs.archiver import Archiver

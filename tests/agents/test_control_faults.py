@@ -234,6 +234,35 @@ def test_a_gpu_that_never_becomes_ready_is_fenced_off_and_comes_back_when_it_is_
     assert result["late_pct"] <= 5.0
 
 
+def test_a_gpu_that_cannot_become_what_is_wanted_is_rolled_back_and_goes_on_serving(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    change = GpuRunner._change
+    refused: list[GpuConfiguration] = []
+
+    async def change_(self: GpuRunner, wanted: GpuConfiguration, watchers: asyncio.TaskGroup) -> None:
+        if self.index == 2 and self._ports.node == "n1" and "large" in str(wanted):
+            refused.append(wanted)
+            raise ServingError("this partition cannot be made")
+        await change(self, wanted, watchers)
+
+    monkeypatch.setattr(GpuRunner, "_change", change_)
+
+    async def script(stage: Stage) -> None:
+        await asyncio.sleep(60.0)
+        await stage.world.bus.set_override(pin_all("7g", "large"))
+
+    result, events = play(settings(scheme="base", duration_s=180.0), script)
+    kinds = check(result, events)
+    assert refused
+    assert kinds["gpu.fenced"] >= 1
+    back = next(event for event in events if event.kind == "gpu.rolled_back")
+    assert (back.subject, "7g:xxlarge" in back.reason) == ("n1/gpu2", True)
+    serves = [e.reason for e in events if e.kind == "gpu.serving" and e.subject == "n1/gpu2" and e.at_ms > back.at_ms]
+    assert serves[0] == "7g:xxlarge"
+    assert result["late_pct"] <= 5.0
+
+
 def test_a_gpu_whose_workers_die_again_and_again_is_fenced_off(monkeypatch: pytest.MonkeyPatch) -> None:
     looping = {"is": False}
     begin = GpuRunner._enter

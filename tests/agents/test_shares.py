@@ -74,15 +74,17 @@ async def serving(
         stop.set()
 
 
-async def send(bus: MemoryBus, clock: VirtualClock, seconds: float, rate_rps: float, burst: int, **changes: Any) -> int:
+async def send(
+    bus: MemoryBus, clock: VirtualClock, seconds: float, rate_rps: float, burst: int, *, name: str = "r", **changes: Any
+) -> int:
     """Let requests arrive, as a Poisson process of bursts; return how many."""
-    rng = Random("arrivals")
+    rng = Random(f"arrivals/{name}")
     number, until_s = 0, clock.now_s() + seconds
     while clock.now_s() < until_s:
         await asyncio.sleep(rng.expovariate(rate_rps / burst))
         now_ms = clock.now_ms()
         batch = [
-            a_request(f"r{number + index}", due_ms=now_ms, deadline_ms=now_ms + 30e3, **changes)
+            a_request(f"{name}{number + index}", due_ms=now_ms, deadline_ms=now_ms + 30e3, **changes)
             for index in range(burst)
         ]
         number += burst
@@ -121,6 +123,33 @@ def test_shares_are_within_two_points_over_a_minute(nodes: int, kinds: str, burs
     off = {who: 100.0 * (realised[who] / len(replies) - part) for who, part in planned.items()}
     assert max(map(abs, off.values())) <= 2.0, off
     # Whoever waits for another's turn does not wait long.
+    waits = sorted(reply.queue_ms for reply in replies)
+    assert waits[int(0.95 * len(waits))] <= 60.0
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 5])
+@pytest.mark.parametrize("kinds", ["clustered", "interleaved"])
+def test_shares_are_kept_when_some_requests_ask_for_an_accuracy(nodes: int, kinds: str) -> None:
+    """One request in four may only go to the accurate kind; the others make up for it."""
+    wanted = configuration(nodes, clustered=kinds == "clustered")
+    rules = Fleetwide(name="shares", shares=SHARES).by_node(wanted)
+    planned = {(node, kind): rule.weight * share for node, rule in rules.items() for kind, share in rule.shares.items()}
+
+    async def main() -> Sequence[Reply]:
+        clock = VirtualClock(asyncio.get_running_loop())
+        bus = MemoryBus("world", clock.now_ms)
+        async with serving(bus, clock, wanted, rules), asyncio.TaskGroup() as group:
+            strict = send(bus, clock, 60.0, 10.0, 1, name="s", min_accuracy=ACCURACY["large"])
+            sending = [group.create_task(strict), group.create_task(send(bus, clock, 60.0, 30.0, 1))]
+            number = sum([await each for each in sending])
+            return await answers(bus, number)
+
+    replies = run_virtual(main())
+    assert all(reply.outcome is Outcome.OK for reply in replies)
+    assert {reply.variant for reply in replies if reply.id.startswith("s")} == {"large"}
+    realised = Counter((reply.node, InstanceKind(reply.profile, reply.variant)) for reply in replies)
+    off = {who: 100.0 * (realised[who] / len(replies) - part) for who, part in planned.items()}
+    assert max(map(abs, off.values())) <= 2.0, off
     waits = sorted(reply.queue_ms for reply in replies)
     assert waits[int(0.95 * len(waits))] <= 60.0
 

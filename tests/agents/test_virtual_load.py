@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
 import pytest
 from support import a_reply
 
@@ -22,6 +22,7 @@ from clover.catalog import load_service, load_trace
 from clover.core.criteria import parse_condition
 from clover.core.load_report import load_figures
 from clover.core.rate_search import RateSearch, promise_of
+from clover.core.schedule import Arrivals, Mix
 from clover.core.tally import Tally
 from clover.sim.clock import run_virtual
 from clover.sim.world import World, WorldSettings
@@ -29,13 +30,13 @@ from clover.sim.world import World, WorldSettings
 _BLOCK_S = 3600.0
 
 
-def _world(gpus: int = 1) -> World:
+def _world(gpus: int = 1, scheme: str = "base") -> World:
     model = load_service("albert", "a100-40gb")
     return World(
         WorldSettings(
             fleet=make_fleet(backend="sim", board="a100-40gb", model=model),
             gpus=(gpus,),
-            scheme="base",
+            scheme=scheme,
             goals=Goals(lambda_=0.5, sla_ms=model.table.sla_p95_ms),
             trace=load_trace("constant:250"),
             hour_s=3600.0,
@@ -46,8 +47,9 @@ def _world(gpus: int = 1) -> World:
 
 
 def _order(**changes: Any) -> LoadOrder:
-    order = LoadOrder(deployment="world", name="load", application="albert", backend="sim", rate_rps=2.0)
-    return msgspec.structs.replace(order, **changes)
+    of_arrivals = {field.name for field in dataclasses.fields(Arrivals)}
+    arrivals = Arrivals(**{"rate_rps": 2.0} | {name: changes.pop(name) for name in of_arrivals & set(changes)})
+    return LoadOrder(deployment="world", name="load", application="albert", backend="sim", arrivals=arrivals, **changes)
 
 
 async def _load(world: World, order: LoadOrder, progress: Callable[[Tally], bool] = lambda _tally: False) -> Tally:
@@ -140,7 +142,7 @@ def test_a_closed_loop_hides_the_stall_and_is_called_closed():
 def test_a_load_test_repeats_by_its_seed_counts_everything_and_leaves_the_warmup_out():
     async def main(seed: int) -> tuple[Tally, list[Event]]:
         world = _world()
-        order = _order(seed=seed, warmup_s=20.0, count=100, high_share=0.3)
+        order = _order(seed=seed, warmup_s=20.0, count=100, mix=Mix(high_share=0.3))
         tally = await _serving(world, lambda: _load(world, order))
         entries = await world.bus.follow({Feed.EVENTS: "0"}, block_s=0.0)
         return tally, [entry.message for entry in entries if isinstance(entry.message, Event)]
@@ -203,3 +205,24 @@ def test_find_max_ends_between_a_rate_that_two_gpus_carry_and_one_that_they_do_n
     hopeless = [trial for trial in found["trials"] if trial["verdict"] == "failed"]
     # A trial that could not pass any more was cut short.
     assert any(trial["sent"] < 300 for trial in hopeless)
+
+
+def test_the_controller_follows_a_load_that_steps_up():
+    """The load doubles in the middle of a run: the controller hears of it by what is served, and plans for it."""
+
+    async def main() -> tuple[Tally, list[Event]]:
+        world = _world(gpus=4, scheme="co2opt")
+        order = _order(rate_rps=9.0, shape="step", peak=1.5, period_s=600.0, duration_s=600.0)
+        tally = await _serving(world, lambda: _load(world, order))
+        entries = await world.bus.follow({Feed.EVENTS: "0"}, block_s=0.0)
+        return tally, [entry.message for entry in entries if isinstance(entry.message, Event)]
+
+    tally, events = run_virtual(main())
+    assert tally.sent == pytest.approx(5400, rel=0.05)
+    assert tally.outcomes["lost"] == 0
+    begun_ms = next(event.at_ms for event in events if event.kind == "generator.started")
+    planned = [event for event in events if event.kind == "decision" and event.data["trigger"] == "load"]
+    rates = [(event.at_ms - begun_ms, event.data["rate_rps"]) for event in planned]
+    # 4.5 requests/s in the first half, 13.5 in the second.
+    assert [rate for at_ms, rate in rates if at_ms < 300e3][-1] == pytest.approx(4.5, rel=0.3)
+    assert [rate for at_ms, rate in rates if at_ms > 300e3][-1] == pytest.approx(13.5, rel=0.3)

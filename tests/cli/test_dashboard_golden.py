@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from view_messages import a_running_view, at
+from view_messages import a_running_view, an_override, at
 
 from cli.dashboard import ViewOptions, view
 from cli.dashboard_options import PAGES
 from cli.dashboard_picture import svg_of
+from clover.bus.messages import GpuTarget, Pin
 
 GOLDEN = Path(__file__).parent / "golden"
 VARIANTS = ("base", "large", "xlarge", "xxlarge")
@@ -77,3 +78,18 @@ def test_svg_without_colour() -> None:
     for colour in ("#56b4e9", "#e69f00", "#009e73", "#cc79a7"):
         assert colour not in drawn
     compare("gpus-80x24-no-colour.svg", drawn)
+
+
+@pytest.mark.parametrize("page", ["overview", "decisions"])
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 40)])
+def test_text_where_people_overrule_the_controller(page: str, width: int, height: int) -> None:
+    kept = a_running_view()
+    pins = tuple(Pin(node="n1", gpu=GpuTarget(index=index, mode="parked"), until_ms=at(3660.0)) for index in range(4))
+    kept.set_override(an_override(paused=True, pins=pins, nodes=("n2",)))
+    console = Console(width=width, height=height, file=io.StringIO(), record=True, color_system=None)
+    console.print(view(kept.snapshot(at(60.5)), width, height, options(page)))
+    drawn = "\n".join(line.rstrip() for line in console.export_text().splitlines()) + "\n"
+    assert "CONTROLLER PAUSED" in drawn.splitlines()[0]
+    assert "4 PINNED" in drawn.splitlines()[0]
+    assert "1 BY HAND" in drawn.splitlines()[0]
+    compare(f"{page}-{width}x{height}-overruled.txt", drawn)

@@ -25,6 +25,7 @@ from view_messages import (
 from cli.dashboard import ViewOptions, view
 from cli.dashboard_charts import Chart, bars, columns_of
 from cli.dashboard_control import command_for
+from cli.dashboard_help import CONTROL_KEYS, KEYS
 from cli.dashboard_keys import Looking, keys_of, press
 from cli.dashboard_options import PAGES, WINDOWS_S, passes, scrolled
 from cli.dashboard_record import Recorder, Replay
@@ -245,6 +246,20 @@ def test_an_unwritable_folder_is_said(tmp_path: Path) -> None:
     recorder = Recorder("demo", tmp_path / "nowhere")
     assert "cannot record" in recorder.toggle()
     assert not recorder.recording
+
+
+def test_the_help_is_whole_on_a_small_terminal_and_scrolls() -> None:
+    drawn = [text("overview", 80, 24, help=True, control=True, scroll=scroll) for scroll in (0, 99)]
+    assert "…" not in "".join(drawn)
+    assert "1-21 of" in drawn[0]
+    assert "planned load" in drawn[1]
+
+
+def test_the_document_names_every_key() -> None:
+    document = (Path(__file__).parents[2] / "docs" / "dashboard.md").read_text(encoding="utf-8")
+    other_words = {"↑ ↓ PgUp PgDn": "arrows, PgUp, PgDn", "? or h": "?"}
+    assert [key for key, _ in KEYS if f"| {other_words.get(key, key)}" not in document] == []
+    assert [key for key, _ in CONTROL_KEYS if f"`{key}`" not in document] == []
 
 
 def test_the_help_names_every_key() -> None:

@@ -19,6 +19,7 @@ from nvml_fake import FakeNvml
 
 from cli.command_tree import examples_of, leaves
 from cli.main import command_tree
+from cli.reference import reference
 from clover.serving.availability import missing_packages
 from mig.profiles import gpu_model
 
@@ -48,7 +49,7 @@ def problem_of(line: str) -> str:
         words = shlex.split(line)
     except ValueError:
         words = line.split()
-    path = next((p for n in (1, 2, 3) for p in [tuple(words[:n])] if p in commands()), None)
+    path = next((p for n in (3, 2, 1) for p in [tuple(words[:n])] if p in commands()), None)
     if path is None:
         groups = {words[:-1] for words in commands()}
         named = tuple(w for w in words if not w.startswith("-"))
@@ -86,6 +87,56 @@ def test_every_file_that_a_document_links_to_is_there(document: Path) -> None:
     assert gone == []
 
 
+def parse_problem(line: str) -> str:
+    """Give a whole command line to the parser, as a shell would; return why it is refused, empty if it is taken."""
+    # What is behind a redirection, a pipe or in the background is the shell's.
+    words = shlex.split(re.split(r"\s(?:[|>&]|2>)", line.replace("$PORT", "6390"), maxsplit=1)[0], comments=True)
+    path = next((p for n in (3, 2, 1) for p in [tuple(words[:n])] if p in commands()), None)
+    if path is None:
+        # The root's own options, or the list of a group's commands.
+        groups = {words[0] for words in commands() if len(words) > 1}
+        known = not words or words[0].startswith("-") or (words[0] in groups and not words[1:])
+        return "" if known else f"no such command: {line}"
+    try:
+        commands()[path].make_context(" ".join(path), words[len(path) :])
+    except Exception as error:  # noqa: BLE001 - the parser's own, which typer hides
+        return f"clover {line}: {getattr(error, 'message', '') or error!r}"
+    return ""
+
+
+def typed_lines(text: str) -> Iterator[str]:
+    """Yield the command lines that people may type as they stand: those of blocks, without placeholders."""
+    fenced = [line for block in re.findall(r"^```(?:bash|text)[^\n]*\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+              for line in block.splitlines()]  # fmt: skip
+    indented = [line for line in re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE).splitlines()
+                if line.startswith("    ")]  # fmt: skip
+    for line in (*fenced, *indented):
+        found = re.match(r"\s*(?:sudo |\S+=\S+ )*(?:\.venv/bin/)?clover(?: (.*))?$", line)
+        if found and not re.search(r"[\[\]]|\.\.\.|\w\|\w", found[1] or ""):
+            # What stands far to the right tells of the command.
+            yield re.split(r"\s{3,}", re.sub(r"<[\w ]+>", "name", found[1] or ""), maxsplit=1)[0]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_command_line_of_a_document_is_taken_by_the_parser(document: Path) -> None:
+    lines = [line for line in typed_lines(document.read_text(encoding="utf-8")) if line]
+    assert [problem for line in lines if (problem := parse_problem(line))] == []
+
+
+def test_documents_have_command_lines_and_wrong_ones_are_noticed() -> None:
+    lines = [line for path in DOCUMENTS for line in typed_lines(path.read_text(encoding="utf-8"))]
+    assert len(lines) > 150
+    assert "no such command" in parse_problem("stats")
+    assert "gpu" in parse_problem("up --gpu 3")
+    assert "duration" in parse_problem("up --hour soon")
+    assert parse_problem("node drain")
+    assert parse_problem("up --gpus 3 > out 2>&1 &") == ""
+
+
+def test_the_reference_is_what_help_says() -> None:
+    assert (ROOT / "docs" / "commands.md").read_text(encoding="utf-8") == reference(), "make docs"
+
+
 def test_every_example_of_help_names_what_exists() -> None:
     wrong = []
     for words, command in commands().items():
@@ -98,9 +149,9 @@ def test_every_example_of_help_names_what_exists() -> None:
     assert [each for each in wrong if each] == []
 
 
-def test_every_flag_of_the_first_commands_is_documented() -> None:
-    """Those that newcomers meet: what `clover up`, `status`, `dashboard` and `doctor` take is told somewhere."""
-    told = " ".join(path.read_text(encoding="utf-8") for path in DOCUMENTS)
+def test_every_flag_of_the_first_commands_is_explained() -> None:
+    """Those that newcomers meet: what `clover up`, `status`, `dashboard` and `doctor` take is told beside help too."""
+    told = " ".join(path.read_text(encoding="utf-8") for path in DOCUMENTS if path.name != "commands.md")
     for name in ("status", "dashboard", "doctor", "up"):
         flags = {max(p.opts, key=len) for p in commands()[name,].params if p.opts[0].startswith("--")}
         missing = {flag for flag in flags if flag not in told}

@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 from pathlib import Path
 
 import pytest
-from archived import simulated_run
-from processes import child_of, clover, generating, result_of, up, within
+from archived import archived_rows, simulated_run
+from processes import child_of, clover, descendants, generating, result_of, up, within
 
 
-def archived_rows(run: Path) -> int:
-    path = run / "archive" / "manifest.json"
-    if not path.exists():
-        return 0
-    return sum(segment["rows"] for segment in json.loads(path.read_text())["tables"].get("requests", []))
+def server_of(pid: int) -> int | None:
+    """Return the embedded server's process below another."""
+    for child in descendants(pid):
+        with contextlib.suppress(OSError):
+            if b"valkey-server" in Path(f"/proc/{child}/cmdline").read_bytes():
+                return child
+    return None
 
 
 @pytest.mark.slow
 def test_sums_over_exported_rows_are_the_counters_and_the_ledger_whatever_was_killed(tmp_path: Path) -> None:
-    """The archive itself, the carbon monitor and the controller die by kill -9 in the middle of the run."""
-    run = tmp_path / "runs" / "killed"
-    with up(tmp_path, "--run-name", "killed", "--gpus", "2", "--rate", "20", "--scheme", "co2opt") as process:
+    """The archive itself, carbon monitor, controller, server and a node die by kill -9 and are started again."""
+    run, rate = tmp_path / "runs" / "killed", 20.0
+    own = ("--run-name", "killed", "--gpus", "2", "--rate", str(rate), "--scheme", "co2opt")
+    with up(tmp_path, *own, duration="25s") as process:
         within(40, lambda: generating(tmp_path))
         within(20, lambda: archived_rows(run))
-        for words in (("archive",), ("carbon",), ("controller",)):
+        for words in (("archive",), ("carbon",), ("controller",), ("node", "n2")):
             os.kill(within(5, lambda words=words: child_of(process.pid, *words)), signal.SIGKILL)
+        seen = archived_rows(run)
+        within(30, lambda: archived_rows(run) > seen)
+        os.kill(within(5, lambda: server_of(process.pid)), signal.SIGKILL)
         seen = archived_rows(run)
         within(30, lambda: archived_rows(run) > seen)
         result = result_of(process)
@@ -41,10 +48,13 @@ def test_sums_over_exported_rows_are_the_counters_and_the_ledger_whatever_was_ki
     assert len({row["id"] for row in rows}) == len(rows) == result["requests"]["sent"]
     for outcome in ("ok", "late", "expired", "overloaded", "failed", "lost"):
         assert sum(row["outcome"] == outcome for row in rows) == result["requests"][outcome]
-    differing = [check for check in document["checks"] if check["agree"] is not True]
-    assert differing == []
-    names = {check["name"].partition("[")[0] for check in document["checks"]}
-    assert {"requests.sent", "ledger.energy_j", "ledger.answered", "requests.answered", "summary.sent"} <= names
+    checks = {check["name"]: check for check in document["checks"]}
+    # What a killed node had answered since its last telemetry, a second or less before, is in no counter.
+    answered = checks.pop("requests.answered")
+    assert 0 <= answered["rows"] - answered["counted"] <= 3.0 * rate
+    assert [check for check in checks.values() if check["agree"] is not True] == []
+    names = {name.partition("[")[0] for name in checks}
+    assert {"requests.sent", "ledger.energy_j", "ledger.answered", "summary.sent", "summary.ok"} <= names
     counted = clover(tmp_path, "query", "select count(*) from requests", "--json")
     assert json.loads(counted.stdout)["rows"] == [[len(rows)]]
     report = clover(tmp_path, "report", "--no-png")

@@ -41,13 +41,15 @@ def test_up_serves_and_tells_what_it_did(tmp_path: Path) -> None:
 
 
 def test_kill_9_of_a_node_and_of_the_controller_loses_nothing(tmp_path: Path) -> None:
-    with up(tmp_path, duration="20s") as process:
+    bursts = ("--arrivals", "gamma", "--smoothness", "0.7", "--shape", "sine", "--peak", "1.4")
+    with up(tmp_path, *bursts, duration="20s") as process:
         within(40, lambda: generating(tmp_path))
         os.kill(within(5, lambda: child_of(process.pid, "node", "n1")), signal.SIGKILL)
         os.kill(within(5, lambda: child_of(process.pid, "controller")), signal.SIGKILL)
         result = result_of(process)
         told = clover(tmp_path, "status")
     all_answered(result)
+    assert result["arrivals"] == "gamma (smoothness 0.7), sine over 20 s, open loop"
     assert told.returncode == 4  # the deployment has ended
 
 
@@ -122,6 +124,9 @@ def test_five_terminals_in_any_order_find_each_other(tmp_path: Path) -> None:
         (("up", "--scheme", "magic"), 3, "scheme 'magic' is unknown"),
         (("up", "--lambda", "2"), 3, "--lambda = 2"),
         (("up", "--rate", "0"), 3, "--rate = 0"),
+        (("up", "--shape", "square"), 3, "shape = 'square'"),
+        (("up", "--load-trace", "none.csv", "--rate", "3"), 3, "--rate and --load-trace"),
+        (("up", "--load-trace", "none.csv"), 3, "arrivals none.csv: No such file"),
         (("up", "--nodes", "11"), 3, "--nodes = 11"),
         (("up", "--backend", "cpu"), 3, "albert has not been measured on a CPU yet"),
         (("up", "--hour", "soon"), 2, "is not a duration"),

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import fcntl
 import io
 import os
-import pty
-import select
 import signal
-import struct
-import subprocess
 import sys
 import termios
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from support import eventually
+from terminal import LEAVE, TAKE, Terminal
 from view_messages import (
     a_ledger,
     a_log,
@@ -128,29 +123,8 @@ def test_without_a_terminal_lines_come_on_standard_error(capfd: pytest.CaptureFi
     assert "epoch 7 serving" in err.splitlines()[0]
 
 
-#: The child has a group of its own, as under a shell: a group without one is not stopped by Ctrl-Z.
-_SHELL = """
-import fcntl, os, signal, sys, termios
-fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-signal.signal(signal.SIGTTOU, signal.SIG_IGN)
-child = os.fork()
-if child == 0:
-    os.setpgid(0, 0)
-    os.tcsetpgrp(0, os.getpid())
-    signal.signal(signal.SIGTTOU, signal.SIG_DFL)
-    os.execv(sys.executable, [sys.executable, "-c", sys.argv[1], *sys.argv[2:]])
-while True:
-    _, status = os.waitpid(child, os.WUNTRACED)
-    os.tcsetpgrp(0, os.getpgrp())
-    if not os.WIFSTOPPED(status):
-        sys.exit(os.waitstatus_to_exitcode(status))
-    print("job stopped", flush=True)
-    input()
-    os.tcsetpgrp(0, child)
-    os.killpg(child, signal.SIGCONT)
-"""
 _SCRIPT = """
-import asyncio, fcntl, sys, termios
+import asyncio, fcntl, os, sys, termios
 from cli.dashboard_live import LiveDashboard
 from cli.dashboard_options import ViewOptions
 from cli.output import tell
@@ -159,6 +133,12 @@ from clover.analysis.view import DeploymentView
 # Keys only go to a process whose terminal it is.
 if "shell" not in sys.argv:
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+if "background" in sys.argv and os.fork():
+    # The parent is the shell, and keeps the terminal.
+    os.wait()
+    sys.exit()
+elif "background" in sys.argv:
+    os.setpgid(0, 0)
 
 async def main():
     stop = asyncio.Event()
@@ -178,62 +158,17 @@ asyncio.run(main())
 """
 
 
-class _Terminal:
-    """A script on a pseudo-terminal; what it writes is read all the time, as a terminal does."""
-
-    def __init__(self, *arguments: str, **environment: str) -> None:
-        self._master, self._slave = pty.openpty()
-        self.before = termios.tcgetattr(self._slave)
-        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-        self.output = b""
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", *([_SHELL] if "shell" in arguments else []), _SCRIPT, *arguments],
-            stdin=self._slave,
-            stdout=self._slave,
-            stderr=self._slave,
-            cwd=ROOT,
-            start_new_session=True,
-            env={**os.environ, "TERM": "xterm-256color", **environment},
-        )
-
-    def until(self, text: bytes) -> None:
-        ends_s = time.monotonic() + 20.0
-        while text not in self.output:
-            assert time.monotonic() < ends_s, self.output
-            if select.select([self._master], [], [], 0.1)[0]:
-                self.output += os.read(self._master, 65536)
-
-    def resize(self, width: int, height: int) -> None:
-        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
-        self.process.send_signal(signal.SIGWINCH)
-
-    def press(self, key: bytes) -> None:
-        os.write(self._master, key)
-
-    def after(self) -> list:
-        """Wait for the end of the script and return the terminal's settings."""
-        ends_s = time.monotonic() + 20.0
-        while self.process.poll() is None or select.select([self._master], [], [], 0.05)[0]:
-            assert time.monotonic() < ends_s, self.output
-            if select.select([self._master], [], [], 0.05)[0]:
-                self.output += os.read(self._master, 65536)
-        return termios.tcgetattr(self._slave)
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        os.close(self._master)
-        os.close(self._slave)
-
-
-LEAVE = b"\x1b[?1049l"
+def on_terminal(*arguments: str, shell: bool = False, term: str = "xterm-256color", **environment: str) -> Terminal:
+    words = [*arguments, *(["shell"] if shell else [])]
+    return Terminal(
+        [sys.executable, "-c", _SCRIPT, *words], shell=shell, term=term, environment={**os.environ, **environment}
+    )
 
 
 def test_q_quits_and_the_terminal_is_as_before() -> None:
-    terminal = _Terminal()
-    try:
+    with on_terminal() as terminal:
         terminal.until(b"waiting for a plan")
-        assert not termios.tcgetattr(terminal._slave)[3] & termios.ICANON
+        assert not terminal.settings()[3] & termios.ICANON
         terminal.press(b"xq")
         assert terminal.after() == terminal.before
         assert terminal.process.returncode == 0
@@ -241,58 +176,50 @@ def test_q_quits_and_the_terminal_is_as_before() -> None:
         assert b"said meanwhile" not in screen
         assert b"said meanwhile" in rest
         assert b"stopped True" in rest
-    finally:
-        terminal.close()
 
 
 def test_a_termination_leaves_the_screen() -> None:
-    terminal = _Terminal()
-    try:
+    with on_terminal() as terminal:
         terminal.until(b"waiting for a plan")
         terminal.process.send_signal(signal.SIGTERM)
         assert terminal.after() == terminal.before
         assert LEAVE in terminal.output
         assert b"stopped True" in terminal.output
-    finally:
-        terminal.close()
 
 
 def test_an_error_leaves_the_screen_before_it_is_told() -> None:
-    terminal = _Terminal("crash")
-    try:
+    with on_terminal("crash") as terminal:
         assert terminal.after() == terminal.before
         assert terminal.process.returncode == 1
         assert b"TypeError" in terminal.output.partition(LEAVE)[2]
-    finally:
-        terminal.close()
 
 
 def test_no_color_is_honoured_on_a_terminal() -> None:
-    terminal = _Terminal(NO_COLOR="1")
-    try:
+    with on_terminal(NO_COLOR="1") as terminal:
         terminal.until(b"q quit")
         terminal.press(b"q")
         terminal.after()
         assert b"38;" not in terminal.output
         assert b"\x1b[31m" not in terminal.output
-    finally:
-        terminal.close()
+
+
+def test_a_job_in_the_background_gets_lines() -> None:
+    """As `clover up &` in a shell: it must not draw over what is typed there."""
+    with on_terminal("background") as terminal:
+        terminal.until(b"no requests yet")
+        assert TAKE not in terminal.output
 
 
 def test_a_dumb_terminal_gets_lines() -> None:
-    terminal = _Terminal(TERM="dumb")
-    try:
+    with on_terminal(term="dumb") as terminal:
         terminal.until(b"no requests yet")
         terminal.process.send_signal(signal.SIGTERM)
         terminal.after()
         assert b"\x1b[?1049h" not in terminal.output
-    finally:
-        terminal.close()
 
 
 def test_keys_change_pages_and_a_new_size_is_drawn_at_once() -> None:
-    terminal = _Terminal("running")
-    try:
+    with on_terminal("running") as terminal:
         terminal.until(b"decision 3 on intensity")
         for key, words in ((b"2", b"GPUs by node"), (b"3", b"predicted"), (b"4", b"how requests ended"),
                            (b"5", b"events and log lines"), (b"?", b"this help"), (b"\t", b"gCO2e/kWh")):  # fmt: skip
@@ -306,18 +233,15 @@ def test_keys_change_pages_and_a_new_size_is_drawn_at_once() -> None:
         terminal.until(b"/failed ")
         terminal.press(b"q")
         assert terminal.after() == terminal.before
-    finally:
-        terminal.close()
 
 
 def test_suspended_it_gives_the_terminal_back_and_takes_it_again() -> None:
-    terminal = _Terminal("running", "shell")
-    try:
+    with on_terminal("running", shell=True) as terminal:
         terminal.until(b"decision 3 on intensity")
         terminal.press(b"\x1a")
         terminal.until(b"job stopped")
         assert LEAVE in terminal.output
-        assert termios.tcgetattr(terminal._slave) == terminal.before
+        assert terminal.settings() == terminal.before
         terminal.output = b""
         terminal.press(b"fg\n")
         terminal.until(b"decision 3 on intensity")
@@ -325,8 +249,6 @@ def test_suspended_it_gives_the_terminal_back_and_takes_it_again() -> None:
         terminal.press(b"q")
         assert terminal.after() == terminal.before
         assert terminal.process.returncode == 0
-    finally:
-        terminal.close()
 
 
 def test_an_unchanged_picture_is_not_written_again() -> None:

@@ -13,7 +13,7 @@ from random import Random
 from typing import Any, ClassVar
 
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from support import a_plan, a_target
 
 from clover.agents.outcomes import Outstanding
@@ -125,6 +125,13 @@ class Protocol(RuleBasedStateMachine):
         for delivery in deliveries or ():
             self.hands[node][delivery.entry_id] = delivery
 
+    def busy_nodes(self) -> list[str]:
+        return [node for node in NODES if self.hands[node]]
+
+    def with_something_in_hand(self, node: str) -> str:
+        """This node, or another if it has nothing to do: few steps shall be wasted."""
+        return next(iter(self.busy_nodes()), node) if not self.hands[node] else node
+
     # --- the producer
 
     @initialize()
@@ -146,6 +153,7 @@ class Protocol(RuleBasedStateMachine):
             self.outstanding.add(request)
             self.to_send.append(request)
 
+    @precondition(lambda self: self.to_send)
     @rule(failure=failures)
     def send(self, failure: str) -> None:
         batch = [request for request in self.to_send if self.outstanding.has(request.id)]
@@ -160,6 +168,7 @@ class Protocol(RuleBasedStateMachine):
             if answer is Admission.FULL:
                 self.end(request.id, ProducerOutcome.OVERLOADED, "full")
 
+    @precondition(lambda self: self.outstanding.count > len(self.to_send))
     @rule(failure=failures)
     def send_again(self, failure: str) -> None:
         """Ask again for all that has no outcome: ids are known, nothing happens twice."""
@@ -167,6 +176,7 @@ class Protocol(RuleBasedStateMachine):
         if waiting:
             self.with_failure(failure, self.bus.admit(waiting, bound=BOUND))
 
+    @precondition(lambda self: self.outstanding.count > len(self.to_send))
     @rule(failure=failures)
     def read_replies(self, failure: str) -> None:
         answer = self.with_failure(failure, self.bus.replies(PRODUCER, self.cursor, block_s=0.0))
@@ -213,9 +223,11 @@ class Protocol(RuleBasedStateMachine):
     def read_own_pending(self, node: str, failure: str) -> None:
         self.hold(node, self.with_failure(failure, self.bus.own_pending(self.name(node))))
 
+    @precondition(lambda self: self.busy_nodes())
     @rule(node=nodes, most=st.integers(1, 4), failure=failures)
     def finish(self, node: str, most: int, failure: str) -> None:
         """Reply to some of what is in hand; what was not heard of is repeated later."""
+        node = self.with_something_in_hand(node)
         completions = [self.completion(one) for one in list(self.hands[node].values())[:most]]
         if completions and self.with_failure(failure, self.bus.finish(completions)) is not None:
             self.finished += completions
@@ -227,6 +239,7 @@ class Protocol(RuleBasedStateMachine):
         outcome = Outcome.EXPIRED if late else Outcome.OK
         return Completion(delivery=delivery, reply=Reply(id=delivery.request.id, outcome=outcome, node="n"))
 
+    @precondition(lambda self: self.finished)
     @rule(failure=failures)
     def finish_again(self, failure: str) -> None:
         """Deliveries come twice and in another order: replies of old are tried again."""
@@ -234,8 +247,10 @@ class Protocol(RuleBasedStateMachine):
         if again:
             self.with_failure(failure, self.bus.finish(again))
 
+    @precondition(lambda self: self.busy_nodes())
     @rule(node=nodes, failure=failures)
     def keep_alive(self, node: str, failure: str) -> None:
+        node = self.with_something_in_hand(node)
         self.with_failure(failure, self.bus.keep_alive(self.name(node), list(self.hands[node].values())))
 
     @rule(node=nodes, count=st.integers(1, 5), failure=failures)
@@ -243,9 +258,11 @@ class Protocol(RuleBasedStateMachine):
         claimed = self.with_failure(failure, self.bus.claim(self.name(node), min_idle_s=LEASE_S, count=count))
         self.hold(node, claimed.deliveries if claimed else None)
 
+    @precondition(lambda self: self.busy_nodes())
     @rule(node=nodes, most=st.integers(1, 4), failure=failures)
     def hand_back(self, node: str, most: int, failure: str) -> None:
         """Give up some of what is in hand; if nobody knows whether that worked, it stays in hand."""
+        node = self.with_something_in_hand(node)
         some = list(self.hands[node].values())[:most]
 
         async def give_up() -> bool:
@@ -270,6 +287,7 @@ class Protocol(RuleBasedStateMachine):
     def reap(self, idle_s: float, failure: str) -> None:
         self.with_failure(failure, self.bus.reap(idle_s=idle_s))
 
+    @precondition(lambda self: self.outstanding.count > len(self.to_send))
     @rule(failure=failures)
     def ask_what_is_known(self, failure: str) -> None:
         """What was admitted is remembered at least until its deadline has passed."""

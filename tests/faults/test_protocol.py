@@ -19,7 +19,7 @@ SETTINGS = settings(
     max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck), database=None
 )
 #: To find a planted bug it need not be explained in the shortest way.
-FINDING = settings(SETTINGS, max_examples=1000, phases=[Phase.generate], derandomize=True, report_multiple_bugs=False)
+FINDING = settings(SETTINGS, max_examples=4000, phases=[Phase.generate], derandomize=True, report_multiple_bugs=False)
 
 
 def test_every_promise_is_kept_in_any_order() -> None:

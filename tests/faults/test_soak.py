@@ -12,7 +12,7 @@ from clover.sim.faults.history import read_history
 from clover.sim.faults.observer import Observer
 from clover.sim.faults.rig import Rig, RigSettings
 from clover.sim.faults.schedule import Saboteur
-from clover.sim.faults.soak import soak
+from clover.sim.faults.soak import MIX, soak
 
 SEED = 20261124
 
@@ -27,7 +27,7 @@ def nothing_happened_to_anyone(verdict: Verdict, *, least: int) -> None:
 
 @pytest.mark.timeout(400)
 def test_a_minute_of_faults(tmp_path: Path) -> None:
-    verdict = asyncio.run(soak(RigSettings(folder=tmp_path, seed=SEED), seconds=60.0))
+    verdict = asyncio.run(soak(RigSettings(folder=tmp_path, seed=SEED, scheme="exact", mix=MIX), seconds=60.0))
     nothing_happened_to_anyone(verdict, least=2000)
     assert verdict.counts["faults"] >= 2
 
@@ -52,7 +52,7 @@ async def _each_once(settings: RigSettings) -> int:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_every_fault_of_class_a_once(tmp_path: Path) -> None:
-    settings = RigSettings(folder=tmp_path, seed=SEED)
+    settings = RigSettings(folder=tmp_path, seed=SEED, scheme="exact", mix=MIX)
     faults = asyncio.run(_each_once(settings))
     verdict = check(read_history(tmp_path))
     nothing_happened_to_anyone(verdict, least=5000)

@@ -60,7 +60,8 @@ def test_three_minutes_are_as_predicted_and_within_the_promise(folder: Path, tab
     requests = result["requests"]
     assert requests["lost"] == requests["failed"] == requests["duplicate"] == 0
     assert result["p95_ms"] <= result["sla_p95_ms"], told
-    # Within 25 % on a machine of its own; what else runs on two cores shows in the measured tail.
+    # The aim is 25 %. It is not reached: the table is measured back to back, without bus and without changes, and
+    # predicts too little (docs/adr/0008-real-models.md has the figures).
     assert predicted["p95_ms"] == pytest.approx(result["p95_ms"], rel=0.5), told
     assert predicted["accuracy_pct"] == pytest.approx(result["accuracy_pct"], abs=2.0), told
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from clover.arrivals import load_arrivals
 from clover.core.arrival_trace import ArrivalTrace, read_arrivals
-from clover.core.arrivals import PEAKS, SHAPES, RateProfile, scaled, shaped, unit_gaps
+from clover.core.arrivals import PEAKS, SHAPES, RateProfile, from_on, scaled, shaped, unit_gaps
 from clover.core.schedule import Load, Mix
 from clover.errors import ConfigurationError, TraceError
 
@@ -216,6 +216,13 @@ def test_speed_and_scale_change_the_mean_and_say_so():
     scaled_load = Load(trace=trace, speed=10.0, scale_to_rps=40.0)
     assert len(list(scaled_load.times_s(1))) == pytest.approx(404, abs=4)
     assert scaled_load.description == "trace t (own moments) at 10x scaled to 40 requests/s, open loop"
+
+
+def test_a_schedule_can_be_gone_on_with_where_somebody_has_left_it():
+    whole = list(itertools.islice(Load(shape="sine", period_s=50.0).times_s(3), 100))
+    rest = list(itertools.islice(from_on(Load(shape="sine", period_s=50.0).times_s(3), 20.0), 10))
+    assert rest == [time_s - 20.0 for time_s in whole if time_s >= 20.0][:10]
+    assert list(from_on(iter([1.0, 2.0]), 5.0)) == []
 
 
 def test_only_a_closed_loop_is_called_closed():

@@ -11,7 +11,17 @@ from support import a_checkpoint, a_plan, a_reply, a_request, a_target, an_event
 from clover.bus import codec
 from clover.bus.asyncapi import asyncapi_document, asyncapi_json, json_schemas
 from clover.bus.keys import REGISTRY
-from clover.bus.messages import MESSAGE_TYPES, GpuTarget, LogLine, Message, Override, Pin, RequestLog
+from clover.bus.messages import (
+    MESSAGE_TYPES,
+    ForecastInterval,
+    GpuTarget,
+    IntensityForecast,
+    LogLine,
+    Message,
+    Override,
+    Pin,
+    RequestLog,
+)
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = asyncapi_document()
@@ -23,6 +33,15 @@ EXAMPLES: dict[str, Message] = {
     "log": LogLine(at_ms=1.0, level="warning", source="s", text="t"),
     "telemetry": telemetry(),
     "intensity": intensity(),
+    "forecast": IntensityForecast(
+        basis="published",
+        source="neso",
+        zone="GB",
+        published_at_ms=1.0,
+        step_ms=1_800_000.0,
+        intervals=(ForecastInterval(from_ms=2.0, g_per_kwh=200.0, low_g_per_kwh=180.0, high_g_per_kwh=230.0),),
+        issued_at_ms=0.5,
+    ),
     "ledger": ledger(),
     "checkpoint": a_checkpoint(),
     "target": a_target(),

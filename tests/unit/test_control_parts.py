@@ -29,7 +29,7 @@ from clover.core.queueing import evaluate
 from clover.core.rolling import ROLL_LATE_LIMIT, Step, next_step
 from clover.core.transitions import STATES, TRANSITIONS, Story, state_diagram, target_of
 from clover.core.triggers import INTENSITY_TRIGGER, Pace, PaceSettings, Situation, Triggers
-from clover.core.weights import ShareCorrector, fitted
+from clover.core.weights import MEMORY_REQUESTS, ShareCorrector, fitted, matters
 from clover.errors import InvalidTransitionError
 from clover.plan.live import LiveScheme
 from clover.plan.measures import awake, unfit
@@ -418,10 +418,65 @@ def test_shares_are_corrected_until_the_fleet_serves_what_was_planned() -> None:
         corrector.take(begun, float(second))
         if (found := corrector.corrected()) is not None:
             shares, sent = found, sent + 1
+            corrector.forget()
     last = 0.7 * shares["n1"][BIG] + 0.3 * shares["n2"][BIG]
-    assert sent > 0
-    assert corrector.worst <= 0.005
-    assert last == pytest.approx(0.5, abs=0.02)
+    assert sent == 1
+    assert max(map(abs, corrector.deviations().values())) <= 0.005
+    assert last == pytest.approx(0.5, abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("served", "planned", "effective", "expected"),
+    [
+        # Off by 3 points: three standard errors are 15 points on 100 requests, 3.4 on 2000, 1.5 on 10 000.
+        (0.53, 0.50, 100.0, False),
+        (0.53, 0.50, 2_000.0, False),
+        (0.53, 0.50, 10_000.0, True),
+        (0.47, 0.50, 10_000.0, True),
+        # However certain: within the floor.
+        (0.509, 0.50, 1e9, False),
+        (0.511, 0.50, 1e9, True),
+        # However large: too few to tell.
+        (1.00, 0.50, 199.0, False),
+        (1.00, 0.50, 200.0, True),
+        # A rare kind has less chance to be off.
+        (0.045, 0.02, 500.0, True),
+        (0.525, 0.50, 500.0, False),
+        # What is not planned at all, or is all that is planned, is not off by chance.
+        (0.02, 0.0, 300.0, True),
+        (0.98, 1.0, 300.0, True),
+    ],
+)
+def test_a_share_matters_that_is_off_by_more_than_chance_and_a_floor(
+    served: float, planned: float, effective: float, *, expected: bool
+) -> None:
+    assert matters(served, planned, effective) is expected
+
+
+@pytest.mark.parametrize("rate", [1, 5, 50])
+def test_chance_is_not_corrected(rate: int) -> None:
+    """Requests that go where they like with the planned probabilities: an hour of ticks, and nothing to correct."""
+    planned = {("n1", BIG): 0.4, ("n1", LITTLE): 0.1, ("n2", BIG): 0.1, ("n2", LITTLE): 0.4}
+    corrector, rng = ShareCorrector(planned), Random(f"chance/{rate}")
+    corrections = 0
+    for second in range(3600):
+        drawn = rng.choices(list(planned), weights=list(planned.values()), k=rate)
+        corrector.take({cell: drawn.count(cell) for cell in planned}, float(second))
+        corrections += corrector.corrected() is not None
+    # Three standard errors are passed by chance now and then; each time for a few ticks in a row.
+    assert corrections <= 36
+
+
+def test_at_a_low_rate_enough_is_remembered_and_what_was_served_under_other_shares_is_not() -> None:
+    corrector = ShareCorrector({("n1", BIG): 0.5, ("n1", LITTLE): 0.5})
+    for second in range(1200):
+        corrector.take({("n1", BIG): 2, ("n1", LITTLE): 1}, float(second))
+    assert sum(corrector._served.values()) == pytest.approx(MEMORY_REQUESTS)
+    assert corrector.deviations() == pytest.approx({LITTLE: 1 / 3 - 0.5, BIG: 2 / 3 - 0.5})
+    assert corrector.corrected() is not None
+    corrector.forget()
+    assert corrector.deviations() == {}
+    assert corrector.corrected() is None
 
 
 # --- measures -------------------------------------------------------------------------------------------------------

@@ -223,6 +223,57 @@ def test_what_is_not_heard_keeps_its_target_in_a_roll() -> None:
     assert {gpu.node for gpu in moved} == {"n1"}
 
 
+def _refusing(machine: ControllerMachine, epoch: int, gpu: int, since_s: float) -> list[Command]:
+    """Let one GPU of n1 say that it failed, for as long as it takes; return what is commanded, without `Say`."""
+    good = seen(epoch=epoch, serves=HALVES)
+    reports = {**good.gpus, gpu: GpuReport(phase="failed", applied_epoch=epoch - 1, reason="no such profile")}
+    told: list[Command] = []
+    for second in range(30):
+        broken = NodeSeen(node="n1", boot_id="b1", interval_s=1.0, gpus=reports)
+        told += machine.handle(broken, since_s + second) + machine.handle(Tick(), since_s + second)
+        if machine.state == "deciding":
+            break
+    return told
+
+
+def test_a_gpu_that_fails_to_change_is_rolled_back_and_planned_without() -> None:
+    machine = ControllerMachine(rate_rps=5.0)
+    serving(machine)
+    machine.handle(LoadSeen(load=LoadEstimate.sure(50.0)), 2.0)
+    send = only(machine.handle(Decided(configuration=everywhere(HALVES, "n1")), 2.0), Send)
+    assert isinstance(send, Send)
+    (changing,) = send.changed
+    machine.handle(Sent(epoch=2), 2.0)
+    told = _refusing(machine, 2, changing.index, 3.0)
+    kinds = [command.kind for command in told if isinstance(command, Say)]
+    assert kinds == ["gpu.fenced", "plan.aborted", "gpu.rolled_back"]
+    ask = only(told, Decide)
+    assert isinstance(ask, Decide)
+    assert (ask.trigger, changing in ask.gpus, len(ask.gpus)) == ("fleet", False, 4)
+    # Nothing else is to change: the targets are sent all the same, with what the GPU was before.
+    kept = Configuration.of(dict.fromkeys(ask.gpus, WHOLE))
+    back = only(machine.handle(Decided(configuration=kept), 30.0), Send)
+    assert isinstance(back, Send)
+    assert back.configuration.as_dict() == everywhere(WHOLE, "n1").as_dict()
+    assert (back.changed, back.last, back.fenced) == ((), True, (changing,))
+    # What is fenced off holds nobody up, whether it can be restored or not.
+    assert machine.handle(Sent(epoch=3), 30.0) == [Settle(unchanged=False)]
+    # A second decision does not restore it once more.
+    machine.handle(LoadSeen(load=LoadEstimate.sure(90.0)), 200.0)
+    assert machine.handle(Decided(configuration=kept), 200.0) == [Settle(unchanged=True)]
+
+
+def test_a_gpu_that_could_not_be_woken_is_not_rolled_back() -> None:
+    machine = ControllerMachine(rate_rps=5.0)
+    machine.handle(IntensitySeen(effective=300.0), 0.0)
+    machine.handle(seen(phase="empty"), 0.0)
+    machine.handle(Decided(configuration=everywhere(HALVES, "n1")), 0.0)
+    machine.handle(Sent(epoch=1), 0.0)
+    told = _refusing(machine, 1, 3, 1.0)
+    assert "gpu.rolled_back" not in [command.kind for command in told if isinstance(command, Say)]
+    assert only(told, Decide)
+
+
 def test_what_was_not_asked_for_is_a_bug_told_with_its_story() -> None:
     machine = ControllerMachine(rate_rps=5.0)
     serving(machine)

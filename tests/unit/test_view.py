@@ -10,6 +10,7 @@ from view_messages import (
     BASE,
     RIGHTSIZED,
     SLA_MS,
+    a_forecast,
     a_gpu,
     a_ledger,
     a_log,
@@ -20,13 +21,15 @@ from view_messages import (
     an_event,
     an_instance,
     an_intensity,
+    an_override,
     at,
     feed,
 )
 
 from clover.analysis.summary import RunSummary
 from clover.analysis.view import DeploymentView
-from clover.bus.messages import Event, LogLine
+from clover.analysis.view_state import OverrideNow
+from clover.bus.messages import Event, GpuTarget, LogLine, Pin
 from clover.bus.port import QueueStatus
 from clover.core.outcome import ProducerOutcome
 
@@ -247,6 +250,37 @@ def test_intensity_keeps_its_history_and_grows_stale() -> None:
     assert fresh.history == (100.0, 101.0, 102.0)
     assert (fresh.age_s, fresh.stale_s) == (5.0, 0.0)
     assert stale.stale_s == 12.0
+
+
+def test_what_is_expected_of_the_grid_is_what_lies_ahead_with_its_basis_age_and_band() -> None:
+    view = DeploymentView()
+    feed(view, an_intensity(0.0, 200.0), a_forecast(0.0, 210.0, 220.0, 230.0, band=0.1))
+    now = view.snapshot(at(25.0)).intensity
+    assert now is not None
+    assert (now.ahead, now.ahead_basis) == ((220.0, 230.0), "published")
+    assert now.ahead_high == pytest.approx((242.0, 253.0))
+    assert (now.ahead_issued_s, now.ahead_step_s) == (25.0, 20.0)
+    # An older one that comes late changes nothing; one that is over is not shown.
+    feed(view, a_forecast(-60.0, 999.0, 999.0, 999.0, 999.0, 999.0))
+    assert view.snapshot(at(25.0)).intensity == now
+    gone = view.snapshot(at(90.0)).intensity
+    assert gone is not None
+    assert (gone.ahead, gone.ahead_basis, gone.ahead_issued_s) == ((), "", None)
+
+
+def test_overrides_are_shown_until_they_run_out() -> None:
+    view = DeploymentView()
+    assert view.snapshot(at(0.0)).override == OverrideNow()
+    pins = tuple(Pin(node="n1", gpu=GpuTarget(index=index, mode="parked"), until_ms=at(60.0)) for index in (0, 3))
+    view.set_override(an_override(paused=True, paused_until_ms=at(30.0), pins=pins, nodes=("n2",)))
+    now = view.snapshot(at(10.0)).override
+    assert (now.paused, now.paused_left_s) == (True, 20.0)
+    assert (now.pinned, now.pinned_left_s) == (("n1/gpu0", "n1/gpu3"), 50.0)
+    assert (now.by_hand, now.by, now.reason) == (("n2",), "alice", "measuring")
+    later = view.snapshot(at(61.0)).override
+    assert (later.paused, later.pinned, later.by_hand) == (False, (), ("n2",))
+    view.set_override(an_override(pins=(*pins, Pin(node="n1", gpu=GpuTarget(index=4, mode="parked")))))
+    assert view.snapshot(at(10.0)).override.pinned_left_s is None
 
 
 def test_plan_queue_trouble_and_log_lines() -> None:

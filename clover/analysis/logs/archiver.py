@@ -65,7 +65,8 @@ class Archiver:
         self._aside = aside
         self._told = ""
         for feed in Feed:
-            position = FeedPosition(cursor=(after or {}).get(feed, "0-0"))
+            begin = (after or {}).get(feed, "")
+            position = FeedPosition(cursor=begin or "0-0", after=begin)
             files.manifest.feeds.setdefault(feed.value, position)
         files.commit(now_ms())
 

@@ -44,12 +44,14 @@ class FeedPosition(msgspec.Struct, kw_only=True):
 
     Attributes:
         cursor: Newest entry that was taken in.
+        after: Entry behind which the archive was told to begin; empty for the oldest that was kept.
         first_id: Oldest one.
         entries: How many were taken in.
         counted: How many the server had added up to the cursor, by its own count.
     """
 
     cursor: str = "0-0"
+    after: str = ""
     first_id: str = ""
     entries: int = 0
     counted: int | None = None

@@ -41,9 +41,13 @@ def reconcile(run: Run) -> list[Check]:
 
 def outcomes_of(run: Run) -> dict[str, int]:
     """Return how many requests ended how, from the rows."""
+    return outcomes_in(run.frame("requests"))
+
+
+def outcomes_in(requests: Any) -> dict[str, int]:
+    """Return how many of the given requests ended how."""
     pl = polars()
-    counted = run.frame("requests").group_by("outcome").agg(pl.len()).sort("outcome")
-    return dict(counted.iter_rows())
+    return dict(requests.group_by("outcome").agg(pl.len()).sort("outcome").iter_rows())
 
 
 def _equal(name: str, rows: float, counted: float | None, note: str = "") -> Check:
@@ -52,7 +56,6 @@ def _equal(name: str, rows: float, counted: float | None, note: str = "") -> Che
 
 
 def _requests(run: Run) -> Iterator[Check]:
-    pl = polars()
     requests = run.frame("requests")
     yield _equal("requests.distinct_ids", requests.height, requests["id"].n_unique(), "an id ended twice")
     own = {name: frame for (name,), frame in requests.group_by("producer")}
@@ -64,7 +67,6 @@ def _requests(run: Run) -> Iterator[Check]:
         note = "its producer has not finished" if sent is None else "requests without a record, see the gaps"
         unwritten = says.get("unwritten_records", 0)
         yield _equal(f"requests.sent[{producer}]", rows.height + unwritten, sent, note)
-    del pl
 
 
 def _finished(run: Run) -> dict[str, dict[str, Any]]:
@@ -75,22 +77,44 @@ def _finished(run: Run) -> dict[str, dict[str, Any]]:
 
 
 def _summary(run: Run) -> Iterator[Check]:
-    summary = (run.document("summary.json") or {}).get("requests")
-    if not isinstance(summary, dict):
+    summary = run.document("summary.json") or {}
+    counts = summary.get("requests")
+    if not isinstance(counts, dict):
         return
-    rows = outcomes_of(run)
-    for outcome, counted in summary.items():
+    rows = outcomes_in(_accounted(run, summary))
+    for outcome, counted in counts.items():
         if outcome == "sent":
             yield _equal("summary.sent", sum(rows.values()), counted)
         elif outcome != "duplicate":
             yield _equal(f"summary.{outcome}", rows.get(outcome, 0), counted)
 
 
+def _accounted(run: Run, summary: dict[str, Any]) -> Any:
+    """Return the requests that a summary is about: all, or of a load test its own after the warm-up."""
+    pl = polars()
+    requests = run.frame("requests")
+    producers = summary.get("producers")
+    if not isinstance(producers, list):
+        return requests
+    finished = _finished(run)
+    begun = {name: finished.get(name, {}).get("counted_from_ms") or 0.0 for name in producers}
+    own = requests.filter(pl.col("producer").is_in(producers))
+    from_ms = pl.col("producer").replace_strict(begun, default=0.0, return_dtype=pl.Float64)
+    return own.filter(pl.col("due_ms") >= from_ms)
+
+
+def begins_midway(run: Run) -> bool:
+    """Return whether an archive began on purpose behind what a deployment had said of itself before."""
+    position = run.manifest.feeds.get("tel")
+    return position is not None and position.after not in {"", "0", "0-0"}
+
+
 def _ledger(run: Run) -> Iterator[Check]:
     """Joules of GPUs as the nodes metered them, and answers as they counted them, up to the ledger's last reading."""
     pl = polars()
     ledger = run.frame("ledger")
-    if ledger.is_empty():
+    if ledger.is_empty() or begins_midway(run):
+        # Counters of nodes and of the ledger are cumulative: their beginnings are not in the archive.
         return
     last = ledger.row(-1, named=True)
     power = run.frame("power").filter(pl.col("at_ms") <= last["at_ms"])

@@ -174,8 +174,8 @@ def _ledger(reading: LedgerReading) -> Iterator[tuple[str, Row]]:
         {
             "at_ms": reading.at_ms,
             "energy_j": reading.energy_j,
-            "footprint_g": reading.footprint_g,
             **parts,
+            "footprint_g": reading.footprint_g,
             "host_j": reading.host_j,
             "host_g": reading.host_g,
             "unresolved_j": reading.unresolved_j,

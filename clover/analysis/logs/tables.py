@@ -73,7 +73,26 @@ def _table(name: str, what: str, time: str, *columns: tuple[str, Kind, str] | Co
     return Table(name, what, time, (*_ORIGIN, *own))
 
 
-_AT: tuple[str, Kind, str] = ("at_ms", "real", "when")
+_AT = Column("at_ms", "real", "when")
+_NODE = Column("node", "text", "node")
+_BOOT = Column("boot_id", "text", "start of the node's agent; its counters restart with it")
+_GPU = Column("gpu", "integer", "index on the node")
+_REASON = Column("reason", "text", "one line for people")
+_HOST_SOURCE = Column("host_source", "text", "meter of host_j")
+
+
+def _joules(whole: str) -> tuple[Column, ...]:
+    """Return the columns of GPU energy by cause, whose sum is `energy_j`."""
+    causes = {
+        "requests": "of requests",
+        "idle": "of instances without work",
+        "unallocated": "of slices that nobody occupies",
+        "parked": "while parked",
+        "transition": "while being changed",
+    }
+    parts = (Column(f"{cause}_j", "real", f"part of energy_j: {what}") for cause, what in causes.items())
+    return (Column("energy_j", "real", whole), *parts)
+
 
 TABLES: dict[str, Table] = {
     table.name: table
@@ -112,7 +131,7 @@ TABLES: dict[str, Table] = {
             _AT,
             ("source", "text", "who decided"),
             ("epoch", "integer", "plan epoch at that time"),
-            ("reason", "text", "one line"),
+            _REASON,
             ("decision", "integer", "its number"),
             ("trigger", "text", "start, intensity, load or fleet"),
             ("scheme", "text", "planning scheme"),
@@ -131,7 +150,7 @@ TABLES: dict[str, Table] = {
             ("state", "text", "step or serving"),
             ("epoch", "integer", "of the targets"),
             ("decision", "integer", "that they carry out; 0 if not known"),
-            ("reason", "text", "one line"),
+            _REASON,
             ("changed", "texts", "GPUs that this step moves"),
             ("last", "flag", "whether the roll ends with this step"),
             *_predicted("predicted"),
@@ -162,18 +181,13 @@ TABLES: dict[str, Table] = {
             "one row per reading of the ledger: cumulative joules and grams of the whole deployment",
             "at_ms",
             ("at_ms", "real", "newest telemetry taken in"),
-            ("energy_j", "real", "GPU energy, all causes"),
+            *_joules("GPU energy, all causes"),
             ("footprint_g", "real", "gCO2e of energy_j, PUE included"),
-            ("requests_j", "real", "part of energy_j"),
-            ("idle_j", "real", "part of energy_j"),
-            ("unallocated_j", "real", "part of energy_j"),
-            ("parked_j", "real", "part of energy_j"),
-            ("transition_j", "real", "part of energy_j"),
             ("host_j", "real", "host energy, apart"),
             ("host_g", "real", "gCO2e of host_j"),
             ("unresolved_j", "real", "estimated energy while no telemetry came, apart"),
             ("energy_source", "text", "meters of energy_j"),
-            ("host_source", "text", "meter of host_j"),
+            _HOST_SOURCE,
             ("began_ms", "real", "when its energy began to count"),
             ("gpu_s", "real", "seconds of GPUs that it covers"),
             ("answered", "integer", "requests answered in that time, as nodes count"),
@@ -183,18 +197,13 @@ TABLES: dict[str, Table] = {
             "one row per GPU and telemetry interval: cumulative joules since the agent's boot",
             "at_ms",
             ("at_ms", "real", "until when the joules count"),
-            ("node", "text", "node"),
-            ("boot_id", "text", "new for each start of the agent; counters restart with it"),
-            ("gpu", "integer", "index on the node"),
+            _NODE,
+            _BOOT,
+            _GPU,
             ("gpu_uuid", "text", "its UUID"),
             ("phase", "text", "empty, changing, serving, parked, off or failed"),
             ("applied_epoch", "integer", "target it has reached"),
-            ("energy_j", "real", "all parts together"),
-            ("requests_j", "real", "of requests"),
-            ("idle_j", "real", "of instances without work"),
-            ("unallocated_j", "real", "of slices that nobody occupies"),
-            ("parked_j", "real", "while parked"),
-            ("transition_j", "real", "while being changed"),
+            *_joules("all parts together, since the agent's boot"),
             ("unresolved_j", "real", "without a cause, not one of the parts"),
             ("answered", "integer", "requests answered"),
             ("by_variant", "shares", "energy of requests and answers by variant"),
@@ -205,9 +214,9 @@ TABLES: dict[str, Table] = {
             "one row per instance and telemetry interval",
             "at_ms",
             _AT,
-            ("node", "text", "node"),
-            ("boot_id", "text", "start of the agent"),
-            ("gpu", "integer", "index on the node"),
+            _NODE,
+            _BOOT,
+            _GPU,
             ("profile", "text", "size, such as 3g"),
             ("start_slice", "integer", "first memory slice"),
             ("size_slices", "integer", "memory slices"),
@@ -223,8 +232,8 @@ TABLES: dict[str, Table] = {
             "one row per node and telemetry interval",
             "at_ms",
             _AT,
-            ("node", "text", "node"),
-            ("boot_id", "text", "start of the agent"),
+            _NODE,
+            _BOOT,
             ("booted_at_ms", "real", "when its counters began"),
             ("interval_s", "real", "telemetry interval"),
             ("backend", "text", "sim, cpu or nvml"),
@@ -237,7 +246,7 @@ TABLES: dict[str, Table] = {
             ("gpus_failed", "integer", "of them in phase failed"),
             ("in_flight", "integer", "requests in work"),
             ("host_j", "real", "host energy since boot"),
-            ("host_source", "text", "its meter"),
+            _HOST_SOURCE,
             ("mig_changes", "integer", "GPU instances created plus destroyed since boot"),
             ("change_s", "real", "seconds of GPUs spent changing since boot"),
             ("suppressed", "integer", "finished after somebody else had answered"),
@@ -252,7 +261,7 @@ TABLES: dict[str, Table] = {
             ("kind", "text", "dotted name, listed in docs/wire.md"),
             ("source", "text", "who says it"),
             ("subject", "text", "what it is about"),
-            ("reason", "text", "one line for people"),
+            _REASON,
             ("epoch", "integer", "plan epoch, 0 if none"),
             ("data", "text", "figures as JSON"),
         ),

@@ -105,7 +105,7 @@ def _slices(run: Run) -> int:
 
 
 def changes_of(run: Run, axis: Axis) -> list[Change]:
-    """Return decisions and how long each was being carried out."""
+    """Return decisions and how long each was being carried out; of those before the run only the one in force."""
     decisions = run.frame("decisions").sort("at_ms")
     plans = run.frame("plans").sort("at_ms")
     steps: dict[int, list[Any]] = {}
@@ -115,7 +115,9 @@ def changes_of(run: Run, axis: Axis) -> list[Change]:
             steps.setdefault(row["decision"], []).append(row)
         else:
             serving.append(row["at_ms"])
-    return [_change(row, steps.get(row["decision"], []), serving, axis) for row in decisions.iter_rows(named=True)]
+    changes = [_change(row, steps.get(row["decision"], []), serving, axis) for row in decisions.iter_rows(named=True)]
+    before = [change for change in changes if change.at_s < 0.0]
+    return before[-1:] + changes[len(before) :]
 
 
 def _change(decision: dict[str, Any], steps: list[Any], serving: list[float], axis: Axis) -> Change:

@@ -160,7 +160,9 @@ def axis_of(run: Run) -> Axis:
             hint="`clover logs tail` shows what comes in.",
         )
     events = run.frame("events")
-    began = events.filter(pl.col("kind") == "generator.started")["at_ms"].min()
+    # An archive that begins midway may still tell of generators that had begun before it.
+    heard_ms = run.frame("power")["at_ms"].min() or 0.0
+    began = events.filter(pl.col("kind") == "generator.started", pl.col("at_ms") >= heard_ms)["at_ms"].min()
     ended = events.filter(pl.col("kind") == "generator.finished")["at_ms"].max()
     first_ms = requests["due_ms"].min()
     last_ms = requests.select(pl.max_horizontal("due_ms", "received_ms").max()).item()

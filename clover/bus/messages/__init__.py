@@ -9,7 +9,15 @@ reader; a changed meaning is a new envelope version (`clover.bus.codec`).
 from __future__ import annotations
 
 from clover.bus.messages.base import Message
-from clover.bus.messages.carbon import IntensityReading, LedgerCheckpoint, LedgerParts, LedgerReading, Part
+from clover.bus.messages.carbon import (
+    ForecastInterval,
+    IntensityForecast,
+    IntensityReading,
+    LedgerCheckpoint,
+    LedgerParts,
+    LedgerReading,
+    Part,
+)
 from clover.bus.messages.control import (
     Alternative,
     Calibration,
@@ -60,6 +68,7 @@ __all__ = [
     "DispatchRule",
     "EnergyCounters",
     "Event",
+    "ForecastInterval",
     "GpuPhase",
     "GpuTarget",
     "GpuTelemetry",
@@ -67,6 +76,7 @@ __all__ = [
     "InstancePhase",
     "InstanceTarget",
     "InstanceTelemetry",
+    "IntensityForecast",
     "IntensityReading",
     "LedgerCheckpoint",
     "LedgerParts",
@@ -99,6 +109,7 @@ MESSAGE_TYPES: dict[str, type[Message]] = {
     "log": LogLine,
     "telemetry": NodeTelemetry,
     "intensity": IntensityReading,
+    "forecast": IntensityForecast,
     "ledger": LedgerReading,
     "checkpoint": LedgerCheckpoint,
     "target": Target,

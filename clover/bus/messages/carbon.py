@@ -49,6 +49,38 @@ class IntensityReading(Message, frozen=True):
     note: str = ""
 
 
+class ForecastInterval(Message, frozen=True):
+    """One interval of a forecast; `low` to `high` held 80 % of past actual values, None if that is not known."""
+
+    from_ms: float
+    g_per_kwh: float
+    low_g_per_kwh: float | None = None
+    high_g_per_kwh: float | None = None
+
+
+class IntensityForecast(Message, frozen=True):
+    """What the grid is expected to do next; nothing is planned by it.
+
+    Attributes:
+        basis: `published` by the source, `yesterday` (as at the same hours then), or `trace` (rows that a replay will
+            show: no forecast at all, but what will come).
+        source: Whose figures these are.
+        zone: Grid zone.
+        published_at_ms: When the monitor wrote it.
+        issued_at_ms: When the source issued it, or the end of the newest figure that it rests on; None for a replay.
+        step_ms: Length of an interval, in the wall time of the run.
+        intervals: Next first.
+    """
+
+    basis: Literal["published", "yesterday", "trace"]
+    source: str
+    zone: str
+    published_at_ms: float
+    step_ms: float
+    intervals: tuple[ForecastInterval, ...]
+    issued_at_ms: float | None = None
+
+
 class LedgerReading(Message, frozen=True):
     """Energy and footprint of the whole deployment since the ledger began; the only place where joules become grams.
 

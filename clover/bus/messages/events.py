@@ -27,6 +27,7 @@ EVENT_KINDS: dict[str, str] = {
     "override.changed": "somebody paused, resumed, pinned or unpinned; or that ran out",
     "override.refused": "what somebody asked for cannot be, and why; it is left out",
     "gpu.fenced": "a GPU does not do what it shall: plans are made without it",
+    "gpu.rolled_back": "a GPU that failed to change is to be again what it was before",
     "gpu.returned": "a GPU that was fenced off is healthy again and part of the fleet",
     "node.joined": "a node was heard for the first time",
     "node.lost": "a node has been silent for too long",

@@ -101,6 +101,7 @@ class NodeTelemetry(Message, frozen=True):
         handed_back: Requests given up without having been begun.
         answered: Requests answered, or expired before work on them began, since boot.
         late: Those of them that took longer than the SLA of the newest target, from due time on.
+        batching: How requests are served together, in words; empty if each is served alone.
     """
 
     node: str
@@ -126,3 +127,4 @@ class NodeTelemetry(Message, frozen=True):
     handed_back: int = 0
     answered: int = 0
     late: int = 0
+    batching: str = ""

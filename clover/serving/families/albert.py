@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Final
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AlbertConfig, AlbertForQuestionAnswering, AutoTokenizer
 
 from clover.serving.families.devices import device
@@ -107,6 +109,19 @@ class QuestionAnswerer:
             out = self._model(**{name: tensor.to(self._device) for name, tensor in prepared.inputs.items()})
         begin, end = (logits[0].float().cpu().numpy() for logits in (out.start_logits, out.end_logits))
         return Logits(prepared=prepared, begin=begin, end=end)
+
+    def infer_batch(self, prepared: Sequence[Prepared]) -> list[Logits]:
+        """Score several questions at once, padded to the longest; what pads is masked and scores nothing."""
+        names = prepared[0].inputs
+        inputs = {name: pad_sequence([one.inputs[name][0] for one in prepared], batch_first=True) for name in names}
+        with torch.inference_mode():
+            out = self._model(**{name: tensor.to(self._device) for name, tensor in inputs.items()})
+        begin, end = (logits.float().cpu().numpy() for logits in (out.start_logits, out.end_logits))
+        lengths = [len(one.offsets) for one in prepared]
+        return [
+            Logits(prepared=one, begin=begin[row, :length], end=end[row, :length])
+            for row, (one, length) in enumerate(zip(prepared, lengths, strict=True))
+        ]
 
     def render(self, logits: Logits) -> tuple[str, bytes]:
         """Return the best span, or the empty answer if "no answer" beats it."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Any
 
 import msgspec
@@ -74,6 +76,16 @@ class Detector:
             out = self._model(pixel_values=prepared.pictures.to(self._device))
         probabilities, boxes = out.logits.float().sigmoid(), out.pred_boxes.float()
         return Found(probabilities.cpu().numpy(), boxes.cpu().numpy(), prepared.fits)
+
+    def infer_batch(self, prepared: Sequence[Prepared]) -> list[Found]:
+        """Score the pictures of several requests at once."""
+        pictures = torch.cat([one.pictures for one in prepared])
+        found = self.infer(Prepared(pictures, []))
+        edges = list(accumulate((len(one.fits) for one in prepared), initial=0))
+        return [
+            Found(found.probabilities[begin:end], found.boxes[begin:end], one.fits)
+            for one, (begin, end) in zip(prepared, pairwise(edges), strict=True)
+        ]
 
     def render(self, found: Found) -> tuple[str, bytes]:
         """Return `detections` of each picture, best first: label, score, box as x0 y0 x1 y1 in its pixels."""

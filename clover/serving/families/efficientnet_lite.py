@@ -16,12 +16,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from clover.serving.families.batches import infer_split
 from clover.serving.families.devices import device
 from clover.serving.families.pictures import best_labels, centre_square, decode_all, labels, of_batch
 from clover.serving.port import ServingError
 from clover.serving.weights import read_weights
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from clover.serving.recipe import Recipe
 
 _BN_EPS: Final = 1e-3
@@ -174,6 +177,10 @@ class Classifier:
         """Return (pictures, 1000) probabilities (the instance's part)."""
         with torch.inference_mode():
             return self._network(pictures.to(self._device)).softmax(dim=1).cpu()
+
+    def infer_batch(self, prepared: Sequence[Tensor]) -> list[Tensor]:
+        """Infer on the pictures of several requests at once."""
+        return infer_split(self.infer, prepared)
 
     def render(self, probabilities: Tensor) -> tuple[str, bytes]:
         """Return content type and JSON of the result: `label`, `probability` and `top5`."""

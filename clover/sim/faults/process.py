@@ -25,7 +25,8 @@ from clover.agents.assembly import Fleet, make_carbon_monitor, make_controller, 
 from clover.agents.carbon_monitor import CarbonSettings
 from clover.agents.controller import ControllerSettings
 from clover.agents.decision import Goals
-from clover.agents.generator import Generator, GeneratorSettings
+from clover.agents.generator import Generator
+from clover.agents.generator_settings import GeneratorSettings
 from clover.agents.node import NodeSettings
 from clover.agents.runtime import run_agent
 from clover.agents.system_clock import SystemClock
@@ -35,11 +36,14 @@ from clover.carbon.replay import TraceReplay
 from clover.catalog import load_service, load_trace
 from clover.core.application import ChangeTimes, ServiceModel, VariantPerformance
 from clover.core.clock import Clock
+from clover.core.schedule import Mix
 from clover.sim.faults.history import HistoryFile
 from clover.sim.faults.misbehaviour import CrashingBus, JumpingTime, MisdeliveringBus
 from clover.sim.faults.recording import RecordingBus, as_bus
 
 APPLICATION, BOARD = "albert", "a100-40gb"
+#: Accuracy counts for much, so that schemes that choose choose variants that hold more than the lowest tier.
+_LAMBDA = 0.1
 Role = Literal["node", "carbon", "controller", "generator"]
 _Work = Callable[[asyncio.Event], Coroutine[Any, Any, None]]
 
@@ -59,6 +63,8 @@ class ProcessSettings(msgspec.Struct, frozen=True, kw_only=True):
         nodes: How many the controller waits for.
         rate_rps: Of the generator; what the controller plans for until it has measured.
         duration_s: How long requests become due; None until stopped.
+        scheme: What the controller plans with.
+        mix: What requests ask for beside an answer.
         misdelivery: Share of deliveries that come twice and of admissions that are asked for twice.
         seed: Of everything random.
         record: Whether a history is written at all (benchmarks want the product alone).
@@ -74,6 +80,8 @@ class ProcessSettings(msgspec.Struct, frozen=True, kw_only=True):
     nodes: int = 1
     rate_rps: float = 1.0
     duration_s: float | None = None
+    scheme: str = "co2opt"
+    mix: Mix = Mix()
     misdelivery: float = 0.0
     seed: int = 0
     record: bool = True
@@ -143,8 +151,8 @@ class AgentMaker:
         return make_controller(
             ControllerSettings(name=settings.name, rate_rps=settings.rate_rps, expected_nodes=settings.nodes),
             fleet=self._fleet,
-            scheme="co2opt",
-            goals=Goals(lambda_=0.5, sla_ms=settings.sla_ms),
+            scheme=settings.scheme,
+            goals=Goals(lambda_=_LAMBDA, sla_ms=settings.sla_ms),
             faithful=False,
             bus=self._bus,
             clock=self._clock,
@@ -161,7 +169,9 @@ class AgentMaker:
             duration_s=settings.duration_s,
         )
         rng = Random(f"{settings.seed}/{settings.name}")  # noqa: S311 - arrivals
-        return Generator(told, bus=self._bus, clock=self._clock, rng=rng).run
+        chance = Random(f"{settings.seed}/{settings.name}/mix")  # noqa: S311 - what requests ask for
+        traits = lambda: settings.mix.draw(chance)  # noqa: E731
+        return Generator(told, bus=self._bus, clock=self._clock, rng=rng, traits=traits).run
 
 
 class _Orders:

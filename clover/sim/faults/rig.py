@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -16,6 +16,7 @@ import msgspec
 
 from clover.agents.readiness import plan_in_force
 from clover.bus.redis import RedisBus, connect
+from clover.core.schedule import Mix
 from clover.errors import BusUnavailableError, NotReadyError
 from clover.sim.faults.history import Fault, HistoryFile, ProcessEnded, now_ms
 from clover.sim.faults.process import ProcessSettings, Role
@@ -38,7 +39,7 @@ class RigSettings:
         controllers: How many; one acts, the others stand by.
         service_ms: Mean service time.
         load: Arrival rate as a share of what all instances can do.
-        misdelivery: See `ProcessSettings`.
+        scheme, mix, misdelivery: See `ProcessSettings`.
         durable: Whether the server keeps an append-only file.
         proxied: Whether each agent has a proxy of its own; without, network faults do nothing.
         record: Whether agents write a history; benchmarks want them as they are.
@@ -51,6 +52,8 @@ class RigSettings:
     controllers: int = 2
     service_ms: float = 150.0
     load: float = 0.7
+    scheme: str = "co2opt"
+    mix: Mix = field(default_factory=Mix)
     misdelivery: float = 0.02
     durable: bool = True
     proxied: bool = True
@@ -200,9 +203,9 @@ class Rig:
         for number in range(1, settings.nodes + 1):
             await self._add("node", f"n{number}", misdelivery=settings.misdelivery, **times)
         for number in range(1, settings.controllers + 1):
-            await self._add("controller", f"c{number}", **times)
+            await self._add("controller", f"c{number}", scheme=settings.scheme, **times)
         await self._add("carbon", "carbon", **times)
-        await self._add("generator", "g", misdelivery=settings.misdelivery, **times)
+        await self._add("generator", "g", misdelivery=settings.misdelivery, mix=settings.mix, **times)
         return self
 
     async def __aexit__(

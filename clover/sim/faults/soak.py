@@ -18,12 +18,15 @@ from typing import Any
 
 import orjson
 
+from clover.core.schedule import Mix
 from clover.sim.faults.checker import Verdict, check
 from clover.sim.faults.history import read_history
 from clover.sim.faults.observer import Observer
 from clover.sim.faults.rig import Rig, RigSettings
 from clover.sim.faults.schedule import Saboteur
 
+#: What requests ask for: some are of high priority, some take no answer of the least accurate variant.
+MIX = Mix(high_share=0.1, min_accuracies=((85.0, 0.15),))
 #: The last request may take until its deadline; a busy machine is given more.
 _LAST_ANSWER_S, _QUIET_S = 120.0, 60.0
 
@@ -59,6 +62,7 @@ def result_of(verdict: Verdict, settings: RigSettings, seconds: float) -> dict[s
         "nodes": settings.nodes,
         "rate_rps": round(settings.rate_rps, 3),
         "load": settings.load,
+        "scheme": settings.scheme,
         "counts": verdict.counts,
         "violations": [str(violation) for violation in verdict.violations[:100]],
     }
@@ -70,10 +74,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1800.0, help="how long (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="of the schedule (default: %(default)s)")
     parser.add_argument("--gap", type=float, nargs=2, default=(5.0, 20.0), help="seconds from one fault to the next")
+    parser.add_argument("--scheme", default="exact", help="of the controller (default: %(default)s)")
     parser.add_argument("--folder", type=Path, help="keep history and logs here (default: a temporary folder)")
     options = parser.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp(prefix="clover-soak-"))
-    settings = RigSettings(folder=folder, seed=options.seed)
+    settings = RigSettings(folder=folder, seed=options.seed, scheme=options.scheme, mix=MIX)
     sys.stderr.write(f"history and logs in {folder}\n")
     verdict = asyncio.run(soak(settings, seconds=options.seconds, gap_s=tuple(options.gap)))
     sys.stdout.write(orjson.dumps(result_of(verdict, settings, options.seconds)).decode() + "\n")

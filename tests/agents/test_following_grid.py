@@ -1,0 +1,101 @@
+"""The grid moves and the layout stays: only dispatch is sent. The real agents in virtual time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from clover.agents.assembly import make_fleet
+from clover.agents.decision import Goals
+from clover.bus.messages import PlanRecord, Target
+from clover.catalog import load_service
+from clover.core.intensity_trace import IntensityTrace
+from clover.sim.clock import run_virtual
+from clover.sim.world import World, WorldSettings
+
+MODEL = load_service("albert", "a100-40gb")
+#: Seconds from the first row of the trace to the second, and from telemetry to telemetry.
+HOUR_S, TELEMETRY_S = 60.0, 1.0
+
+
+def settings(before: float, after: float, *, rate_rps: float, goals: Goals) -> WorldSettings:
+    trace = IntensityTrace(name="step", zone="none", values_g_per_kwh=(before, after), after_end="stop")
+    return WorldSettings(
+        fleet=make_fleet(backend="sim", board="a100-40gb", model=MODEL),
+        gpus=(5, 5),
+        scheme="exact",
+        goals=goals,
+        trace=trace,
+        hour_s=HOUR_S,
+        rate_rps=rate_rps,
+        duration_s=1.5 * HOUR_S,
+        telemetry_s=TELEMETRY_S,
+    )
+
+
+Sent = list[tuple[float, PlanRecord, Sequence[Target]]]
+
+
+def watched(world_settings: WorldSettings) -> tuple[Sent, dict[str, Any]]:
+    """Run a world; return what was sent, with seconds since the first row of the trace began, and the summary."""
+    sent: Sent = []
+
+    async def main() -> dict[str, Any]:
+        world = World(world_settings)
+        began_s, publish = world.clock.now_s(), world.bus.publish_plan
+
+        async def publish_watched(
+            holder: str, plan: PlanRecord, targets: Sequence[Target], *, above: int = 0
+        ) -> int | None:
+            sent.append((world.clock.now_s() - began_s, plan, targets))
+            return await publish(holder, plan, targets, above=above)
+
+        world.bus.publish_plan = publish_watched
+        return await world.run()
+
+    result = run_virtual(main())
+    return sent, result
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "rate_rps", "parking", "lambda_", "told"),
+    [
+        # The best plan of all has this layout, with other shares.
+        (125.0, 149.0, 12.5, "none", 0.5, "best of"),
+        # The best plan of all has another layout, which is not worth a change.
+        (118.0, 97.0, 34.375, "parked", 0.1, "the layout stays"),
+    ],
+)
+def test_an_intensity_change_sends_only_dispatch(
+    before: float, after: float, rate_rps: float, parking: Any, lambda_: float, told: str
+) -> None:
+    goals = Goals(lambda_=lambda_, sla_ms=MODEL.table.sla_p95_ms, parking=parking)
+    sent, result = watched(settings(before, after, rate_rps=rate_rps, goals=goals))
+    *first, (at_s, plan, targets) = sent
+    assert {each.trigger for _, each, _ in first} == {"start"}
+    assert plan.trigger == "intensity"
+    assert told in plan.reason
+    # Within one telemetry interval of the change.
+    assert HOUR_S <= at_s <= HOUR_S + TELEMETRY_S
+    old = {target.node: target for target in first[-1][2]}
+    assert {target.node for target in targets} == set(old) == {"n1", "n2"}
+    for target in targets:
+        assert target.gpus == old[target.node].gpus
+        assert target.dispatch != old[target.node].dispatch
+        assert target.epoch == 0 or target.epoch > old[target.node].epoch
+    # The first layout, and nothing after it.
+    assert result["mig_changes"] == 0
+    assert (result["replans"], result["reconfigurations"]) == (1, 0)
+    requests = result["requests"]
+    assert requests["lost"] == requests["failed"] == requests["duplicate"] == requests["expired"] == 0
+
+
+def test_a_change_that_is_worth_it_changes_the_layout() -> None:
+    goals = Goals(lambda_=0.5, sla_ms=MODEL.table.sla_p95_ms)
+    sent, result = watched(settings(166.0, 292.0, rate_rps=12.5, goals=goals))
+    before, after = ({target.node: target.gpus for target in targets} for _, _, targets in (sent[0], sent[-1]))
+    assert before != after
+    assert result["reconfigurations"] == 1
+    assert result["requests"]["lost"] == 0
