@@ -8,16 +8,16 @@ from dataclasses import dataclass, field, replace
 from clover.core.configuration import GpuId
 from clover.core.objective import LATE_LIMIT, Baseline
 from clover.core.queueing import evaluate
+from clover.plan.accurate_search import NEARLY, AccurateFleets
 from clover.plan.asking import Asked, by_objective
 from clover.plan.bound import bound, relaxed_bound
 from clover.plan.flow import FlowModel
 from clover.plan.flow_plans import MOST_PROOFS, FlowPlanner, asked_score
 from clover.plan.frontier import ConvexBound, Frontier
 from clover.plan.points import Fleetwide, Layout, PlanPoint, fleet_of
-from clover.plan.pool import Enumeration, Pool
+from clover.plan.pool import Enumeration, Fleets, Pool
 from clover.plan.problem import Problem
 from clover.plan.prover import Proofs, Prover
-from clover.plan.quality import AccurateFleets
 
 #: Up to so many serving GPUs every fleet is listed.
 ENUMERATED_GPUS = 2
@@ -29,8 +29,9 @@ LOW_EFFECTIVE, HIGH_EFFECTIVE = 50.0, 750.0
 #: are bounded and looked at to find those; enough is where bound and best plan agree to the tolerance.
 _PLANNED_AHEAD, _PROOFS_AHEAD, _BOUNDED_AT, _LOOKED_AT, _TOLERANCE = 3, 2, 12, 16, 5e-4
 
-#: So many of the plans that dispatch by accuracy are certified before that is given up.
-_ACCURATE_PROOFS = 3
+#: So many of the plans that dispatch by accuracy are certified before that is given up; the next one must be expected
+#: to be so much less late than the one that failed, or than the limit.
+_ACCURATE_PROOFS, _LESS_LATE = 4, 0.0005
 #: What a plan with shares must score above one with longest-idle to be looked for.
 _WORTH_MORE = 5e-5
 
@@ -195,11 +196,20 @@ class LoadPlans:
             return False
         if self._accurate is None:
             self._accurate = self._accurate_fleets()
-        for point in self._accurate.best(asked, at_least=at_least)[:_ACCURATE_PROOFS]:
-            proven = self._prove(point)
-            if proven is not None:
-                self.frontier.add_point(proven)
+        known, latest = self.frontier.best(asked), NEARLY
+        for _ in range(_ACCURATE_PROOFS):
+            point = self._accurate.best(
+                asked, at_least=at_least, latest=latest, known=None if known is None else known.layout
+            )
+            if point is None:
+                return False
+            proof = self._prove.prove(point)
+            if proof.point is not None:
+                self.frontier.add_point(proof.point)
                 return True
+            # The short simulation is as wrong about the others, which saw the same draws.
+            wrong = proof.late_fraction - point.evaluation.late_fraction
+            latest = min(latest - _LESS_LATE, LATE_LIMIT - _LESS_LATE - wrong)
         return False
 
     def _accurate_fleets(self) -> AccurateFleets:
@@ -210,7 +220,18 @@ class LoadPlans:
         if many:
             fleets.append(self._enumeration.two_kinds_of_gpus(many, self.gpus, off=self._off))
         problem, search = self.problem, self._enumeration.search
-        return AccurateFleets(problem.model, search, fleets, rate_rps=problem.rate_rps, sla_ms=problem.sla_ms)
+        return AccurateFleets(
+            problem.model,
+            search,
+            fleets,
+            neighbours=self._neighbours if many else None,
+            as_nodes=self._prove.glance if len({gpu.node for gpu in self._prove.ids}) > 1 else None,
+            rate_rps=problem.rate_rps,
+            sla_ms=problem.sla_ms,
+        )
+
+    def _neighbours(self, layout: Layout) -> Fleets:
+        return self._enumeration.neighbours(layout, off=self._off, resize=self.problem.parking != "none")
 
     def _list_small(self, asked: Asked) -> None:
         """Add the fleets that can be listed: few serving GPUs that differ, and any number that are alike."""

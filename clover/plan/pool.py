@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from clover.core.application import ServiceModel
 from clover.core.closed_form import Floats, mean_accuracy_pct, mean_dynamic_j
 from clover.core.configuration import OFF, PARKED, GpuConfiguration, InstanceKind
-from clover.core.objective import PLANNED_LATE_LIMIT
+from clover.core.objective import LATE_LIMIT, PLANNED_LATE_LIMIT
 from clover.core.queueing import FleetSearch
 from clover.plan.points import Layout, layout_of
 from clover.plan.space import FleetSpace, count_matrix, kinds_of, mixed_fleets
@@ -105,6 +105,24 @@ class Enumeration:
             layout=layout,
         )
 
+    def neighbours(self, layout: Layout, *, off: bool = False, resize: bool = True) -> Fleets:
+        """Return the fleets that differ from one in one GPU: otherwise configured, or (`resize`) spare or woken."""
+        members = [self._gpus.index(gpu) for gpu, n in layout if gpu.mode == "serving" for _ in range(n)]
+        spare = sum(n for gpu, n in layout if gpu.mode != "serving")
+        left = [(*members[:place], *members[place + 1 :]) for place in range(len(members))]
+        stay = [(kept, spare) for kept in dict.fromkeys(left)]
+        every = list(range(len(self._gpus)))
+        rows = [((*kept, gpu), n) for kept, n in stay for gpu in every]
+        if resize and spare:
+            rows += [((*members, gpu), spare - 1) for gpu in every]
+        if resize and len(members) > 1:
+            rows += [(kept, n + 1) for kept, n in stay]
+        return Fleets(
+            counts=np.array([self._single[list(gpus)].sum(axis=0) for gpus, _ in rows]),
+            idle_w=np.array([self._idle_power_w(len(gpus), n, off=off) for gpus, n in rows]),
+            layout=lambda row: self._layout([self._gpus[gpu] for gpu in rows[row][0]], rows[row][1], off),
+        )
+
     @property
     def search(self) -> FleetSearch:
         """The closed form for these kinds."""
@@ -163,7 +181,8 @@ class Enumeration:
                 layout=layout,
             )
         points = self._search.operating(counts, rate_rps)
-        good = self._search.late_fraction(points) <= PLANNED_LATE_LIMIT
+        # No guard band: near the limit the closed form may be wrong either way, and the certificate decides.
+        good = self._search.late_fraction(points) <= LATE_LIMIT
         kept: NDArray[np.intp] = np.flatnonzero(good)
         accuracy = mean_accuracy_pct(self._search.arrays, points)[kept]
         # What keeps the promise is not overloaded: it serves what arrives.

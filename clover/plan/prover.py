@@ -12,11 +12,14 @@ from clover.core.objective import LATE_LIMIT
 from clover.core.queueing import Evaluation, idle_power_w
 from clover.plan.certify import LEAST_REQUESTS, Certificate, certify
 from clover.plan.points import PlanPoint, assign, fleet_of
+from clover.plan.simulator import simulate
 from clover.plan.traffic import Traffic, agents_of
 
 #: A plan that looks good but is not proven is simulated so much longer, if that can prove it at all.
 _LONGER = 4
 _WORTH_IT = LATE_LIMIT - 0.0006
+#: A short look; its random numbers are shared with no certificate.
+_GLANCE_REQUESTS, _GLANCE_STREAM = 8_000, 0x61A2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +87,20 @@ class Prover:
     def __call__(self, point: PlanPoint) -> PlanPoint | None:
         """Return the plan with its certificate, None if it does not keep the promise."""
         return self.prove(point).point
+
+    def glance(self, point: PlanPoint) -> PlanPoint:
+        """Simulate a plan shortly with its nodes; what is seen is no proof."""
+        configuration = assign(point.layout, self.ids)
+        seen = simulate(
+            self.model,
+            agents_of(configuration, point.dispatch.by_node(configuration)),
+            Traffic(rate_rps=self.rate_rps),
+            sla_ms=self.sla_ms,
+            idle_power_w=idle_power_w(self.model, fleet_of(point.layout)),
+            requests=_GLANCE_REQUESTS,
+            seed=(_GLANCE_STREAM, self.seed),
+        )
+        return dataclasses.replace(point, evaluation=seen.evaluation)
 
     def _see(self, point: PlanPoint) -> Seen:
         """Simulate; what looks good but is not proven is simulated for longer before it is given up.
