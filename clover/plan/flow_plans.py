@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from clover.core.objective import LATE_LIMIT
+from clover.core.objective import LATE_LIMIT, PLANNED_LATE_LIMIT
 from clover.core.queueing import evaluate
 from clover.plan.asking import Asked
 from clover.plan.bound import bound
@@ -109,7 +109,8 @@ class FlowPlanner:
             entry = heapq.heappop(queue)
             if -entry.order[0] <= at_least:
                 break
-            excess = entry.point.evaluation.late_fraction - LATE_LIMIT
+            planned = PLANNED_LATE_LIMIT if entry.point.dispatch.name == "longest_idle" else LATE_LIMIT
+            excess = entry.point.evaluation.late_fraction - planned
             if excess <= 0.0:
                 proof, new = self._proof(entry.point)
                 left -= new

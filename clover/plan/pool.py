@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from clover.core.application import ServiceModel
 from clover.core.closed_form import Floats, mean_accuracy_pct, mean_dynamic_j
 from clover.core.configuration import OFF, PARKED, GpuConfiguration, InstanceKind
-from clover.core.objective import LATE_LIMIT, PLANNED_LATE_LIMIT
+from clover.core.objective import PLANNED_LATE_LIMIT
 from clover.core.queueing import FleetSearch
 from clover.plan.points import Layout, layout_of
 from clover.plan.space import FleetSpace, count_matrix, kinds_of, mixed_fleets
@@ -181,8 +181,7 @@ class Enumeration:
                 layout=layout,
             )
         points = self._search.operating(counts, rate_rps)
-        # No guard band: near the limit the closed form may be wrong either way, and the certificate decides.
-        good = self._search.late_fraction(points) <= LATE_LIMIT
+        good = self._search.late_fraction(points) <= PLANNED_LATE_LIMIT
         kept: NDArray[np.intp] = np.flatnonzero(good)
         accuracy = mean_accuracy_pct(self._search.arrays, points)[kept]
         # What keeps the promise is not overloaded: it serves what arrives.

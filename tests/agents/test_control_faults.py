@@ -241,7 +241,7 @@ def test_a_gpu_that_cannot_become_what_is_wanted_is_rolled_back_and_goes_on_serv
     refused: list[GpuConfiguration] = []
 
     async def change_(self: GpuRunner, wanted: GpuConfiguration, watchers: asyncio.TaskGroup) -> None:
-        if self.index == 2 and self._ports.node == "n1" and "large" in str(wanted):
+        if self.index == 2 and self._ports.node == "n1" and ":large" in str(wanted):
             refused.append(wanted)
             raise ServingError("this partition cannot be made")
         await change(self, wanted, watchers)
