@@ -109,7 +109,9 @@ class LiveDashboard:
 
         from cli.dashboard_screen import Screen, on_screen  # noqa: PLC0415
 
-        console, wake = Console(), asyncio.Event()
+        # The terminal knows its size; COLUMNS and LINES of the environment stay what they were when it is resized.
+        environment = {name: value for name, value in os.environ.items() if name not in {"COLUMNS", "LINES"}}
+        console, wake = Console(_environ=environment), asyncio.Event()
         screen = Screen(console)
 
         def on_keys(typed: str) -> None:

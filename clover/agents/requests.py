@@ -18,6 +18,7 @@ from clover.agents.backoff import Backoff
 from clover.agents.batches import Batch, Batches, answers_of
 from clover.agents.care import Sweeper
 from clover.agents.intake import Intake
+from clover.agents.left_by_others import LeftByOthers
 from clover.agents.lifetime import happens_within
 from clover.agents.pool import Instance
 from clover.agents.request_parts import RequestCounts, RequestPorts, RequestSettings
@@ -65,6 +66,7 @@ class RequestServer:
         #: From due time on, as the newest target says; None counts no late answers.
         self.sla_ms: float | None = None
         self.counts = RequestCounts()
+        self._left = LeftByOthers(ports.bus, ports.consumer, self._intake, self.counts, lease_s=settings.lease_s)
 
     @property
     def in_flight(self) -> int:
@@ -144,6 +146,9 @@ class RequestServer:
         offer = self._intake.offer()
         if most == 0 or not offer.count:
             return
+        if older := await self._left.look():
+            self._accept(older)
+            return
         block_s = self._settings.block_s if most is None else 0.0
         if self._waiting:
             # What is in hand and has to wait for another instance is not to wait for new requests as well.
@@ -153,7 +158,7 @@ class RequestServer:
             block_s = min(block_s, closes_s)
         taken = await self._intake.pull(offer, block_s, most=most)
         # With nothing new there is time to look for what others have handed back.
-        self._accept(taken or await self._claimed())
+        self._accept(taken or await self._left.claim())
 
     async def _wait_for_an_instance(self) -> None:
         """Wait for the pool to change; what idle instances may not take yet becomes due by the clock alone."""
@@ -378,24 +383,10 @@ class RequestServer:
             if self._stopping.is_set():
                 continue
             try:
-                self._accept(await self._claimed())
+                self._accept(await self._left.claim())
             except BusUnavailableError:
                 # Some may have become ours without our knowing.
                 self._recover = True
                 self._ports.pool.changed.set()
                 continue
             self._dispatch(group)
-
-    async def _claimed(self) -> list[Delivery]:
-        """Take over as many idle entries as could begin at once."""
-        offer = self._intake.offer()
-        if not offer.count:
-            return []
-        claimed = await self._ports.bus.claim(
-            self._ports.consumer, min_idle_s=self._settings.lease_s, count=offer.count, tiers=offer.tiers
-        )
-        self.counts.claimed += len(claimed.deliveries)
-        self.counts.vanished += len(claimed.vanished_ids)
-        if claimed.vanished_ids:
-            _log.error("entries in work were trimmed from the stream: %s", ", ".join(claimed.vanished_ids))
-        return claimed.deliveries

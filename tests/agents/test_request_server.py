@@ -192,6 +192,23 @@ def test_what_waits_behind_a_long_request_is_handed_back() -> None:
     virtually(test)
 
 
+def test_what_was_handed_back_does_not_wait_until_nothing_new_comes() -> None:
+    async def test(bus: MemoryBus, clock: VirtualClock) -> None:
+        node = Node("n1", bus, clock)
+        worker = AWorker(0.05)
+        node.add(worker)
+        await bus.admit(requests(200), bound=1000)
+        await bus.hand_back("n9", await bus.pull("n9", count=5, block_s=0))
+        async with node.running():
+            # Before the timer that looks for what the dead have left.
+            await asyncio.sleep(1.5)
+            assert {f"r{number}" for number in range(5)} <= set(worker.served)
+            assert len(worker.served) > 20
+            assert (await bus.queue()).waiting > 100
+
+    virtually(test)
+
+
 def test_what_is_being_handed_back_does_not_begin_here_as_well() -> None:
     async def test(bus: MemoryBus, clock: VirtualClock) -> None:
         node = Node("n1", bus, clock)

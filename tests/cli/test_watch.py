@@ -219,7 +219,8 @@ def test_a_dumb_terminal_gets_lines() -> None:
 
 
 def test_keys_change_pages_and_a_new_size_is_drawn_at_once() -> None:
-    with on_terminal("running") as terminal:
+    # Some shells export the size that the terminal had at first.
+    with on_terminal("running", COLUMNS="80", LINES="24") as terminal:
         terminal.until(b"decision 3 on intensity")
         for key, words in ((b"2", b"GPUs by node"), (b"3", b"predicted"), (b"4", b"how requests ended"),
                            (b"5", b"events and log lines"), (b"?", b"this help"), (b"\t", b"gCO2e/kWh")):  # fmt: skip
