@@ -128,7 +128,12 @@ def import_(
     ] = None,
     fill_within: Annotated[
         float,
-        typer.Option("--fill-within", parser=options.parse_duration, metavar="DURATION", help="Longest line."),
+        typer.Option(
+            "--fill-within",
+            parser=options.parse_duration,
+            metavar="DURATION",
+            help="Longest gap that is filled by a straight line.",
+        ),
     ] = "3h",  # pyright: ignore[reportArgumentType] - parsed like a flag
     refuse_gaps: Annotated[bool, typer.Option("--refuse-gaps", help="Fail instead of filling.")] = False,
     as_json: options.Json = False,

@@ -50,6 +50,7 @@ def experiment_report(folder: Path, summary: dict[str, Any], *, png: bool = True
         lead=f"{len(schemes)} schemes in {len(cases)} cases.",
         notes=notes,
         tables=[_table(key, group) for key, group in cases],
+        tables_first=0,
         pictures=[_scatter(drawer, rows, schemes), _bars(drawer, rows, schemes)],
         words={
             "saved": "1 - footprint per request / that of BASE (largest variant, all GPUs whole, none parked), or of "

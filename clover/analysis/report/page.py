@@ -42,6 +42,7 @@ class Page:
         pictures: Drawings.
         words: Definitions, by term.
         data: The same for programs.
+        tables_first: How many of the tables come before the pictures.
     """
 
     title: str
@@ -51,6 +52,7 @@ class Page:
     pictures: Sequence[Picture]
     words: Mapping[str, str]
     data: Mapping[str, Any] = field(default_factory=dict)
+    tables_first: int = 1
 
 
 def html(page: Page) -> str:
@@ -62,10 +64,10 @@ def html(page: Page) -> str:
         f"<style>{_STYLE}</style></head><body>",
         f"<h1>{escape(page.title)}</h1><p>{escape(page.lead)}</p>",
         *(f'<p class="note">{escape(note)}</p>' for note in page.notes),
-        *(_html_table(table) for table in page.tables[:1]),
+        *(_html_table(table) for table in page.tables[: page.tables_first]),
         "<h2>Pictures</h2>",
         *(_html_picture(picture) for picture in page.pictures),
-        *(_html_table(table) for table in page.tables[1:]),
+        *(_html_table(table) for table in page.tables[page.tables_first :]),
         "<h2>What the words mean</h2><dl>",
         *(f"<dt>{escape(word)}</dt><dd>{escape(meaning)}</dd>" for word, meaning in page.words.items()),
         "</dl></body></html>",
@@ -96,11 +98,11 @@ def markdown(page: Page, figures: str) -> str:
     """Return the same as Markdown; pictures are linked as files of the folder `figures`."""
     lines = [f"# {page.title}", "", page.lead, ""]
     lines += [f"> {note}\n" for note in page.notes]
-    for table in page.tables[:1]:
+    for table in page.tables[: page.tables_first]:
         lines += _markdown_table(table)
     for picture in page.pictures:
         lines += [f"![{picture.title}]({figures}/{picture.name}.svg)", "", picture.text, ""]
-    for table in page.tables[1:]:
+    for table in page.tables[page.tables_first :]:
         lines += _markdown_table(table)
     lines += ["## What the words mean", "", *(f"- **{word}**: {meaning}" for word, meaning in page.words.items()), ""]
     return "\n".join(lines)
