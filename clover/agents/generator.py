@@ -8,6 +8,7 @@ Each request ends in exactly one outcome of `ProducerOutcome`; replies beyond th
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from random import Random
@@ -16,6 +17,7 @@ from prometheus_client.core import Metric
 
 from clover.agents.backoff import Backoff
 from clover.agents.generator_settings import GeneratorSettings
+from clover.agents.lifetime import until_stopped
 from clover.agents.outcomes import Outstanding
 from clover.agents.producer_log import ProducerLog
 from clover.agents.producer_metrics import ProducerTally
@@ -30,6 +32,11 @@ from clover.core.identifiers import uuid7
 from clover.core.outcome import ProducerOutcome
 from clover.core.schedule import Traits
 from clover.errors import BusUnavailableError
+
+#: How long the server may be away at the end, before what was not written is given up.
+LAST_WORDS_S = 30.0
+
+_logger = logging.getLogger("clover.generator")
 
 
 class Generator:
@@ -115,7 +122,7 @@ class Generator:
         if ready is None:
             return
         self._plan = ready
-        await self._log.say("generator.started", self._what(), self._figures())
+        await until_stopped(stop, self._log.say("generator.started", self._what(), self._figures()))
         async with asyncio.TaskGroup() as group:
             helpers = [
                 group.create_task(self._sender.run(), name="send"),
@@ -129,9 +136,16 @@ class Generator:
             await self._wait_for_the_last()
             for helper in helpers:
                 helper.cancel()
-        await self._log.write_all()
-        await self._log.say("generator.finished", f"{self._sent} requests", self._figures() | self._measured())
+        await self._say_last()
         self.finished.set()
+
+    async def _say_last(self) -> None:
+        try:
+            async with asyncio.timeout(LAST_WORDS_S):
+                await self._log.write_all()
+                await self._log.say("generator.finished", f"{self._sent} requests", self._figures() | self._measured())
+        except TimeoutError:
+            _logger.error("the server was away at the end: %d records are not written", self._log.held)  # noqa: TRY400
 
     @property
     def begun_ms(self) -> float | None:

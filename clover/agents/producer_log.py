@@ -42,6 +42,11 @@ class ProducerLog:
         #: Records that were given up because the server was away for too long.
         self.unwritten = 0
 
+    @property
+    def held(self) -> int:
+        """Records that are not known to be written."""
+        return len(self._records) + (len(self._batch.records) if self._batch is not None else 0)
+
     def add(self, record: RequestRecord) -> None:
         """Take in a finished request, to be written soon."""
         self._records.append(record)

@@ -15,6 +15,7 @@ from clover.bus.messages import Event, PlanRecord, Target
 from clover.bus.port import Feed
 from clover.catalog import load_service, load_trace
 from clover.core.configuration import GpuId
+from clover.errors import BusUnavailableError
 from clover.plan.exact import ExactScheme
 from clover.plan.problem import Problem
 from clover.sim.clock import DeadlockError, run_virtual
@@ -260,3 +261,32 @@ def test_virtual_time_tells_of_a_deadlock_instead_of_hanging() -> None:
 
     with pytest.raises(DeadlockError):
         run_virtual(main())
+
+
+def test_a_generator_that_is_stopped_while_the_server_is_away_for_good_ends() -> None:
+    async def away(*_: object, **__: object) -> None:
+        raise BusUnavailableError("away")
+
+    async def main() -> tuple[float, int]:
+        world = World(_settings(scheme="co2opt", duration_s=1000.0))
+        async with asyncio.TaskGroup() as group:
+            others = [
+                *(group.create_task(world.node(index)) for index in range(len(world.settings.gpus))),
+                group.create_task(world.controller(name="first")),
+                group.create_task(world.carbon_monitor()),
+            ]
+            generator = group.create_task(world.generator.run(world.stop))
+            await asyncio.sleep(60.0)
+            world.bus.publish = away
+            for other in others:
+                other.cancel()
+            began_s = asyncio.get_running_loop().time()
+            world.stop.set()
+            await generator
+            took_s = asyncio.get_running_loop().time() - began_s
+        return took_s, world.generator.counts()["sent"]
+
+    took_s, sent = run_virtual(main())
+    assert sent > 50
+    # Until the last deadline has passed, and then for as long as it tries to write.
+    assert took_s < 90.0
