@@ -53,7 +53,7 @@ def test_the_planner_takes_the_table_as_it_is(folder: Path, table: Path) -> None
 
 
 def test_three_minutes_are_as_predicted_and_within_the_promise(folder: Path, table: Path) -> None:
-    """What else runs on this machine only ever makes answers later: a run that was disturbed is repeated, twice at most."""
+    """What else runs on this machine only makes answers later: a run that was disturbed is repeated, twice at most."""
     told: list[dict[str, Any]] = []
     for duration in ("3m", "90s", "90s"):
         result = up(folder, table, duration=duration)
