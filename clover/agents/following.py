@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+from clover.core.application import ServiceModel
 from clover.core.control import Decide
 from clover.core.objective import LATE_LIMIT
 from clover.plan.dispatching import DispatchPlan, best_dispatch, shares_of
@@ -27,7 +28,8 @@ class LayoutKeeper:
     def __init__(self, *, seed: int, proofs: Proofs | None = None) -> None:
         self._seed = seed
         self._proofs: Proofs = {} if proofs is None else proofs
-        self._of: int | None = None
+        #: The table that they are of.
+        self._of: ServiceModel | None = None
 
     def kept(self, ask: Decide, problem: Problem, best: Answer) -> Answer:
         """Return the present layout with its best dispatch if that is nearly as good as the best plan; else that plan.
@@ -39,10 +41,10 @@ class LayoutKeeper:
         """
         if not _may_keep(ask, problem, best):
             return best
-        if self._of not in {None, id(problem.model)}:
+        if self._of is not None and self._of is not problem.model:
             # Certificates are for one table.
             self._proofs = {}
-        self._of = id(problem.model)
+        self._of = problem.model
         enough = (best.score or 0.0) - _tolerance(problem, best.score or 0.0)
         if _promise(problem) < enough:
             return best

@@ -38,19 +38,17 @@ class LeftByOthers:
 
     async def look(self) -> list[Delivery]:
         """Look now and then: it is older than what waits in the streams, which may never let up."""
-        now_s = asyncio.get_running_loop().time()
-        if not self._more and now_s - self._looked_s < LOOK_S:
-            return []
-        found = await self.claim()
-        self._looked_s, self._more = now_s, bool(found)
-        return found
+        due = self._more or asyncio.get_running_loop().time() - self._looked_s >= LOOK_S
+        return await self.claim() if due else []
 
     async def claim(self) -> list[Delivery]:
         """Take over as many entries as could begin at once."""
         offer = self._intake.offer()
         if not offer.count:
             return []
+        self._looked_s, self._more = asyncio.get_running_loop().time(), False
         claimed = await self._bus.claim(self._consumer, min_idle_s=self._lease_s, count=offer.count, tiers=offer.tiers)
+        self._more = bool(claimed.deliveries)
         self._counts.claimed += len(claimed.deliveries)
         self._counts.vanished += len(claimed.vanished_ids)
         if claimed.vanished_ids:
