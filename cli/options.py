@@ -171,7 +171,7 @@ class Where:
 def where(deployment: str, redis: str | None, state_dir: Path | None, wait_s: float = 0.0) -> Where:
     """Collect the options that say which deployment is meant."""
     from clover.agents.deployment import default_state_folder  # noqa: PLC0415 - keeps --help fast
-    from clover.bus.keys import checked_deployment  # noqa: PLC0415
+    from clover.bus.key_names import checked_deployment  # noqa: PLC0415
 
     return Where(
         deployment=checked_deployment(deployment),

@@ -23,7 +23,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
-from clover.bus.keys import REGISTRY, Role, checked_deployment, checked_name
+from clover.bus.key_names import checked_deployment, checked_name
+from clover.bus.keys import REGISTRY, Role
 from clover.errors import CloverError, ConfigurationError, MessageRejectedError
 
 ROLES: tuple[Role, ...] = get_args(Role)

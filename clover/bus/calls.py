@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from clover.bus import codec, scripts
-from clover.bus.keys import Keys
+from clover.bus.key_names import Keys
 from clover.bus.link import Link
 from clover.bus.messages import Reply
 from clover.core.outcome import Outcome

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar, cast
 
 import msgspec
 
-from clover.bus.keys import checked_name
+from clover.bus.key_names import checked_name
 from clover.bus.messages import MESSAGE_TYPES, Message, PlanRecord, Reply, Request, Target
 from clover.core.outcome import Outcome
 from clover.errors import MessageRejectedError

@@ -12,6 +12,7 @@ import msgspec
 
 from clover.bus import codec
 from clover.bus.care_calls import EXPIRED
+from clover.bus.key_names import Keys
 from clover.bus.keys import (
     DEAD_MAXLEN,
     IDEMPOTENCY_AFTER_DEADLINE_MS,
@@ -19,7 +20,6 @@ from clover.bus.keys import (
     RELEASED_IDLE_MS,
     REPLY_MAXLEN,
     REPLY_TTL_MS,
-    Keys,
 )
 from clover.bus.memory_streams import Bell, BoundedStream, Pending, RequestQueue
 from clover.bus.messages import Message, Reply, Request, Tier

@@ -25,7 +25,7 @@ from clover.bus.care_calls import CareCalls
 from clover.bus.connections import CALL_LIMIT_S, Channel, Dialer, pack
 from clover.bus.control_calls import ControlCalls
 from clover.bus.feed_calls import FeedCalls
-from clover.bus.keys import Keys
+from clover.bus.key_names import Keys
 from clover.bus.link import Argument, GroupMissingError
 from clover.bus.scripts import Script
 from clover.errors import BusDeniedError, BusError, BusUnavailableError

@@ -10,7 +10,8 @@ from typing import Any, ParamSpec, TypeVar
 
 from clover.bus import codec, scripts
 from clover.bus.calls import Calls, Patience, RawEntry, block_args, entries_by_stream
-from clover.bus.keys import GROUP, Keys
+from clover.bus.key_names import Keys
+from clover.bus.keys import GROUP
 from clover.bus.link import Argument, GroupMissingError, Link
 from clover.bus.messages import Reply, Request
 from clover.bus.port import ALL_TIERS, NO_TIERS, Admission, Claimed, Completion, Delivery

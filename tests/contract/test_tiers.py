@@ -10,7 +10,7 @@ from typing import Any
 
 from support import FAR_MS, a_plan, a_request, done
 
-from clover.bus.keys import Keys
+from clover.bus.key_names import Keys
 from clover.bus.messages import Request, Tier
 from clover.bus.port import Admission, Bus, Delivery
 

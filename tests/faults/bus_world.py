@@ -6,7 +6,7 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from clover.bus.keys import Keys
+from clover.bus.key_names import Keys
 from clover.bus.redis import RedisBus, RedisLink
 
 

@@ -12,7 +12,7 @@ from support import eventually, persistently
 from clover.agents.readiness import plan_in_force
 from clover.agents.system_clock import SystemClock
 from clover.bus.codec import decode_request
-from clover.bus.keys import Keys
+from clover.bus.key_names import Keys
 from clover.bus.messages import PlanRecord
 from clover.bus.redis import RedisBus, connect
 from clover.core.outcome import Outcome

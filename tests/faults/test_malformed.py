@@ -11,7 +11,7 @@ from support import a_request, run
 
 from clover.bus import codec
 from clover.bus.embedded import EmbeddedServer
-from clover.bus.keys import Keys
+from clover.bus.key_names import Keys
 from clover.bus.redis import RedisBus, RedisLink
 from clover.core.outcome import Outcome
 from clover.errors import MessageRejectedError

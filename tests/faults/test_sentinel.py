@@ -19,7 +19,7 @@ from clover.agents.care import Sweeper
 from clover.agents.outcomes import Outstanding
 from clover.agents.sending import Sender
 from clover.agents.system_clock import SystemClock
-from clover.bus.keys import Keys
+from clover.bus.key_names import Keys
 from clover.bus.port import Admission
 from clover.bus.redis import RedisBus, RedisLink
 from clover.core.outcome import ProducerOutcome

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from random import Random
 
-from clover.bus.keys import Keys
+from clover.bus.key_names import Keys
 from clover.bus.port import Feed
 from clover.errors import BusUnavailableError, NotReadyError
 from clover.sim.faults.history import Planted, now_ms
