@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from cli.up import UpSettings
+    from cli.up_settings import UpSettings
     from clover.runs.record import Hardware
 
 #: Everything must serve after this long, start-up of workers and first plan included.
