@@ -21,10 +21,11 @@ from clover.core.application import ServiceModel
 from clover.core.configuration import GpuId
 from clover.core.objective import PLANNED_LATE_LIMIT
 from clover.core.queueing import evaluate
+from clover.plan.counting import Hour
 from clover.plan.exact import ExactScheme
 from clover.plan.points import fleet_of
 from clover.plan.problem import Problem
-from clover.plan.replay import Hour, Replay
+from clover.plan.replay import Replay
 from clover.plan.schemes import make_scheme
 from clover.plan.space import all_gpu_configurations
 from mig.partition import maximal_multisets

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import msgspec
 
 from clover.agents.door import Door
-from clover.agents.following import LayoutKeeper
 from clover.agents.translate import alternative, by_node, prediction
 from clover.bus.messages import Calibration, DispatchRule, PlanRecord, Prediction, Target
 from clover.core.application import ServiceModel
@@ -21,6 +20,7 @@ from clover.core.outcome import default_deadline_s
 from clover.core.queueing import Evaluation, evaluate
 from clover.plan import measures
 from clover.plan.exact import ExactScheme
+from clover.plan.following import LayoutKeeper
 from clover.plan.live import LiveScheme
 from clover.plan.problem import Answer, Parking, Problem, Scheme
 

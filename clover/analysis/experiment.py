@@ -20,10 +20,11 @@ from clover.catalog import load_service
 from clover.core.application import ServiceModel
 from clover.core.intensity_trace import IntensityTrace
 from clover.core.queueing import Evaluation
+from clover.plan.counting import HOUR_S, Hour
 from clover.plan.evaluator import UniformEvaluator
 from clover.plan.exact import ExactScheme
 from clover.plan.problem import Problem, Scheme
-from clover.plan.replay import HOUR_S, Hour, Replay
+from clover.plan.replay import Replay
 from clover.plan.rows import Row, row_of
 from clover.plan.schemes import make_scheme
 from clover.plan.search import SearchScheme

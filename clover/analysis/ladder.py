@@ -21,10 +21,11 @@ from clover.core.closed_form import Floats
 from clover.core.objective import rightsized
 from clover.core.queueing import evaluate
 from clover.core.units import J_PER_KWH
+from clover.plan.counting import HOUR_S, Hour, Totals
 from clover.plan.exact import ExactScheme
 from clover.plan.points import PlanPoint, fleet_of
 from clover.plan.problem import Problem
-from clover.plan.replay import HOUR_S, Hour, Replay, Totals
+from clover.plan.replay import Replay
 from clover.plan.uniform import StaticScheme, best_static
 
 BOARD = "a100-40gb"

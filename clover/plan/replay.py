@@ -8,119 +8,32 @@ traffic is served by what it tries, after the change to it. Between decisions th
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from clover.core.application import ServiceModel
 from clover.core.configuration import Configuration, GpuConfiguration
+from clover.core.control import Decide
+from clover.core.load import LoadEstimate
 from clover.core.objective import LATE_LIMIT, Baseline, Objective, baseline, rightsized
 from clover.core.queueing import Evaluation, evaluate, idle_power_w
 from clover.core.rolling import ROLL_FRACTION
-from clover.core.triggers import INTENSITY_TRIGGER
-from clover.core.units import footprint_g
+from clover.core.triggers import Found, Pace, PaceSettings, Situation, Triggers
+from clover.plan.changing import change_between
+from clover.plan.counting import Grid, Hour, Totals, add_energy, count
+from clover.plan.exact import ExactScheme
+from clover.plan.following import LayoutKeeper
 from clover.plan.problem import Answer, Problem, Scheme
 from clover.plan.simulator import simulate
 from clover.plan.traffic import Traffic, agents_of
 
-#: Relative change of the hourly load that causes a decision here; live, the controller follows an estimate of the load.
-LOAD_TRIGGER = 0.25
-
-HOUR_S = 3600.0
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Hour:
-    """One step of a trace.
+class _InForce:
+    """A decision, with the grid and the load that it was taken for."""
 
-    Attributes:
-        rate_rps: Arrival rate.
-        intensity_g_per_kwh: Of the grid.
-        seconds: How long it lasts.
-    """
-
-    rate_rps: float
-    intensity_g_per_kwh: float
-    seconds: float = HOUR_S
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
-    """From one configuration to another.
-
-    Attributes:
-        seconds: How long the roll lasts.
-        mig_changes: GPU instances destroyed and created (the fewest possible; placements may ask for more).
-        gpus: GPUs that change.
-        wake_j: Energy of waking GPUs before they serve, above what they drew before.
-    """
-
-    seconds: float = 0.0
-    mig_changes: int = 0
-    gpus: int = 0
-    wake_j: float = 0.0
-
-
-def change_between(model: ServiceModel, old: Configuration, new: Configuration) -> Change:
-    """Return what it takes to get from one configuration of a fleet to another."""
-    now = old.as_dict()
-    moved = [(now[gpu_id], gpu) for gpu_id, gpu in new.gpus if now.get(gpu_id) not in {None, gpu}]
-    if not moved:
-        return Change()
-    times, table = model.table.change, model.table
-    power = {"serving": table.idle_power_w, "parked": table.parked_power_w, "off": table.off_power_w}
-    longest, mig_changes, wake_j = 0.0, 0, 0.0
-    for before, after in moved:
-        gone, made = _instances_changed(before, after)
-        starts = times.worker_start_s if after.instances else 0.0
-        seconds = gone * times.destroy_s + made * times.create_s + starts
-        longest, mig_changes = max(longest, seconds), mig_changes + gone + made
-        if before.mode != "serving" and after.mode == "serving":
-            wake_j += (power["serving"] - power[before.mode]) * seconds
-    steps = math.ceil(len(moved) / max(1, len(new.gpus) // ROLL_FRACTION))
-    return Change(seconds=steps * longest, mig_changes=mig_changes, gpus=len(moved), wake_j=wake_j)
-
-
-def _instances_changed(before: GpuConfiguration, after: GpuConfiguration) -> tuple[int, int]:
-    old, new = Counter(before.multiset), Counter(after.multiset)
-    return sum((old - new).values()), sum((new - old).values())
-
-
-@dataclass(slots=True, kw_only=True)
-class Totals:
-    """What has been counted; figures of requests are sums over requests."""
-
-    requests: float = 0.0
-    energy_j: float = 0.0
-    footprint_g: float = 0.0
-    base_g: float = 0.0
-    rightsized_g: float = 0.0
-    original_g: float = 0.0
-    accuracy_pct: float = 0.0
-    base_accuracy_pct: float = 0.0
-    late: float = 0.0
-    objective: float = 0.0
-    p95_ms: float = 0.0
-    base_feasible: bool = True
-    replans: int = 0
-    mig_changes: int = 0
-    evaluations: int = 0
-    explored_violations: int = 0
-    change_s: float = 0.0
-    answers: list[Answer] = field(default_factory=list[Answer])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Grid:
-    """What every second of an hour is judged with."""
-
-    hour: Hour
-    pue: float
-    base: Baseline
-    small: Evaluation
-    original_j: float
-    objective: Objective
+    answer: Answer
+    effective: float
+    planned_rps: float
 
 
 class Replay:
@@ -129,10 +42,12 @@ class Replay:
     Args:
         scheme: Decides.
         problem: Fleet, SLA, parking and what is asked; load and intensity come from the hours.
-        charge: Count changes and exploration; without it every hour is the steady state of its decision.
+        charge: Count changes and exploration, and keep layouts as the controller does (`exact` only); without it every
+            hour is the steady state of what the scheme itself would choose, for then no change costs anything.
         simulate_requests: If above 0, P(late) and p95 of every plan come from so many simulated requests.
         seed: Of those simulations.
         memory: Evaluations of plans, to be shared by replays of one model, SLA and way to evaluate.
+        keeper: Judges whether a layout may stay, with the certificates that it knows; its own if None.
     """
 
     def __init__(
@@ -144,75 +59,123 @@ class Replay:
         simulate_requests: int = 0,
         seed: int = 0,
         memory: dict[tuple[object, ...], Evaluation] | None = None,
+        keeper: LayoutKeeper | None = None,
     ) -> None:
         self._scheme, self._problem, self._charge = scheme, problem, charge
         self._requests, self._seed = simulate_requests, seed
         self._bases: dict[float, tuple[Baseline, Evaluation]] = {}
         self._evaluated: dict[tuple[object, ...], Evaluation] = {} if memory is None else memory
         self._original_j: float | None = None
+        self._keeper: LayoutKeeper | None = None
+        if charge and isinstance(scheme, ExactScheme):
+            self._keeper = keeper or LayoutKeeper(seed=seed)
+        self._triggers = Triggers(Pace(PaceSettings()))
 
     def run(
         self, hours: Sequence[Hour], *, tell: Callable[[int, Totals], None] = lambda _number, _totals: None
     ) -> Totals:
         """Run all hours; after each of them `tell` gets how many are done and what is counted so far."""
-        totals = Totals()
-        decided: tuple[Hour, Answer] | None = None
+        totals, in_force, begins_s = Totals(), None, 0.0
         for number, hour in enumerate(hours, start=1):
-            grid = self._grid(hour)
-            left_s = hour.seconds
-            if decided is None or self._triggered(decided[0], hour):
-                present = decided[1].configuration if decided else None
-                answer = self._decide(hour, present)
-                totals.replans += decided is not None
-                totals.evaluations += answer.evaluations
-                left_s -= self._charge_change(totals, grid, decided[1] if decided else None, answer)
-                decided = (hour, answer)
-                totals.answers.append(answer)
-            if left_s > 0:
-                _count(totals, grid, self._steady(decided[1], hour.rate_rps), left_s)
+            in_force = self._hour(totals, hour, in_force, begins_s)
+            begins_s += hour.seconds
             tell(number, totals)
         return totals
 
+    def _hour(self, totals: Totals, hour: Hour, in_force: _InForce | None, begins_s: float) -> _InForce | None:
+        """Serve an hour, deciding when it begins and when less load has lasted long enough to be believed."""
+        grid, spent_s = self._grid(hour), 0.0
+        for moment_s in (0.0, self._triggers.pace.settings.lower_after_s):
+            if max(moment_s, spent_s) >= hour.seconds:
+                break
+            found = self._found(in_force, hour, begins_s + moment_s)
+            if found is None:
+                continue
+            if in_force is not None and moment_s > spent_s:
+                self._serve(totals, grid, in_force, moment_s - spent_s)
+                spent_s = moment_s
+            self._triggers.pace.decided(found.trigger, begins_s + moment_s)
+            before = in_force.answer if in_force else None
+            answer = self._decide(found, hour, before)
+            spent_s += self._charge_change(totals, grid, before, answer, spent_s)
+            totals.replans += in_force is not None
+            totals.evaluations += answer.evaluations
+            totals.answers.append(answer)
+            effective = hour.intensity_g_per_kwh * self._problem.pue
+            in_force = _InForce(answer=answer, effective=effective, planned_rps=found.rate_rps)
+        if in_force is not None and spent_s < hour.seconds:
+            self._serve(totals, grid, in_force, hour.seconds - spent_s)
+        return in_force
+
+    def steady(self, answer: Answer, rate_rps: float) -> Evaluation:
+        """Return what a plan is counted as while it is in force."""
+        key = (answer.configuration.fleet, str(sorted(answer.dispatch.items(), key=lambda item: item[0])), rate_rps)
+        if key not in self._evaluated:
+            self._evaluated[key] = self._evaluate(answer, rate_rps)
+        return self._evaluated[key]
+
     # --- deciding
 
-    def _decide(self, hour: Hour, present: Configuration | None) -> Answer:
+    def _found(self, in_force: _InForce | None, hour: Hour, now_s: float) -> Found | None:
+        """Return why to decide now, None if there is no reason; the load of an hour is known exactly."""
+        if in_force is None:
+            return Found(trigger="start", reason="the trace begins", rate_rps=hour.rate_rps)
+        now = Situation(
+            joined=0,
+            left=0,
+            effective=hour.intensity_g_per_kwh * self._problem.pue,
+            decided_effective=in_force.effective,
+            load=LoadEstimate.sure(hour.rate_rps),
+            planned_rps=in_force.planned_rps,
+        )
+        return self._triggers.judge(now, now_s)
+
+    def _decide(self, found: Found, hour: Hour, before: Answer | None) -> Answer:
+        present = before.configuration if before else None
         kinds = {gpu for _, gpu in present.gpus if gpu.mode == "serving"} if present else set[GpuConfiguration]()
-        problem = dataclasses.replace(
-            self._problem,
-            rate_rps=hour.rate_rps,
-            intensity_g_per_kwh=hour.intensity_g_per_kwh,
+        ask = Decide(
+            trigger=found.trigger,
+            reason=found.reason,
+            gpus=self._problem.gpus,
+            rate_rps=found.rate_rps,
             current=next(iter(kinds)) if len(kinds) == 1 else None,
             present=present,
-            known_base=self._bases[hour.rate_rps][0],
         )
-        return self._scheme.plan(problem)
-
-    def _triggered(self, then: Hour, now: Hour) -> bool:
-        pue = self._problem.pue
-        moved = abs(now.intensity_g_per_kwh - then.intensity_g_per_kwh) * pue > INTENSITY_TRIGGER
-        return moved or abs(now.rate_rps - then.rate_rps) > LOAD_TRIGGER * then.rate_rps
+        problem = dataclasses.replace(
+            self._problem,
+            rate_rps=ask.rate_rps,
+            intensity_g_per_kwh=hour.intensity_g_per_kwh,
+            current=ask.current,
+            present=ask.present,
+            known_base=self._base(ask.rate_rps)[0],
+        )
+        answer = self._scheme.plan(problem)
+        return answer if self._keeper is None else self._keeper.kept(ask, problem, answer)
 
     # --- counting
 
-    def _charge_change(self, totals: Totals, grid: _Grid, before: Answer | None, after: Answer) -> float:
+    def _serve(self, totals: Totals, grid: Grid, in_force: _InForce, seconds: float) -> None:
+        count(totals, grid, self.steady(in_force.answer, grid.hour.rate_rps), seconds)
+
+    def _charge_change(
+        self, totals: Totals, grid: Grid, before: Answer | None, after: Answer, begins_s: float
+    ) -> float:
         """Count exploration and the roll to the new plan; return how long they last. The first plan is start-up."""
         if not self._charge:
             return 0.0
         ids = self._problem.gpus
-        spent, present = 0.0, before.configuration if before else None
+        spent, present = begins_s, before.configuration if before else None
         for explored in after.explored:
             trial = Configuration.uniform(ids, explored.gpu)
             spent += self._roll(totals, grid, present, trial, spent)
             present = trial
             totals.explored_violations += not explored.evaluation.meets(LATE_LIMIT)
             seconds = min(explored.requests / grid.hour.rate_rps, max(0.0, grid.hour.seconds - spent))
-            _count(totals, grid, explored.evaluation, seconds)
+            count(totals, grid, explored.evaluation, seconds)
             spent += seconds
-        return spent + self._roll(totals, grid, present, after.configuration, spent)
+        return spent + self._roll(totals, grid, present, after.configuration, spent) - begins_s
 
-    def _roll(
-        self, totals: Totals, grid: _Grid, old: Configuration | None, new: Configuration, spent_s: float
-    ) -> float:
+    def _roll(self, totals: Totals, grid: Grid, old: Configuration | None, new: Configuration, spent_s: float) -> float:
         if old is None:
             return 0.0
         change = change_between(self._problem.model, old, new)
@@ -221,8 +184,8 @@ class Replay:
             return 0.0
         seconds = min(change.seconds, max(0.0, grid.hour.seconds - spent_s))
         totals.change_s += seconds
-        _count(totals, grid, self._rolling(old, new, grid.hour.rate_rps), seconds)
-        _add_energy(totals, grid, change.wake_j)
+        count(totals, grid, self._rolling(old, new, grid.hour.rate_rps), seconds)
+        add_energy(totals, grid, change.wake_j)
         return seconds
 
     def _rolling(self, old: Configuration, new: Configuration, rate_rps: float) -> Evaluation:
@@ -241,12 +204,6 @@ class Replay:
         seen = self._evaluated[key]
         # If nobody serves, everything that arrives waits for the new plan, too long.
         return dataclasses.replace(seen, late_fraction=1.0 if nobody else seen.late_fraction, idle_power_w=power)
-
-    def _steady(self, answer: Answer, rate_rps: float) -> Evaluation:
-        key = (answer.configuration.fleet, str(sorted(answer.dispatch.items(), key=lambda item: item[0])), rate_rps)
-        if key not in self._evaluated:
-            self._evaluated[key] = self._evaluate(answer, rate_rps)
-        return self._evaluated[key]
 
     def _evaluate(self, answer: Answer, rate_rps: float) -> Evaluation:
         model, sla_ms = self._problem.model, self._problem.sla_ms
@@ -270,45 +227,31 @@ class Replay:
         # Accuracy and energy stay the closed form's: one evaluator for all, without noise.
         return dataclasses.replace(closed, late_fraction=seen.late_fraction, p95_ms=seen.p95_ms)
 
-    def _grid(self, hour: Hour) -> _Grid:
+    def _grid(self, hour: Hour) -> Grid:
         problem = self._problem
-        gpus, model = len(problem.gpus), problem.model
-        if hour.rate_rps not in self._bases:
-            base = baseline(model, problem.whole, gpus, hour.rate_rps, problem.sla_ms)
-            small = rightsized(model, problem.whole, gpus, hour.rate_rps, problem.sla_ms)
-            self._bases[hour.rate_rps] = (base, small)
         if self._original_j is None:
-            own = gpus * model.application.default_rate_rps_per_gpu
-            self._original_j = baseline(model, problem.whole, gpus, own, problem.sla_ms).energy_j_per_request
-        base, small = self._bases[hour.rate_rps]
+            own = len(problem.gpus) * problem.model.application.default_rate_rps_per_gpu
+            self._original_j = self._base(own)[0].energy_j_per_request
+        base, small = self._base(hour.rate_rps)
         objective = Objective(
             lambda_=problem.lambda_,
             baseline=base,
             intensity_g_per_kwh=hour.intensity_g_per_kwh,
             pue=problem.pue,
         )
-        return _Grid(
+        return Grid(
             hour=hour, pue=problem.pue, base=base, small=small, original_j=self._original_j, objective=objective
         )
 
-
-def _count(totals: Totals, grid: _Grid, seen: Evaluation, seconds: float) -> None:
-    """Count a stretch of time under one evaluation."""
-    requests = grid.hour.rate_rps * seconds
-    totals.requests += requests
-    _add_energy(totals, grid, requests * seen.energy_j_per_request)
-    intensity = grid.hour.intensity_g_per_kwh
-    totals.base_g += footprint_g(requests * grid.base.energy_j_per_request, intensity, grid.pue)
-    totals.rightsized_g += footprint_g(requests * grid.small.energy_j_per_request, intensity, grid.pue)
-    totals.original_g += footprint_g(requests * grid.original_j, intensity, grid.pue)
-    totals.accuracy_pct += requests * seen.accuracy_pct
-    totals.base_accuracy_pct += requests * grid.base.accuracy_pct
-    totals.late += requests * seen.late_fraction
-    totals.objective += requests * grid.objective.value(seen)
-    totals.p95_ms = max(totals.p95_ms, seen.p95_ms)
-    totals.base_feasible = totals.base_feasible and grid.base.feasible
-
-
-def _add_energy(totals: Totals, grid: _Grid, energy_j: float) -> None:
-    totals.energy_j += energy_j
-    totals.footprint_g += footprint_g(energy_j, grid.hour.intensity_g_per_kwh, grid.pue)
+    def _base(self, rate_rps: float) -> tuple[Baseline, Evaluation]:
+        """Return BASE and right-sized BASE at a load."""
+        if rate_rps not in self._bases:
+            model, whole, gpus, sla_ms = (
+                self._problem.model,
+                self._problem.whole,
+                len(self._problem.gpus),
+                self._problem.sla_ms,
+            )
+            base = baseline(model, whole, gpus, rate_rps, sla_ms)
+            self._bases[rate_rps] = (base, rightsized(model, whole, gpus, rate_rps, sla_ms))
+        return self._bases[rate_rps]

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 
 from clover.core.objective import LATE_LIMIT
+from clover.plan.counting import Totals
 from clover.plan.problem import Problem
-from clover.plan.replay import Totals
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from clover.agents.following import KEPT_WITHIN, LayoutKeeper
 from clover.analysis.cases import Case, own_rate_rps, problem_of
 from clover.catalog import load_service
 from clover.core.configuration import Configuration, GpuConfiguration, InstanceKind
 from clover.core.control import Decide
 from clover.plan.dispatching import best_dispatch
+from clover.plan.following import KEPT_WITHIN, LayoutKeeper
 from clover.plan.problem import Answer, Problem
 from clover.plan.prover import Proofs
 

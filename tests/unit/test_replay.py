@@ -9,9 +9,11 @@ import pytest
 
 from clover.catalog import load_service, load_trace
 from clover.core.configuration import PARKED, Configuration, GpuConfiguration, GpuId, InstanceKind
+from clover.plan.changing import change_between
+from clover.plan.counting import Hour, Totals
 from clover.plan.exact import ExactScheme
 from clover.plan.problem import Problem, Scheme
-from clover.plan.replay import Hour, Replay, Totals, change_between
+from clover.plan.replay import Replay
 from clover.plan.rows import Row, row_of
 from clover.plan.schemes import make_scheme
 from clover.plan.uniform import UniformSpace, best_static
