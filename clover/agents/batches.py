@@ -7,6 +7,7 @@ served alone: it may be what killed the worker under a batch, and the others of 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -117,6 +118,9 @@ class Batches:
 
     def _until_s(self, instance: Instance, delivery: Delivery) -> float:
         """Return until when a request may wait: never so long that it could not be answered by its deadline."""
+        if not self._batching.is_on:
+            # Nothing joins it: it begins at once.
+            return -math.inf
         request = delivery.request
         latest_ms = request.deadline_ms - (self._batch_ms(instance) or 0.0)
         until_ms = min(request.due_ms + self._batching.max_queue_delay_ms, latest_ms)

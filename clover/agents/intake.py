@@ -102,7 +102,10 @@ class Intake:
 
     def _pool_changed(self) -> None:
         """End a pull that does not ask for all that could be answered by now."""
-        if self._asked is not None and not self.offer().tiers.keys() <= self._asked:
+        if self._asked is None or len(self._asked) >= len(self._tiers) - 1:
+            # Nothing waits, or it asks for every tier that there is.
+            return
+        if not self.offer().tiers.keys() <= self._asked:
             self._news.set()
 
     def interrupt(self) -> None:

@@ -33,6 +33,8 @@ async def until_stopped(stop: asyncio.Event, work: Coroutine[Any, Any, None]) ->
 
 async def happens_within(event: asyncio.Event, seconds: float | None) -> bool:
     """Wait for an event at most so long (None: for ever); return whether it happened."""
+    if event.is_set():
+        return True
     try:
         async with asyncio.timeout(seconds):
             await event.wait()

@@ -155,6 +155,11 @@ class InstancePool:
         return self._fair
 
     @property
+    def must_wait(self) -> bool:
+        """Whether this node is so far ahead of its part that new requests are left to others."""
+        return self._fair.must_wait(self.begun_under_rule)
+
+    @property
     def begun_under_rule(self) -> int:
         """Requests begun since the rule came into force."""
         return self._begun_under_rule.total()

@@ -25,6 +25,7 @@ from clover.agents.request_parts import RequestCounts, RequestPorts, RequestSett
 from clover.bus.messages import Reply, Request
 from clover.bus.port import Completion, Delivery
 from clover.core.dispatch import SHARE_PATIENCE_S, Demand
+from clover.core.offer import Offer
 from clover.core.outcome import Outcome
 from clover.core.tiers import accuracy_tiers
 from clover.errors import BusUnavailableError
@@ -136,14 +137,16 @@ class RequestServer:
             await self._hand_back()
         if self._waiting and self._held_s() >= self._settings.hold_s:
             await self._hand_back()
-        if not self._stopping.is_set() and self._intake.offer().count:
-            await self._take_new()
+        if not self._stopping.is_set() and (offer := self._intake.offer()).count:
+            await self._take_new(offer)
         else:
             await self._wait_for_an_instance()
 
-    async def _take_new(self) -> None:
-        most = await self._intake.allowance()
-        offer = self._intake.offer()
+    async def _take_new(self, offer: Offer) -> None:
+        most = None
+        if self._ports.pool.must_wait:
+            most = await self._intake.allowance()
+            offer = self._intake.offer()
         if most == 0 or not offer.count:
             return
         if older := await self._left.look():

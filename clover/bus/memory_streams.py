@@ -197,6 +197,8 @@ class RequestQueue:
         A limit is what the stream may give together with the limited ones before it; below 0 there is none.
         """
         self.consumers[consumer] = now_ms
+        if not self._unread:
+            return []
         taken: list[Delivery] = []
         strict = 0
         for stream, limit in limits.items():
