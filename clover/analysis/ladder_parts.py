@@ -19,7 +19,7 @@ LAMBDAS = (0.5, 0.1)
 
 def all_keys() -> list[tuple[str, float]]:
     """Return (application, lambda) of all parts, those first that take longest."""
-    return [(app, lambda_) for lambda_ in LAMBDAS for app in reversed(APPLICATIONS)]
+    return [(app, lambda_) for lambda_ in reversed(LAMBDAS) for app in reversed(APPLICATIONS)]
 
 
 def short(application: str, lambda_: float) -> dict[str, Any]:
