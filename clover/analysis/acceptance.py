@@ -25,6 +25,7 @@ from clover.plan.uniform import fewest_gpus
 
 BOARD = "a100-40gb"
 PARKING_GPUS = (2, 10)
+PARKED_W = 25.0
 GAP_GPUS = (10, 100, 1000)
 LEAST_PART = 0.95
 #: Parking is judged where carbon alone counts: then both plans serve the same variant.
@@ -83,9 +84,8 @@ def rightsized_keys() -> list[tuple[str]]:
 
 def rightsized_proof(application: str) -> dict[str, Any]:
     """Hold right-sized BASE of the ladder, chosen by the closed form, to the certificate that plans of `exact` need."""
-    model = load_service(application, BOARD)
-    case = Case(gpus=ladder.GPUS, nodes=ladder.NODES, rate_rps=own_rate_rps(model, ladder.GPUS), parking="parked")
-    problem = problem_of(model, case)
+    problem = ladder.question(application, parked_w=PARKED_W)
+    model = problem.model
     layout, closed = fewest_gpus(problem, base_gpu(model, problem.whole), LATE_LIMIT)
     configuration = assign(layout, problem.gpus)
     proof = certify(model, agents_of(configuration, {}), Traffic(rate_rps=problem.rate_rps), sla_ms=problem.sla_ms)

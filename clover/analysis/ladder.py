@@ -90,9 +90,14 @@ def follow(
         load: In multiples of BASE's own.
         table: Other figures of the table to change.
     """
+    return follow_problem(question(application, parked_w=parked_w, lambda_=lambda_, load=load, **table), trace)
+
+
+def question(application: str, *, parked_w: float, lambda_: float = 0.5, load: float = 1.0, **table: float) -> Problem:
+    """Return what the ladder asks; arguments as those of `follow`."""
     model = with_table(load_service(application, BOARD), parked_power_w=parked_w, **table)
     case = Case(gpus=GPUS, nodes=NODES, rate_rps=own_rate_rps(model, GPUS, load), lambda_=lambda_, parking="parked")
-    return follow_problem(problem_of(model, case), trace)
+    return problem_of(model, case)
 
 
 def follow_problem(problem: Problem, trace: Sequence[float], *, scheme: ExactScheme | None = None) -> Hourly:

@@ -11,18 +11,6 @@ from clover.analysis.cases import APPLICATIONS
 
 _COUNTED, _MEASURED = ("gains", "ties", "worse"), ("least", "mean", "greatest")
 Parts = dict[str, dict[str, Any]]
-_SHOWN = (
-    "base",
-    "base_rightsized",
-    "co2opt",
-    "blover",
-    "clover",
-    "clover_live",
-    "oracle",
-    "threshold",
-    "static",
-    "exact",
-)
 
 
 def paper_parts(parts: Parts) -> list[dict[str, Any]]:
@@ -55,7 +43,7 @@ def paper_way(parts: Parts) -> str:
         "bad tries", "objective",
     )  # fmt: skip
     for app in APPLICATIONS:
-        rows = [_paper_row(part, scheme) for part in found if part["rows"][0]["app"] == app for scheme in _SHOWN]
+        rows = [_paper_row(part, scheme) for part in found if part["rows"][0]["app"] == app for scheme in paper.SCHEMES]
         if rows:
             text += [f"### {app}\n", table(header, rows)]
     return "\n".join(text)
