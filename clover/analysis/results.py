@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import csv
 import os
+import resource
 import shutil
 import sys
 import time
@@ -133,9 +134,10 @@ def _compute(folder: Path, parts: dict[str, work.Part], *, processes: int) -> No
         _say(f"{time.perf_counter() - started:6.0f} s  {name}")
 
     work.run_parts(folder, parts, processes=processes, tell=tell)
-    seconds = time.perf_counter() - started
+    seconds, cpu_s = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     _say(
-        f"{len(done)} of {len(parts)} parts computed in {seconds:.0f} s by {processes} processes, the others were there"
+        f"{len(done)} of {len(parts)} parts computed in {seconds:.0f} s by {processes} processes "
+        f"({cpu_s:.0f} s of CPU); the others were there"
     )
 
 
