@@ -7,19 +7,25 @@ from typing import Any
 
 import numpy as np
 
+from clover.analysis import ladder
 from clover.analysis.cases import APPLICATIONS, Case, own_rate_rps, problem_of
 from clover.catalog import load_service
 from clover.core.application import ServiceModel
-from clover.core.objective import PLANNED_LATE_LIMIT
+from clover.core.objective import LATE_LIMIT, PLANNED_LATE_LIMIT, base_gpu
 from clover.core.queueing import FleetSearch
 from clover.plan.bound import bound
+from clover.plan.certify import certify
 from clover.plan.exact import ExactScheme
 from clover.plan.flow import FlowModel
+from clover.plan.points import assign
 from clover.plan.problem import Answer, Problem
 from clover.plan.space import all_gpu_configurations, count_matrix, kinds_of, mixed_fleets
+from clover.plan.traffic import Traffic, agents_of
+from clover.plan.uniform import fewest_gpus
 
 BOARD = "a100-40gb"
 PARKING_GPUS = (2, 10)
+PARKED_W = 25.0
 GAP_GPUS = (10, 100, 1000)
 LEAST_PART = 0.95
 #: Parking is judged where carbon alone counts: then both plans serve the same variant.
@@ -67,7 +73,29 @@ def parking(application: str, gpus: int, lambda_: float) -> dict[str, Any]:
         "part_of_wanted": None if wanted <= 0 else (all_on.idle_power_w - parked.idle_power_w) / rate / wanted,
         "accuracy_pct": {"none": all_on.accuracy_pct, "parked": parked.accuracy_pct},
         "certified": answers["parked"].late_upper is not None,
-        "zero_w": model.table.idle_power_w if k_min < gpus else None,
+        "idle_w": model.table.idle_power_w,
+    }
+
+
+def rightsized_keys() -> list[tuple[str]]:
+    """Return (application,) of the proofs of right-sized BASE."""
+    return [(app,) for app in APPLICATIONS]
+
+
+def rightsized_proof(application: str) -> dict[str, Any]:
+    """Hold right-sized BASE of the ladder, chosen by the closed form, to the certificate that plans of `exact` need."""
+    problem = ladder.question(application, parked_w=PARKED_W)
+    model = problem.model
+    layout, closed = fewest_gpus(problem, base_gpu(model, problem.whole), LATE_LIMIT)
+    configuration = assign(layout, problem.gpus)
+    proof = certify(model, agents_of(configuration, {}), Traffic(rate_rps=problem.rate_rps), sla_ms=problem.sla_ms)
+    return {
+        "app": application,
+        "active_gpus": configuration.fleet.active,
+        "closed_late_pct": 100.0 * closed.late_fraction,
+        "late_pct": 100.0 * proof.late_fraction,
+        "late_upper_pct": 100.0 * proof.late_upper,
+        "certified": proof.certified,
     }
 
 

@@ -12,7 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from clover.analysis.cases import Case, problem_of, with_table
@@ -20,11 +20,13 @@ from clover.catalog import load_service
 from clover.core.application import ServiceModel
 from clover.core.intensity_trace import IntensityTrace
 from clover.core.queueing import Evaluation
-from clover.plan.counting import HOUR_S, Hour
-from clover.plan.evaluator import UniformEvaluator
+from clover.plan.counting import HOUR_S, Hour, Totals
+from clover.plan.evaluator import LiveEvaluator, UniformEvaluator
 from clover.plan.exact import ExactScheme
-from clover.plan.problem import Problem, Scheme
-from clover.plan.replay import Replay
+from clover.plan.following import LayoutKeeper
+from clover.plan.problem import Answer, Problem, Scheme
+from clover.plan.prover import Proofs
+from clover.plan.replay import Evaluated, Replay
 from clover.plan.rows import Row, row_of
 from clover.plan.schemes import make_scheme
 from clover.plan.search import SearchScheme
@@ -143,21 +145,61 @@ def run_task(task: Task, *, tell: Callable[[int], None] = lambda _rows: None) ->
     return results
 
 
+@dataclass(slots=True, kw_only=True, eq=False)
+class Known:
+    """What rows of one model, fleet, load and SLA share: nothing here depends on trace, lambda or seed.
+
+    Attributes:
+        model: Application and table.
+        simulated, closed: Evaluations by simulation and by the closed form.
+        measured: What live traffic said of configurations, by seed.
+        evaluator: Remembers evaluations of uniform fleets.
+        space: Uniform fleets.
+        proofs: Certificates of `exact`.
+        kept: Certificates of ways to dispatch on layouts that stay.
+    """
+
+    model: ServiceModel
+    simulated: Evaluated = field(default_factory=Evaluated)
+    closed: Evaluated = field(default_factory=Evaluated)
+    measured: dict[tuple[object, ...], Evaluation] = field(default_factory=dict[tuple[object, ...], Evaluation])
+    evaluator: UniformEvaluator = field(default_factory=UniformEvaluator)
+    space: UniformSpace = field(default_factory=UniformSpace)
+    proofs: Proofs = field(default_factory=Proofs)
+    kept: Proofs = field(default_factory=Proofs)
+
+
+class _Again:
+    """Gives the answers of an earlier replay once more: what is decided does not depend on what is charged."""
+
+    def __init__(self, name: str, answers: Sequence[Answer]) -> None:
+        self._name, self._answers = name, iter(answers)
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    def plan(self, problem: Problem) -> Answer:
+        del problem
+        return next(self._answers)
+
+
 class Bench:
     """One fleet and load: what its rows share are plans of `exact`, spaces, and evaluations.
 
     Args:
         task: What is to be done; `result` does it row by row.
+        known: What other benches of the same model, fleet, load and SLA found out.
     """
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, known: Known | None = None) -> None:
         self._task = task
-        self.problem: Problem = problem_of(task.model, task.case)
-        self._memory: dict[bool, dict[tuple[object, ...], Evaluation]] = {True: {}, False: {}}
-        self._space = UniformSpace()
-        self._evaluator = UniformEvaluator()
-        self._oracle = OracleScheme()
+        self._known = known or Known(model=task.model)
+        self.problem: Problem = problem_of(self._known.model, task.case)
+        self._oracle = OracleScheme(self._known.space)
+        self._keeper = LayoutKeeper(seed=task.seed, proofs=self._known.kept)
         self._exact: ExactScheme | None = None
+        self._answers: dict[tuple[str, str, int], Sequence[Answer]] = {}
 
     def result(self, name: str, trace: IntensityTrace, *, charge: bool | None = None, simulate: bool = True) -> Result:
         """Replay one scheme on one trace; `charge` overrides the task's, without `simulate` the closed form judges."""
@@ -172,25 +214,33 @@ class Bench:
         return Result(row=_median(rows), seeds=count, ranges=_ranges(rows) if count > 1 else {})
 
     def all_certified(self, trace: IntensityTrace) -> bool:
-        """Return whether every decision of `exact` on a trace is certified."""
-        hours = hours_of(trace, self.problem.rate_rps)
-        totals = Replay(self.scheme("exact", hours, self._task.seed), self.problem, charge=False).run(hours)
-        return all(answer.meets_sla and answer.late_upper is not None for answer in totals.answers)
+        """Return whether every decision of `exact` on a trace is certified, layouts not kept for their own sake."""
+        answers = self._totals("exact", trace, self._task.seed, charge=False, requests=0).answers
+        return all(answer.meets_sla and answer.late_upper is not None for answer in answers)
 
     def _row(self, name: str, trace: IntensityTrace, seed: int, *, charge: bool, requests: int) -> Row:
         started = time.perf_counter()
+        totals = self._totals(name, trace, seed, charge=charge, requests=requests)
+        duration_s = HOUR_S * len(trace.values_g_per_kwh)
+        row = row_of(totals, self.problem, scheme=name, trace=trace.name, duration_s=duration_s)
+        return dataclasses.replace(row, seconds=round(time.perf_counter() - started, 3))
+
+    def _totals(self, name: str, trace: IntensityTrace, seed: int, *, charge: bool, requests: int) -> Totals:
         hours = hours_of(trace, self.problem.rate_rps)
-        replay = Replay(
-            self.scheme(name, hours, seed),
+        # `exact` keeps layouts where changes are charged, so that its answers do depend on that.
+        which = (f"{name} {charge}" if name == "exact" else name, trace.name, seed)
+        before = self._answers.get(which)
+        totals = Replay(
+            self.scheme(name, hours, seed) if before is None else _Again(name, before),
             self.problem,
             charge=charge,
             simulate_requests=requests,
             seed=self._task.seed,
-            memory=self._memory[requests > 0],
-        )
-        totals = replay.run(hours)
-        row = row_of(totals, self.problem, scheme=name, trace=trace.name, duration_s=HOUR_S * len(hours))
-        return dataclasses.replace(row, seconds=round(time.perf_counter() - started, 3))
+            memory=self._known.simulated if requests else self._known.closed,
+            keeper=self._keeper,
+        ).run(hours)
+        self._answers[which] = totals.answers
+        return totals
 
     def scheme(self, name: str, hours: Sequence[Hour], seed: int) -> Scheme:
         """Make a scheme, or return the one that remembers."""
@@ -198,16 +248,19 @@ class Bench:
             problems = [
                 dataclasses.replace(self.problem, intensity_g_per_kwh=hour.intensity_g_per_kwh) for hour in hours
             ]
-            return best_static(problems, space=self._space)
+            return best_static(problems, space=self._known.space)
         if name in {"clover", "blover"}:
             # Evaluations do not depend on the seed: one memory for all of them.
-            return ParkingScheme(SearchScheme(name, seed=seed, evaluator=self._evaluator).plan, name)
+            return ParkingScheme(SearchScheme(name, seed=seed, evaluator=self._known.evaluator).plan, name)
+        if name == "clover_live":
+            live = LiveEvaluator(seed=seed, measured=self._known.measured)
+            return ParkingScheme(SearchScheme("clover", seed=seed, evaluator=live).plan, name)
         if name == "oracle":
             return self._oracle
         if name != "exact":
             return make_scheme(name, seed=seed)
         if self._exact is None:
-            self._exact = ExactScheme(seed=seed)
+            self._exact = ExactScheme(seed=seed, proofs=self._known.proofs)
             self._exact.look_ahead(self.problem)
         return self._exact
 
@@ -218,13 +271,13 @@ def _median(rows: Sequence[Row]) -> Row:
     if len(rows) == 1:
         return first
     changes: dict[str, Any] = {}
-    for field in dataclasses.fields(Row):
-        values = [getattr(row, field.name) for row in rows]
+    for column in dataclasses.fields(Row):
+        values = [getattr(row, column.name) for row in rows]
         if isinstance(values[0], bool):
-            changes[field.name] = sum(values) * 2 > len(values)
+            changes[column.name] = sum(values) * 2 > len(values)
         elif isinstance(values[0], (int, float)) or None in values:
             middle = statistics.median(float("inf") if value is None else value for value in values)
-            changes[field.name] = None if middle == float("inf") else middle
+            changes[column.name] = None if middle == float("inf") else middle
     changes["feasible"] = changes["late_pct"] <= 5.0
     return dataclasses.replace(first, **changes)
 

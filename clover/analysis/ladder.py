@@ -1,7 +1,7 @@
 """The ladder: what each step adds at equal accuracy, from BASE to a planner that follows the grid.
 
 base -> base_rightsized -> static + parking -> exact + parking, under a constant load. `static` is blind to the grid:
-one mixture of two certified plans of the same frontier, the same in every hour, with the accuracy that `exact`
+one mixture of two certified plans of those that `exact` had, the same in every hour, with the accuracy that `exact`
 had; so the last step is nothing but what following the grid gives. `uniform static` is the best single configuration
 for all serving GPUs in hindsight at no less than that accuracy.
 """
@@ -19,11 +19,11 @@ from clover.analysis.cases import Case, own_rate_rps, problem_of, with_table
 from clover.catalog import load_service
 from clover.core.closed_form import Floats
 from clover.core.objective import rightsized
-from clover.core.queueing import evaluate
+from clover.core.queueing import Evaluation, evaluate
 from clover.core.units import J_PER_KWH
 from clover.plan.counting import HOUR_S, Hour, Totals
 from clover.plan.exact import ExactScheme
-from clover.plan.points import PlanPoint, fleet_of
+from clover.plan.points import fleet_of
 from clover.plan.problem import Problem
 from clover.plan.replay import Replay
 from clover.plan.uniform import StaticScheme, best_static
@@ -36,7 +36,7 @@ PARKED_W = (0.0, 18.0, 25.0, 30.0, 34.0, 38.0)
 HOST_W = 150.0
 RUNGS = ("base", "base_rightsized", "static", "exact")
 WEEK_HOURS = 168
-_DRAWS = 2000
+DRAWS = 2000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -90,9 +90,14 @@ def follow(
         load: In multiples of BASE's own.
         table: Other figures of the table to change.
     """
+    return follow_problem(question(application, parked_w=parked_w, lambda_=lambda_, load=load, **table), trace)
+
+
+def question(application: str, *, parked_w: float, lambda_: float = 0.5, load: float = 1.0, **table: float) -> Problem:
+    """Return what the ladder asks; arguments as those of `follow`."""
     model = with_table(load_service(application, BOARD), parked_power_w=parked_w, **table)
     case = Case(gpus=GPUS, nodes=NODES, rate_rps=own_rate_rps(model, GPUS, load), lambda_=lambda_, parking="parked")
-    return follow_problem(problem_of(model, case), trace)
+    return problem_of(model, case)
 
 
 def follow_problem(problem: Problem, trace: Sequence[float], *, scheme: ExactScheme | None = None) -> Hourly:
@@ -105,9 +110,8 @@ def follow_problem(problem: Problem, trace: Sequence[float], *, scheme: ExactSch
     def note(_number: int, totals: Totals) -> None:
         seen.append((totals.requests, totals.energy_j, totals.accuracy_pct, totals.late))
 
-    totals = Replay(scheme, problem).run(
-        [Hour(rate_rps=problem.rate_rps, intensity_g_per_kwh=float(g)) for g in trace], tell=note
-    )
+    replay = Replay(scheme, problem)
+    totals = replay.run([Hour(rate_rps=problem.rate_rps, intensity_g_per_kwh=float(g)) for g in trace], tell=note)
     requests, energy, accuracy, late = np.diff(np.array([(0.0, 0.0, 0.0, 0.0), *seen]), axis=0).T
     mean_accuracy = float(accuracy.sum() / requests.sum())
     small = rightsized(problem.model, problem.whole, len(problem.gpus), problem.rate_rps, problem.sla_ms)
@@ -120,7 +124,13 @@ def follow_problem(problem: Problem, trace: Sequence[float], *, scheme: ExactSch
         base_j=problem.baseline().energy_j_per_request,
         small_j=small.energy_j_per_request,
         base_accuracy=problem.baseline().accuracy_pct,
-        hull=_lower_hull(scheme.plans(problem).frontier.certified()),
+        hull=_lower_hull(
+            [
+                *(point.evaluation for point in scheme.plans(problem).frontier.certified()),
+                # Layouts that stay are dispatched in ways that the frontier need not hold.
+                *(replay.steady(a, problem.rate_rps) for a in totals.answers if a.late_upper is not None),
+            ]
+        ),
         uniform=_uniform(problem, mean_accuracy),
         mig_changes=totals.mig_changes,
         replans=totals.replans,
@@ -129,9 +139,9 @@ def follow_problem(problem: Problem, trace: Sequence[float], *, scheme: ExactSch
     )
 
 
-def _lower_hull(points: Sequence[PlanPoint]) -> tuple[Floats, Floats]:
+def _lower_hull(plans: Sequence[Evaluation]) -> tuple[Floats, Floats]:
     """Return accuracy and energy of the vertices from the least energy to the highest accuracy, ascending."""
-    pairs = sorted((p.evaluation.accuracy_pct, p.evaluation.energy_j_per_request) for p in points)
+    pairs = sorted({(seen.accuracy_pct, seen.energy_j_per_request) for seen in plans})
     least = min(energy for _, energy in pairs)
     pairs = [pair for pair in pairs if pair[0] >= max(a for a, e in pairs if e == least)]
     hull: list[tuple[float, float]] = []
@@ -234,7 +244,7 @@ def bootstrap(hourly: Hourly, *, host_w: float = 0.0, seed: int = 0) -> dict[str
     asked, host_g = by_week(hourly.requests * weight), by_week(host * weight)
     exact, served = by_week((hourly.energy_j + host) * weight), by_week(hourly.requests)
     accuracy = by_week(hourly.accuracy * hourly.requests)
-    drawn = np.random.default_rng(seed).integers(0, weeks, (_DRAWS, weeks))
+    drawn = np.random.default_rng(seed).integers(0, weeks, (DRAWS, weeks))
 
     def total(values: Floats) -> Floats:
         return values[drawn].sum(axis=1)

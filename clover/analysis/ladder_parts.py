@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from clover.analysis import ladder
-from clover.analysis.cases import APPLICATIONS, SHORT_TRACES, Case, own_rate_rps, problem_of, with_table
+from clover.analysis.cases import APPLICATIONS, SHORT_TRACES
 from clover.analysis.long_traces import load_long_traces
-from clover.catalog import load_service, load_trace
+from clover.catalog import load_trace
 from clover.plan.exact import ExactScheme
-from clover.plan.problem import Problem
 from clover.plan.prover import Proofs
 
 LAMBDAS = (0.5, 0.1)
@@ -19,7 +18,7 @@ LAMBDAS = (0.5, 0.1)
 
 def all_keys() -> list[tuple[str, float]]:
     """Return (application, lambda) of all parts, those first that take longest."""
-    return [(app, lambda_) for lambda_ in LAMBDAS for app in reversed(APPLICATIONS)]
+    return [(app, lambda_) for lambda_ in reversed(LAMBDAS) for app in reversed(APPLICATIONS)]
 
 
 def short(application: str, lambda_: float) -> dict[str, Any]:
@@ -45,7 +44,8 @@ def run(
     proofs: Proofs = {}
     rows: list[dict[str, Any]] = []
     for watts in parked_w:
-        problem, scheme = _problem(application, lambda_, watts), ExactScheme(seed=0, proofs=proofs)
+        problem = ladder.question(application, parked_w=watts, lambda_=lambda_)
+        scheme = ExactScheme(seed=0, proofs=proofs)
         for name, values in traces.items():
             hourly = ladder.follow_problem(problem, values, scheme=scheme)
             rows += [
@@ -55,15 +55,3 @@ def run(
                 for host_w in (0.0, ladder.HOST_W)
             ]
     return {"rows": rows}
-
-
-def _problem(application: str, lambda_: float, parked_w: float) -> Problem:
-    model = with_table(load_service(application, ladder.BOARD), parked_power_w=parked_w)
-    case = Case(
-        gpus=ladder.GPUS,
-        nodes=ladder.NODES,
-        rate_rps=own_rate_rps(model, ladder.GPUS),
-        lambda_=lambda_,
-        parking="parked",
-    )
-    return problem_of(model, case)

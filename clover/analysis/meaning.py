@@ -99,7 +99,7 @@ def _watts(rows: Sequence[Row]) -> list[str]:
         gains = _by_watts([r for r in rows if r["app"] == app and not r["host_w"]], "base", "base_rightsized")
         if len(gains) > 1:
             found = ladder.zero_watts(gains)
-            gone.append(f"{app} {'above 38 W' if found is None else f'{found:.1f} W'}")
+            gone.append(f"{app} {f'above {max(gains):g} W' if found is None else f'{found:.1f} W'}")
     return [f"What parking gives BASE is gone when a parked GPU draws: {', '.join(gone)}."] if gone else []
 
 

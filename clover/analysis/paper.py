@@ -1,7 +1,8 @@
 """The 54 cases of the paper: applications x traces x lambda x loads on two GPUs, as tables and as a check.
 
-One task is one load and lambda of one application: its rows, charged and simulated, for the tables; and the steady
-state of every decision under one evaluator, for the comparison of what `exact` proves with what the others find.
+One part is one load of one application, on all traces and with both lambdas, which share evaluations and certificates:
+its rows, charged and simulated, for the tables; and the steady state of every decision under one evaluator, for the
+comparison of what `exact` proves with what the others find.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from clover.analysis.cases import APPLICATIONS, SHORT_TRACES, Case, own_rate_rps
-from clover.analysis.experiment import RANDOM_SCHEMES, Bench, Result, Task
+from clover.analysis.experiment import LEAST_SEEDS, RANDOM_SCHEMES, Bench, Known, Result, Task
 from clover.catalog import load_service, load_trace
 
 LOADS = (1.0, 2.5, 5.0)
@@ -34,17 +35,21 @@ COMPARED = ("oracle", "clover", "blover")
 TOLERANCE = 1e-4
 
 
-def all_keys() -> list[tuple[str, float, float]]:
-    """Return (application, load, lambda) of all tasks, those first that take longest."""
-    return [(app, load, lambda_) for app in reversed(APPLICATIONS) for load in reversed(LOADS) for lambda_ in LAMBDAS]
+def all_keys() -> list[tuple[str, float]]:
+    """Return (application, load) of all parts, those first that take longest."""
+    return [(app, load) for app in reversed(APPLICATIONS) for load in reversed(LOADS)]
 
 
-def run(application: str, load: float, lambda_: float, *, seeds: int = 20) -> dict[str, Any]:
-    """Run one task: `rows` and `spreads` as in `clover experiment`, and `steady` for the check."""
-    model = load_service(application, BOARD)
-    case = Case(gpus=GPUS, rate_rps=own_rate_rps(model, GPUS, load), lambda_=lambda_)
+def run(application: str, load: float, *, seeds: int = LEAST_SEEDS) -> dict[str, Any]:
+    """Run one part; its `cases` hold, by lambda, `rows` and `spreads` as `clover experiment`, and `steady`."""
+    known = Known(model=load_service(application, BOARD))
+    return {"cases": [_case(known, application, load, lambda_, seeds) for lambda_ in LAMBDAS]}
+
+
+def _case(known: Known, application: str, load: float, lambda_: float, seeds: int) -> dict[str, Any]:
+    case = Case(gpus=GPUS, rate_rps=own_rate_rps(known.model, GPUS, load), lambda_=lambda_)
     traces = tuple(load_trace(name) for name in SHORT_TRACES)
-    bench = Bench(Task(application=application, case=case, traces=traces, schemes=SCHEMES, seeds=seeds))
+    bench = Bench(Task(application=application, case=case, traces=traces, schemes=SCHEMES, seeds=seeds), known)
     found = [bench.result(name, trace) for trace in traces for name in SCHEMES]
     return {
         "load": load,

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from clover.analysis import ladder
-from clover.analysis.cases import APPLICATIONS, Case, own_rate_rps, problem_of, with_table
+from clover.analysis.cases import APPLICATIONS
 from clover.analysis.long_traces import load_long_traces
-from clover.catalog import load_service, load_trace
+from clover.catalog import load_trace
 from clover.core.application import ServiceModel
 from clover.core.configuration import FleetCounts, GpuConfiguration, InstanceKind
 from clover.core.objective import base_gpu, rightsized
@@ -36,13 +36,14 @@ def run(application: str) -> dict[str, Any]:
     """Return the ladder under changed assumptions: the grid's level and shape, and c = 0; and the step of power."""
     trace = np.array(load_trace(TRACE).values_g_per_kwh)
     mean = float(trace.mean())
-    problem, scheme = _problem(application), ExactScheme(seed=0)
+    problem, scheme = ladder.question(application, parked_w=PARKED_W, lambda_=LAMBDA), ExactScheme(seed=0)
+    other = ladder.question(application, parked_w=PARKED_W, lambda_=LAMBDA, energy_contention=0.0)
     cases = {
         "as it is": ladder.follow_problem(problem, trace.tolist(), scheme=scheme),
         "intensity x 0.5": ladder.follow_problem(problem, (0.5 * trace).tolist(), scheme=scheme),
         "intensity x 2": ladder.follow_problem(problem, (2.0 * trace).tolist(), scheme=scheme),
         "flat at the mean": ladder.follow_problem(problem, [mean] * len(trace), scheme=scheme),
-        "c = 0": ladder.follow_problem(_problem(application, energy_contention=0.0), trace.tolist()),
+        "c = 0": ladder.follow_problem(other, trace.tolist()),
     }
     rows = [{"app": application, "case": name} | ladder.figures(hourly) for name, hourly in cases.items()]
     return {"rows": rows, "steps": _steps(problem, scheme, mean)}
@@ -54,7 +55,7 @@ def forecast(application: str, folder: str) -> dict[str, Any]:
     if series.forecast is None:
         raise ValueError("no series with a forecast")
     actual = np.array(series.trace.values_g_per_kwh)
-    problem, scheme = _problem(application), ExactScheme(seed=0)
+    problem, scheme = ladder.question(application, parked_w=PARKED_W, lambda_=LAMBDA), ExactScheme(seed=0)
     grams: dict[str, float] = {}
     for name, seen in (("actual", series.trace), ("forecast", series.forecast)):
         hourly = ladder.follow_problem(problem, seen.values_g_per_kwh, scheme=scheme)
@@ -63,18 +64,6 @@ def forecast(application: str, folder: str) -> dict[str, Any]:
         grams["base"] = float((hourly.requests * hourly.base_j * actual).sum()) * problem.pue / J_PER_KWH
     error = float(np.abs(np.array(series.forecast.values_g_per_kwh) - actual).mean())
     return {"app": application, "mean_error_g_per_kwh": error, "grams": grams}
-
-
-def _problem(application: str, **table: float) -> Problem:
-    model = with_table(load_service(application, ladder.BOARD), parked_power_w=PARKED_W, **table)
-    case = Case(
-        gpus=ladder.GPUS,
-        nodes=ladder.NODES,
-        rate_rps=own_rate_rps(model, ladder.GPUS),
-        lambda_=LAMBDA,
-        parking="parked",
-    )
-    return problem_of(model, case)
 
 
 # --- a step of power

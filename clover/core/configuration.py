@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 GpuMode = Literal["serving", "parked", "off"]
@@ -41,6 +42,12 @@ class ConfigurationGraph:
         return sum(abs(mine.get(kind, 0) - theirs.get(kind, 0)) for kind in mine.keys() | theirs.keys())
 
 
+@lru_cache(maxsize=65_536)
+def _graph_of(instances: tuple[InstanceKind, ...]) -> ConfigurationGraph:
+    # Searches compare the same configurations thousands of times.
+    return ConfigurationGraph.of(instances)
+
+
 def _canonical(kind: InstanceKind) -> tuple[int, str, str]:
     digits = kind.profile.partition("g")[0]
     return (-int(digits) if digits.isdigit() else 0, kind.profile, kind.variant)
@@ -68,7 +75,7 @@ class GpuConfiguration:
     @property
     def graph(self) -> ConfigurationGraph:
         """Counts of variant x profile."""
-        return ConfigurationGraph.of(self.instances)
+        return _graph_of(self.instances)
 
     def __str__(self) -> str:
         if self.mode != "serving":

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from clover.core.configuration import Configuration, GpuConfiguration
 from clover.core.control import Decide
@@ -36,6 +36,19 @@ class _InForce:
     planned_rps: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluated:
+    """What replays of one model, fleet, SLA and way to evaluate may share.
+
+    Attributes:
+        plans: Evaluations of plans, and of fleets while they change.
+        bases: BASE and right-sized BASE by load.
+    """
+
+    plans: dict[tuple[object, ...], Evaluation] = field(default_factory=dict[tuple[object, ...], Evaluation])
+    bases: dict[float, tuple[Baseline, Evaluation]] = field(default_factory=dict[float, tuple[Baseline, Evaluation]])
+
+
 class Replay:
     """A scheme on a trace.
 
@@ -46,7 +59,7 @@ class Replay:
             hour is the steady state of what the scheme itself would choose, for then no change costs anything.
         simulate_requests: If above 0, P(late) and p95 of every plan come from so many simulated requests.
         seed: Of those simulations.
-        memory: Evaluations of plans, to be shared by replays of one model, SLA and way to evaluate.
+        memory: What other replays have evaluated.
         keeper: Judges whether a layout may stay, with the certificates that it knows; its own if None.
     """
 
@@ -58,13 +71,12 @@ class Replay:
         charge: bool = True,
         simulate_requests: int = 0,
         seed: int = 0,
-        memory: dict[tuple[object, ...], Evaluation] | None = None,
+        memory: Evaluated | None = None,
         keeper: LayoutKeeper | None = None,
     ) -> None:
         self._scheme, self._problem, self._charge = scheme, problem, charge
         self._requests, self._seed = simulate_requests, seed
-        self._bases: dict[float, tuple[Baseline, Evaluation]] = {}
-        self._evaluated: dict[tuple[object, ...], Evaluation] = {} if memory is None else memory
+        self._known = memory or Evaluated()
         self._original_j: float | None = None
         self._keeper: LayoutKeeper | None = None
         if charge and isinstance(scheme, ExactScheme):
@@ -110,9 +122,9 @@ class Replay:
     def steady(self, answer: Answer, rate_rps: float) -> Evaluation:
         """Return what a plan is counted as while it is in force."""
         key = (answer.configuration.fleet, str(sorted(answer.dispatch.items(), key=lambda item: item[0])), rate_rps)
-        if key not in self._evaluated:
-            self._evaluated[key] = self._evaluate(answer, rate_rps)
-        return self._evaluated[key]
+        if key not in self._known.plans:
+            self._known.plans[key] = self._evaluate(answer, rate_rps)
+        return self._known.plans[key]
 
     # --- deciding
 
@@ -199,9 +211,9 @@ class Replay:
         nobody = not left.fleet.instances
         fleet = new.fleet if nobody else left.fleet
         key = ("rolling", fleet, rate_rps)
-        if key not in self._evaluated:
-            self._evaluated[key] = evaluate(model, fleet, rate_rps, sla_ms)
-        seen = self._evaluated[key]
+        if key not in self._known.plans:
+            self._known.plans[key] = evaluate(model, fleet, rate_rps, sla_ms)
+        seen = self._known.plans[key]
         # If nobody serves, everything that arrives waits for the new plan, too long.
         return dataclasses.replace(seen, late_fraction=1.0 if nobody else seen.late_fraction, idle_power_w=power)
 
@@ -245,7 +257,8 @@ class Replay:
 
     def _base(self, rate_rps: float) -> tuple[Baseline, Evaluation]:
         """Return BASE and right-sized BASE at a load."""
-        if rate_rps not in self._bases:
+        bases = self._known.bases
+        if rate_rps not in bases:
             model, whole, gpus, sla_ms = (
                 self._problem.model,
                 self._problem.whole,
@@ -253,5 +266,5 @@ class Replay:
                 self._problem.sla_ms,
             )
             base = baseline(model, whole, gpus, rate_rps, sla_ms)
-            self._bases[rate_rps] = (base, rightsized(model, whole, gpus, rate_rps, sla_ms))
-        return self._bases[rate_rps]
+            bases[rate_rps] = (base, rightsized(model, whole, gpus, rate_rps, sla_ms))
+        return bases[rate_rps]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations_with_replacement, product
 from random import Random
 
@@ -78,7 +79,13 @@ def random_gpu_configuration(
 ) -> GpuConfiguration:
     """Draw a partition uniformly, then a fitting variant for each of its instances uniformly."""
     multiset = rng.choice(multisets)
-    return GpuConfiguration(tuple(InstanceKind(size, rng.choice(_fitting(model, size))) for size in multiset))
+    return _filled(multiset, tuple(rng.choice(_fitting(model, size)) for size in multiset))
+
+
+@lru_cache(maxsize=65_536)
+def _filled(multiset: tuple[str, ...], variants: tuple[str, ...]) -> GpuConfiguration:
+    # Searches draw the same ones again and again.
+    return GpuConfiguration(tuple(map(InstanceKind, multiset, variants)))
 
 
 def original_assignments(variants: Sequence[str]) -> Iterator[tuple[InstanceKind, ...]]:

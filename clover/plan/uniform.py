@@ -63,10 +63,14 @@ class UniformSpace:
 
 
 class OracleScheme:
-    """The best single configuration for all GPUs at every hour, found by looking at all of them."""
+    """The best single configuration for all GPUs at every hour, found by looking at all of them.
 
-    def __init__(self) -> None:
-        self._space = UniformSpace()
+    Args:
+        space: Remembers evaluations; its own if None.
+    """
+
+    def __init__(self, space: UniformSpace | None = None) -> None:
+        self._space = space or UniformSpace()
 
     @property
     def name(self) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from clover.analysis import acceptance, ladder, paper, work
+from clover.analysis import acceptance, ladder, paper, results, work
 from clover.analysis.cases import Case, gpu_ids, own_rate_rps, problem_of
 from clover.analysis.long_traces import load_long_traces
 from clover.catalog import load_service
@@ -120,6 +121,19 @@ def test_parts_are_computed_once_and_read_afterwards(tmp_path: Path):
     again = work.run_parts(tmp_path, parts, processes=2, tell=told.append)
     assert again == first
     assert sorted(told) == ["part-2", "part-3"]
+
+
+def test_a_page_can_be_written_of_whatever_has_been_computed(tmp_path: Path):
+    parts = {"rightsized-albert": {"app": "albert", "active_gpus": 4, "closed_late_pct": 4.88, "late_pct": 4.99,
+             "late_upper_pct": 5.07, "certified": False}}  # fmt: skip
+    (tmp_path / "work").mkdir()
+    for name, part in parts.items():
+        (tmp_path / "work" / f"{name}.json").write_text(json.dumps(part))
+    (tmp_path / "docs").mkdir()
+    assert results.main(["--page-only", "--work", str(tmp_path / "work"), "--docs", str(tmp_path / "docs")]) == 0
+    page = (tmp_path / "docs" / "results.md").read_text()
+    assert "paper 0 of 9" in page
+    assert "albert with 4 GPUs (4.88 % late by the closed form, 4.99 % in the simulation of its nodes" in page
 
 
 def test_the_fewest_gpus_of_a_light_load_is_one():

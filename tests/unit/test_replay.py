@@ -8,11 +8,15 @@ from typing import Any
 import pytest
 
 from clover.catalog import load_service, load_trace
-from clover.core.configuration import PARKED, Configuration, GpuConfiguration, GpuId, InstanceKind
+from clover.core.configuration import PARKED, Configuration, FleetCounts, GpuConfiguration, GpuId, InstanceKind
+from clover.core.control import Decide
+from clover.core.load import LoadEstimate, rate_to_plan
+from clover.core.queueing import evaluate
 from clover.plan.changing import change_between
 from clover.plan.counting import Hour, Totals
 from clover.plan.exact import ExactScheme
-from clover.plan.problem import Problem, Scheme
+from clover.plan.following import LayoutKeeper
+from clover.plan.problem import Answer, Problem, Scheme
 from clover.plan.replay import Replay
 from clover.plan.rows import Row, row_of
 from clover.plan.schemes import make_scheme
@@ -115,6 +119,69 @@ def test_a_change_is_charged_by_what_it_takes() -> None:
     wake = change_between(MODEL, to(whole, PARKED), to(whole, whole))
     idle_w = MODEL.table.idle_power_w - MODEL.table.parked_power_w
     assert wake.wake_j == pytest.approx(idle_w * (times.create_s + times.worker_start_s))
+
+
+class _Noting:
+    """`base_rightsized` that notes what it is asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[Problem] = []
+        self._inner = make_scheme("base_rightsized", seed=0)
+
+    @property
+    def name(self) -> str:
+        return self._inner.name
+
+    def plan(self, problem: Problem) -> Answer:
+        self.asked.append(problem)
+        return self._inner.plan(problem)
+
+
+def test_loads_are_planned_for_as_the_controller_plans_for_them() -> None:
+    asked = problem(parking="parked")
+    loads = (0.8, 0.9, 0.92, 0.05, 0.05)
+    scheme, energy_j = _Noting(), [0.0]
+    Replay(scheme, asked, charge=False).run(
+        [Hour(rate_rps=rate, intensity_g_per_kwh=250.0) for rate in loads],
+        tell=lambda _number, totals: energy_j.append(totals.energy_j),
+    )
+    # At the start as told; more load at once, with headroom; a little more is within that; less when it has lasted.
+    planned = [rate_to_plan(LoadEstimate.sure(rate)) for rate in (0.9, 0.05)]
+    assert [each.rate_rps for each in scheme.asked] == [0.8, *planned]
+    whole = InstanceKind("7g", MODEL.application.largest.name)
+    high, low = (
+        evaluate(
+            MODEL, FleetCounts(kinds=((whole, n),), active=n, parked=2 - n), 0.05, asked.sla_ms
+        ).energy_j_per_request
+        for n in (2, 1)
+    )
+    assert energy_j[4] - energy_j[3] == pytest.approx(0.05 * (120.0 * high + 3480.0 * low))
+    assert energy_j[5] - energy_j[4] == pytest.approx(0.05 * 3600.0 * low)
+
+
+class _Stays(LayoutKeeper):
+    """Keeps whatever is there when the grid moves."""
+
+    def __init__(self) -> None:
+        super().__init__(seed=0)
+        self.triggers: list[str] = []
+
+    def kept(self, ask: Decide, problem: Problem, best: Answer) -> Answer:
+        self.triggers.append(ask.trigger)
+        assert (ask.present, ask.rate_rps) == (problem.present, problem.rate_rps)
+        return best if ask.present is None else dataclasses.replace(best, configuration=ask.present)
+
+
+def test_exact_keeps_layouts_where_changes_are_charged() -> None:
+    asked, exact = problem(rate_rps=2.5), ExactScheme()
+    keeper = _Stays()
+    free, charged = run(exact, asked, charge=False, keeper=keeper)[0], run(exact, asked, keeper=keeper)[0]
+    assert keeper.triggers == ["start"] + ["intensity"] * charged.replans
+    assert charged.replans == free.replans > 0
+    assert len({answer.configuration for answer in charged.answers}) == 1
+    others = _Stays()
+    run(make_scheme("oracle", seed=0), asked, keeper=others)
+    assert others.triggers == []
 
 
 def test_an_empty_trace_is_refused() -> None:
