@@ -49,7 +49,7 @@ def bound(
     late_limit: float = LATE_LIMIT,
     utilisation: float = 1.0,
     narrow: float = 1.0 / 160.0,
-    most_programs: int = 16,
+    most_programs: int = 8,
     absolute_gap: float = 1e-5,
     whole_at: float = 1.0 / 20.0,
     cutoff: float = -np.inf,

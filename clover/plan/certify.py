@@ -27,8 +27,8 @@ BATCHES = 32
 #: In large fleets every batch is at least this many requests per instance long.
 _BATCH_PER_INSTANCE = 1.5
 CONFIDENCE = 0.99
-#: After these parts of the requests a plan is given up that hardly can pass in the end any more. That a good one is lost
-#: so is unlikely; that a bad one passes is not possible, since only the whole is proof.
+#: After these parts of the requests a plan is given up that hardly can pass in the end any more. That a good one is
+#: lost so is unlikely; that a bad one passes is not possible, since only the whole is proof.
 _GIVE_UP_AFTER = (1.0 / 16.0, 1.0 / 8.0, 1.0 / 4.0, 1.0 / 2.0)
 #: Standard deviations of luck that a plan is still granted there, and before it is simulated for longer.
 _LUCK, _LUCK_BEFORE_LONGER = 3.0, 1.0

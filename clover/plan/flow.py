@@ -31,26 +31,8 @@ from clover.core.configuration import FleetCounts, InstanceKind
 from clover.core.objective import LATE_LIMIT
 from clover.core.queueing import Evaluation
 from clover.plan.asking import Asked
-from clover.plan.program import QuietHighs, Rows
+from clover.plan.program import QuietHighs, Rows, solve_whole
 
-#: HiGHS gives up after so many nodes of its search; its bound still counts.
-_MOST_NODES = 300
-#: The same answer on every machine; restarts, symmetry, heuristics that solve programs of their own, and cuts below the
-#: root cost half of the time of programs as small as these.
-_OPTIONS = (
-    ("threads", 1),
-    ("random_seed", 0),
-    ("mip_rel_gap", 0.0),
-    ("mip_allow_restart", False),
-    ("mip_detect_symmetry", False),
-    ("mip_heuristic_run_feasibility_jump", False),
-    ("mip_heuristic_run_root_reduced_cost", False),
-    ("mip_heuristic_run_rins", False),
-    ("mip_heuristic_run_rens", False),
-    ("mip_allow_cut_separation_at_nodes", False),
-)
-#: HiGHS' number for "a feasible solution is there" (SolutionStatus::kSolutionStatusFeasible).
-_FEASIBLE = 2
 #: A flow below this part of the load is nothing.
 _LEAST_SHARE = 1e-7
 
@@ -163,19 +145,14 @@ class FlowModel:
             relaxed = self.relax(asked, interval, late_limit=late_limit, utilisation=utilisation)
             if relaxed is None or relaxed.bound <= cutoff:
                 return None
-        solver = QuietHighs()
-        for option, value in (*_OPTIONS, ("mip_abs_gap", absolute_gap)):
-            solver.setOptionValue(option, value)
-        # Counting nodes rather than seconds keeps answers the same on every machine.
-        solver.setOptionValue("mip_max_nodes", _MOST_NODES)
-        solver.passModel(self._program(asked, interval, late_limit, utilisation, relaxed=False))
-        solver.run()
-        if solver.getModelStatus() == highspy.HighsModelStatus.kInfeasible:
-            return None
-        info = solver.getInfo()
-        values = np.array(solver.getSolution().col_value)
-        found = info.primal_solution_status == _FEASIBLE
-        return self._solution(float(info.mip_dual_bound) + asked.constant, values, found=found)
+        solved = solve_whole(
+            self._program(asked, interval, late_limit, utilisation, relaxed=False),
+            absolute_gap=absolute_gap,
+            cutoff=cutoff - asked.constant,
+        )
+        return (
+            None if solved is None else self._solution(solved.bound + asked.constant, solved.values, found=solved.found)
+        )
 
     def relax(
         self, asked: Asked, interval: Interval, *, late_limit: float = LATE_LIMIT, utilisation: float = 1.0
@@ -304,7 +281,10 @@ class FlowModel:
 
     def _solution(self, bound: float, values: Floats, *, found: bool, whole: bool = True) -> FlowSolution:
         partitions, kinds = len(self.multisets), len(self.arrays.kinds)
-        counts, flows = values[partitions + 1 : partitions + 1 + kinds], np.maximum(values[partitions + 1 + kinds :], 0.0)
+        counts, flows = (
+            values[partitions + 1 : partitions + 1 + kinds],
+            np.maximum(values[partitions + 1 + kinds :], 0.0),
+        )
         return FlowSolution(
             bound=bound,
             found=found,

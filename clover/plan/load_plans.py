@@ -286,11 +286,6 @@ class LoadPlans:
         # More GPUs of the same kinds are hardly later; should the proof fail nevertheless, the plan is not proven.
         return prover(added) or replace(added, late_upper=None)
 
-    @property
-    def late_limit(self) -> float:
-        """What certificates keep."""
-        return LATE_LIMIT
-
 
 def _places(number: int) -> list[float]:
     """Return intensities between the lowest and the highest, closer together where they are low."""
