@@ -20,8 +20,8 @@ from cli.recording import RunName, RunsDir
 from clover.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from clover.agents.assembly import Fleet
-    from clover.agents.decision import Goals
+    from clover.agents.fleet import Fleet
+    from clover.agents.goals import Goals
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
