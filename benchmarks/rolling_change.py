@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from clover.agents.assembly import make_fleet
+from clover.agents.fleet import make_fleet
 from clover.catalog import load_service
 from clover.core.configuration import GpuConfiguration, InstanceKind
 from clover.sim.rolling import RollingSettings, capacity, highest_rate, rolling_change

@@ -11,7 +11,7 @@ from cli.output import tell
 from clover.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from clover.agents.assembly import Fleet
+    from clover.agents.fleet import Fleet
     from clover.core.batching import Batching
 
 MaxBatchSize: TypeAlias = Annotated[

@@ -187,7 +187,7 @@ async def _running(where: options.Where, application: str) -> AsyncIterator[tupl
 @contextlib.asynccontextmanager
 async def _started(asked: Asked) -> AsyncIterator[tuple[Bus, PlanRecord]]:
     """Run a deployment of one instance inside this process, on the in-process bus."""
-    from clover.agents.assembly import make_fleet  # noqa: PLC0415 - keeps --help fast
+    from clover.agents.fleet import make_fleet  # noqa: PLC0415 - keeps --help fast
     from clover.agents.single import SingleInstance  # noqa: PLC0415
     from clover.catalog import load_trace, unmeasured_service  # noqa: PLC0415
     from clover.errors import NotReadyError  # noqa: PLC0415

@@ -15,7 +15,8 @@ from cli.output import print_json, tell
 from clover.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from clover.agents.by_hand import ByHand, Order, Sent
+    from clover.agents.by_hand import ByHand
+    from clover.agents.orders import Order, Sent
     from clover.bus.messages import NodeTelemetry
     from mig.profiles import GpuModel
 
@@ -76,7 +77,7 @@ def configure(
     ask = _Ask(name, take, wait, within, options.where(deployment, redis, state_dir), as_json)
 
     def order(node: NodeTelemetry) -> Order:
-        from clover.agents.by_hand import cut  # noqa: PLC0415 - keeps --help fast
+        from clover.agents.orders import cut  # noqa: PLC0415 - keeps --help fast
         from mig.profiles import gpu_model  # noqa: PLC0415
 
         names = variants.split(",") if variants else [_largest(node.application)]
@@ -105,7 +106,7 @@ def start(
 
     Example: clover node start n1 --variants base --take --wait
     """
-    from clover.agents.by_hand import fill  # noqa: PLC0415 - keeps --help fast
+    from clover.agents.orders import fill  # noqa: PLC0415 - keeps --help fast
 
     ask = _Ask(name, take, wait, within, options.where(deployment, redis, state_dir), as_json)
     _run(ask, _order(ask, lambda _: fill(variants.split(",")), gpu, what=f"start {variants}"))
@@ -129,7 +130,7 @@ def stop(
 
     Example: clover node stop n1 --gpu 1 --take
     """
-    from clover.agents.by_hand import empty  # noqa: PLC0415 - keeps --help fast
+    from clover.agents.orders import empty  # noqa: PLC0415 - keeps --help fast
 
     ask = _Ask(name, take, wait, within, options.where(deployment, redis, state_dir), as_json)
     _run(ask, _order(ask, lambda _: empty("off" if off else "parked"), gpu, what="stop"))
@@ -151,7 +152,7 @@ def drain(
 
     Example: clover node drain n1
     """
-    from clover.agents.by_hand import empty  # noqa: PLC0415 - keeps --help fast
+    from clover.agents.orders import empty  # noqa: PLC0415 - keeps --help fast
 
     here = options.where(deployment, redis, state_dir)
     ask = _Ask(name, take=True, wait=True, within_s=within, here=here, as_json=as_json)

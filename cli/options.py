@@ -20,8 +20,8 @@ from cli.output import tell
 from clover.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from clover.agents.assembly import Fleet
-    from clover.agents.decision import Goals
+    from clover.agents.fleet import Fleet
+    from clover.agents.goals import Goals
     from clover.agents.metrics import Metrics
     from clover.plan.problem import Parking as ParkingMode
 
@@ -183,7 +183,7 @@ def where(deployment: str, redis: str | None, state_dir: Path | None, wait_s: fl
 
 def fleet(app: str, backend: str, board: str, profile: Path | None, park_w: float | None = None) -> Fleet:
     """Load what an application needs on a backend; every mismatch is a clear error."""
-    from clover.agents.assembly import make_fleet, table_model  # noqa: PLC0415 - keeps --help fast
+    from clover.agents.fleet import make_fleet, table_model  # noqa: PLC0415 - keeps --help fast
     from clover.catalog import gpu_models_with_table, load_application, load_service  # noqa: PLC0415
     from mig.profiles import gpu_model  # noqa: PLC0415
 
@@ -216,7 +216,7 @@ def goals(
     gpus: int,
 ) -> Goals:
     """Check what is asked of the planner; every value that cannot be is a clear error."""
-    from clover.agents.decision import Goals  # noqa: PLC0415 - keeps --help fast
+    from clover.agents.goals import Goals  # noqa: PLC0415 - keeps --help fast
 
     check_goals(lambda_, 1.0)
     if parking not in {"none", "parked", "off"}:

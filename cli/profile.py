@@ -18,8 +18,8 @@ from cli.profile_power import power
 from cli.profile_tables import print_difference, print_figures, print_table
 
 if TYPE_CHECKING:
-    from clover.agents.assembly import Fleet
     from clover.agents.bench import Bench
+    from clover.agents.fleet import Fleet
     from clover.core.configuration import GpuConfiguration
     from clover.core.profiling import CellMeasurement
 
@@ -284,7 +284,7 @@ def _servicer(fleet: Fleet, app_name: str, weights: str, gpus: int) -> Any:
 
 def _fleet(app_name: str, backend: str, board: str, profile: Path | None) -> Fleet:
     """Return the fleet to measure: simulation needs a table, a real backend none."""
-    from clover.agents.assembly import make_fleet, table_model  # noqa: PLC0415 - keeps --help fast
+    from clover.agents.fleet import make_fleet, table_model  # noqa: PLC0415 - keeps --help fast
     from clover.catalog import unmeasured_service  # noqa: PLC0415
     from clover.errors import ConfigurationError  # noqa: PLC0415
 

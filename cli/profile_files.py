@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from clover.agents.assembly import Fleet
+    from clover.agents.fleet import Fleet
     from clover.core.profiling import Provenance
 
 
@@ -47,7 +47,7 @@ def provenance(fleet: Fleet, backend: str, weights: str) -> Provenance:
 
 def read(file: Path | None, app_name: str, backend: str, board: str) -> dict[str, Any]:
     """Return a table as it is written, once it is known to be one."""
-    from clover.agents.assembly import table_model  # noqa: PLC0415 - keeps --help fast
+    from clover.agents.fleet import table_model  # noqa: PLC0415 - keeps --help fast
     from clover.catalog import read_table  # noqa: PLC0415
 
     return read_table(file) if file else read_table(None, app_name, table_model(backend, board))

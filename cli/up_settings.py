@@ -14,8 +14,8 @@ from cli.batching_options import batching_arguments, batching_of
 from clover.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from clover.agents.assembly import Fleet
-    from clover.agents.decision import Goals
+    from clover.agents.fleet import Fleet
+    from clover.agents.goals import Goals
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,8 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from clover.agents.assembly import Fleet
-from clover.agents.decision import Goals
+from clover.agents.fleet import Fleet
+from clover.agents.goals import Goals
 from clover.analysis.logs.files import ArchiveFiles
 from clover.bus.memory import MemoryBus
 from clover.bus.messages import RequestLog, RequestRecord

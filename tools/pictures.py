@@ -15,8 +15,8 @@ from pathlib import Path
 
 from cli.dashboard_options import ViewOptions
 from cli.dashboard_picture import save_svg
-from clover.agents.assembly import make_fleet
-from clover.agents.decision import Goals
+from clover.agents.fleet import make_fleet
+from clover.agents.goals import Goals
 from clover.analysis.view import DeploymentView
 from clover.bus.port import Feed
 from clover.catalog import load_service, load_trace

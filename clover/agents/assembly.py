@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
 from clover.agents.carbon_monitor import CarbonMonitor, CarbonSettings
 from clover.agents.controller import ControllerAgent, ControllerSettings
-from clover.agents.decision import Decision, DecisionMaker, Goals
+from clover.agents.decision import Decision, DecisionMaker
+from clover.agents.fleet import Fleet
+from clover.agents.goals import Goals
 from clover.agents.metering import CounterStore, NodeMetering
 from clover.agents.node import NodeAgent, NodeSettings
 from clover.agents.nvml_node import OpenedGpus, node_gpus
@@ -19,7 +21,6 @@ from clover.agents.planner import Compute
 from clover.agents.pool import InstancePool
 from clover.bus.port import Bus
 from clover.carbon.port import IntensityFeed
-from clover.core.application import ServiceModel
 from clover.core.clock import Clock
 from clover.errors import ConfigurationError
 from clover.plan.live import LiveScheme
@@ -31,53 +32,13 @@ from clover.power.rapl import RaplMeter
 from clover.serving.port import Servicer
 from clover.serving.simulated import SimulatedServicer
 from mig.device import Gpu
-from mig.partition import maximal_multisets
 from mig.patience import Patience
-from mig.profiles import GpuModel, gpu_model
 from mig.simulated import SimulatedGpu
-
-BACKENDS = ("sim", "cpu", "nvml")
 
 #: How schemes judge candidates: by the model, or as the original did on live traffic.
 EVALUATE = ("model", "live")
 
 Sleep = Callable[[float], Awaitable[None]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fleet:
-    """What kind of GPUs a deployment has.
-
-    Attributes:
-        backend: `sim` (times from tables), `cpu` (real models on slices of a core) or `nvml` (real MIG GPUs).
-        board: Whose MIG geometry is used.
-        model: Application and table.
-    """
-
-    backend: str
-    board: GpuModel
-    model: ServiceModel
-
-    @property
-    def multisets(self) -> tuple[tuple[str, ...], ...]:
-        """Partitions worth trying: the maximal ones."""
-        return maximal_multisets(self.board)
-
-
-def table_model(backend: str, board: str) -> str:
-    """Return the GPU model whose performance table a backend needs."""
-    if backend not in BACKENDS:
-        raise ConfigurationError(f"backend {backend!r} is unknown or not built, expected one of {', '.join(BACKENDS)}")
-    return "cpu" if backend == "cpu" else board
-
-
-def make_fleet(*, backend: str, board: str, model: ServiceModel) -> Fleet:
-    """Check that backend, board and application fit together."""
-    if backend != "sim" and model.application.servicer == "table":
-        raise ConfigurationError(
-            f"application {model.application.name} has figures but no weights: the backend must be sim, not {backend}"
-        )
-    return Fleet(backend=backend, board=gpu_model(board), model=model)
 
 
 def make_nvml_node(

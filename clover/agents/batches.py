@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from clover.agents.instance import Instance
 from clover.agents.lifetime import happens_within
-from clover.agents.pool import Instance
 from clover.agents.request_parts import RequestPorts
 from clover.bus.port import Delivery
 from clover.serving.port import BatchingWorker, ServableRequest, Served, ServingError, Worker, WorkerDiedError

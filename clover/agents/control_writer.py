@@ -8,7 +8,7 @@ import msgspec
 
 from clover.agents.decision import Decision, DecisionMaker
 from clover.agents.lease import LeaseLostError
-from clover.agents.translate import dispatch_target
+from clover.agents.translate import by_node, dispatch_target
 from clover.bus.messages import (
     CalibrationData,
     DecisionData,
@@ -71,7 +71,7 @@ class ControlWriter:
         """Write the targets of a step; return their epoch, above all that any node has reached."""
         if self.decision is None:
             # A roll that another controller began: only its record is known, and the configuration is as good.
-            record = self._known()
+            record = msgspec.structs.replace(self._known(), before=by_node(Configuration.of(step.before)))
         else:
             record = self._maker.step_record(self.decision, step, at_ms=self._clock.now_ms())
         # On the way kinds come and go; only the last step has those that the plan's dispatch is made for.
@@ -86,7 +86,7 @@ class ControlWriter:
         epoch = self.record.epoch if self.record else 0
         fenced = self.record.fenced if self.record else ()
         record = msgspec.structs.replace(
-            record, epoch=epoch, state="serving", since_ms=self._clock.now_ms(), fenced=fenced
+            record, epoch=epoch, state="serving", since_ms=self._clock.now_ms(), fenced=fenced, before={}
         )
         if self.record is None and self.decision is not None:
             # Nodes are as decided, but the server knows of no plan (it has lost it): nodes to come need their targets.

@@ -210,6 +210,7 @@ class ControllerAgent:
             wanted = configurations(plan.configuration)
             assigned, dispatch = await self._assigned(plan)
             fenced = gpu_ids(plan.fenced)
+            before = configurations(plan.before)
         except ValueError as error:
             _log.warning("the plan of epoch %d makes no sense and is made anew: %s", plan.epoch, error)
             return None
@@ -225,6 +226,7 @@ class ControllerAgent:
             now_s=self._clock.now_s(),
             fenced=fenced,
             guard=plan.guard,
+            before=before,
         )
         reason = f"plan of epoch {plan.epoch} stays in force"
         await self._writer.say("controller.took_over", self._settings.name, reason)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import msgspec
 
 from clover.agents.door import Door
+from clover.agents.goals import Goals
 from clover.agents.translate import alternative, by_node, prediction
 from clover.bus.messages import Calibration, DispatchRule, PlanRecord, Prediction, Target
 from clover.core.application import ServiceModel
@@ -22,31 +23,10 @@ from clover.plan import measures
 from clover.plan.exact import ExactScheme
 from clover.plan.following import LayoutKeeper
 from clover.plan.live import LiveScheme
-from clover.plan.problem import Answer, Parking, Problem, Scheme
+from clover.plan.problem import Answer, Problem, Scheme
 
 #: How many of the beaten alternatives a plan record names.
 TOLD_ALTERNATIVES = 8
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Goals:
-    """What the deployment is asked to achieve.
-
-    Attributes:
-        lambda_: Weight of carbon against accuracy, 0..1.
-        sla_ms: Promised 95th percentile.
-        parking: What GPUs that are not needed may become.
-        reserve: Serving GPUs beyond those that the load needs.
-        accuracy_floor_pct: Asked for instead of `lambda_`: least carbon at no less than this accuracy.
-        carbon_budget_g: Asked for instead of `lambda_`: highest accuracy within so many gCO2e per 1000 requests.
-    """
-
-    lambda_: float
-    sla_ms: float
-    parking: Parking = "none"
-    reserve: int = 0
-    accuracy_floor_pct: float | None = None
-    carbon_budget_g: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +100,9 @@ class DecisionMaker:
 
     def decide(self, ask: Decide, *, number: int, intensity_g_per_kwh: float, pue: float, at_ms: float) -> Decision:
         """Run the scheme; slow and pure, so that it may run in a thread."""
-        problem = self._problem(ask, intensity_g_per_kwh=intensity_g_per_kwh, pue=pue)
+        problem = self._goals.problem(
+            ask, self._model, self._multisets, intensity_g_per_kwh=intensity_g_per_kwh, pue=pue
+        )
         quick = measures.quick(problem, ask.guard) if ask.raised and not ask.pinned else None
         answer = quick or measures.planned(self._scheme, problem, ask.guard, ask.pinned)
         if self._keeper is not None and quick is None:
@@ -167,26 +149,6 @@ class DecisionMaker:
         )
         return Decision(problem=problem, objective=objective, answer=answer, record=record)
 
-    def _problem(self, ask: Decide, *, intensity_g_per_kwh: float, pue: float) -> Problem:
-        goals = self._goals
-        return Problem(
-            model=self._model,
-            multisets=self._multisets,
-            gpus=ask.gpus,
-            rate_rps=ask.rate_rps,
-            sla_ms=goals.sla_ms,
-            lambda_=goals.lambda_,
-            intensity_g_per_kwh=intensity_g_per_kwh,
-            pue=pue,
-            current=ask.current,
-            present=ask.present,
-            parking=goals.parking,
-            # A fleet that has lost GPUs serves with what is left of it.
-            reserve=min(goals.reserve, len(ask.gpus) - 1),
-            accuracy_floor_pct=goals.accuracy_floor_pct,
-            carbon_budget_g=goals.carbon_budget_g,
-        )
-
     def step_record(self, decision: Decision, step: Send, *, at_ms: float) -> PlanRecord:
         """Return the decision's record with the evaluation of one step of its roll."""
         serving = Configuration(tuple(each for each in step.configuration.gpus if each[0] not in step.fenced))
@@ -200,6 +162,7 @@ class DecisionMaker:
             tiers=door.tiers(serving, changed=step.changed),
             step_prediction=expected,
             fenced=tuple(str(gpu) for gpu in step.fenced),
+            before=by_node(Configuration.of(step.before)),
             state="rolling",
             since_ms=at_ms,
         )

@@ -23,12 +23,12 @@ from clover.agents.producer_log import ProducerLog
 from clover.agents.producer_metrics import ProducerTally
 from clover.agents.readiness import wait_until_serving
 from clover.agents.receiving import Receiver
+from clover.agents.request_making import RequestMaker
 from clover.agents.schedule import Schedule, poisson_times_s
 from clover.agents.sending import Sender
-from clover.bus.messages import PlanRecord, Request, RequestRecord
+from clover.bus.messages import PlanRecord, RequestRecord
 from clover.bus.port import Bus
 from clover.core.clock import Clock
-from clover.core.identifiers import uuid7
 from clover.core.outcome import ProducerOutcome
 from clover.core.schedule import Traits
 from clover.errors import BusUnavailableError
@@ -68,8 +68,7 @@ class Generator:
         self._bus = bus
         self._clock = clock
         self._rng = rng
-        self._inputs = inputs
-        self._traits = traits
+        self._requests = RequestMaker(settings.application, settings.name, inputs=inputs, traits=traits, rng=rng)
         self._told = ended
         self._schedule = Schedule(
             clock,
@@ -194,19 +193,7 @@ class Generator:
     # --- sending
 
     def _make_due(self, due_ms: float) -> None:
-        traits = self._traits()
-        content_type, payload = self._inputs[self._sent % len(self._inputs)]
-        request = Request(
-            id=uuid7(due_ms, self._rng),
-            application=self._settings.application,
-            due_ms=due_ms,
-            deadline_ms=due_ms + self._require_plan().deadline_s * 1e3,
-            reply_to=self._settings.name,
-            priority=traits.priority,
-            min_accuracy=traits.min_accuracy,
-            content_type=content_type,
-            payload=payload,
-        )
+        request = self._requests.make(due_ms, self._require_plan().deadline_s)
         self._sent += 1
         self._outstanding.add(request, made_ms=self._clock.now_ms())
         self._sender.put(request)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from clover.agents.pool import Instance
+from clover.agents.instance import Instance
 from clover.core.transition import LiveInstance
 from mig.device import Gpu, GpuInstance
 from mig.placement import PlacedProfile

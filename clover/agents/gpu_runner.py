@@ -10,23 +10,18 @@ from __future__ import annotations
 import asyncio
 
 from clover.agents.gpu_partition import GpuPartition
+from clover.agents.instance import Instance
 from clover.agents.lifetime import happens_within
-from clover.agents.pool import Instance
 from clover.agents.runner_parts import RunnerPorts, instance_spec, instances_telemetry
 from clover.bus.messages import Event, GpuPhase, GpuTelemetry
 from clover.core.configuration import GpuConfiguration, InstanceKind
+from clover.core.retry import RetryPause
 from clover.core.transition import Transition, plan_transition
 from clover.errors import CloverError
 from clover.power.account import GpuAccount, PowerState
 from clover.serving.port import Worker
 from mig.device import Gpu, GpuInstance
 from mig.errors import MigError
-
-#: Pauses after a failed change or a dead worker: first, and at most.
-RETRY_FIRST_S, RETRY_MOST_S = 0.5, 30.0
-
-#: After this long without a failure the next one counts as the first.
-HEALTHY_AFTER_S = 60.0
 
 
 class GpuRunner:
@@ -39,8 +34,7 @@ class GpuRunner:
         self._wanted: tuple[int, GpuConfiguration] | None = None
         self._wake = asyncio.Event()
         self._target_news = asyncio.Event()
-        self._pause_s = RETRY_FIRST_S
-        self._failed_at_s = float("-inf")
+        self._retry = RetryPause()
         self._starting: dict[tuple[int, int], tuple[GpuInstance, str]] = {}
         self._present: GpuConfiguration | None = None
         self._is_off = False
@@ -81,7 +75,7 @@ class GpuRunner:
                 await self._wake.wait()
                 self._wake.clear()
                 if self._phase == "failed":
-                    await self._new_target_within(self._pause_s)
+                    await self._new_target_within(self._retry.pause_s)
                 if self._wanted is not None:
                     await self._try(*self._wanted, watchers)
 
@@ -218,10 +212,7 @@ class GpuRunner:
         self._ports.changed()
 
     def _fail(self, epoch: int, reason: str) -> None:
-        now = self._ports.clock.now_s()
-        healthy = now - self._failed_at_s > HEALTHY_AFTER_S
-        self._pause_s = RETRY_FIRST_S if healthy else min(RETRY_MOST_S, self._pause_s * 2.0)
-        self._failed_at_s = now
+        self._retry.failed(self._ports.clock.now_s())
         self._enter("failed", reason)
         self._wake.set()
         self._report("gpu.failed", reason, epoch)

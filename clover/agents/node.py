@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from clover.agents.backoff import Backoff
+from clover.agents.describing import Describing, NodeKind
 from clover.agents.gpu_runner import GpuRunner
 from clover.agents.metering import NodeMetering
 from clover.agents.node_name import NodeName, NodeNameTakenError
@@ -20,7 +21,7 @@ from clover.agents.request_parts import RequestPorts, RequestSettings
 from clover.agents.requests import RequestServer
 from clover.agents.runner_parts import RunnerPorts
 from clover.agents.translate import dispatch_rule, read_target
-from clover.bus.messages import Event, NodeTelemetry, Target
+from clover.bus.messages import NodeTelemetry, Target
 from clover.bus.port import Bus
 from clover.core.application import ServiceModel
 from clover.core.batching import Batching
@@ -96,9 +97,7 @@ class NodeAgent:
         self._servicer = servicer
         self._pool = pool
         self._rng = rng
-        self._gpu_model = gpus[0].model.name
         self._boot_id = uuid7(clock.now_ms(), rng)
-        self._booted_at_ms = clock.now_ms()
         self._name = NodeName(
             settings.name, self._boot_id, bus=bus, clock=clock, rng=rng, lease_s=settings.name_lease_s
         )
@@ -107,8 +106,24 @@ class NodeAgent:
             settings.name, bus=bus, clock=clock, rng=rng, interval_s=settings.telemetry_s, look=self._telemetry
         )
         self._metering = metering or NodeMetering(clock)
+        self._describing = Describing(
+            NodeKind(
+                name=settings.name,
+                boot_id=self._boot_id,
+                booted_at_ms=clock.now_ms(),
+                interval_s=settings.telemetry_s,
+                backend=settings.backend,
+                gpu_model=gpus[0].model.name,
+                application=model.application.name,
+                batching=settings.batching.text,
+            ),
+            clock=clock,
+            pool=pool,
+            metering=self._metering,
+            served_source=servicer.energy_source,
+        )
         for notice in notices:
-            self._report(self._event(notice.kind, notice.reason, gpu=notice.gpu))
+            self._reporter.say(notice.kind, notice.reason, gpu=notice.gpu)
         accounts = {gpu.index: self._metering.account(gpu, model) for gpu in gpus}
         ports = RunnerPorts(
             node=settings.name,
@@ -117,7 +132,7 @@ class NodeAgent:
             servicer=servicer,
             clock=clock,
             changed=self._reporter.hurry,
-            report=self._report,
+            report=self._reporter.report,
             power=settings.power or PowerSwitch(settings.name),
         )
         self._runners = [GpuRunner(gpu, accounts[gpu.index], ports) for gpu in gpus]
@@ -133,7 +148,7 @@ class NodeAgent:
                 clock=clock,
                 rng=rng,
                 batching=settings.batching,
-                report=lambda kind, gpu, reason: self._report(self._event(kind, reason, gpu=gpu)),
+                report=lambda kind, gpu, reason: self._reporter.say(kind, reason, gpu=gpu),
             ),
             settings.requests,
         )
@@ -181,7 +196,7 @@ class NodeAgent:
                 await self._server.drained()
         except TimeoutError:
             # What is left is handed back as we leave.
-            self._report(self._event("node.drain_timeout", f"{self._server.in_flight} requests left to other nodes"))
+            self._reporter.say("node.drain_timeout", f"{self._server.in_flight} requests left to other nodes")
         await self._metering.read()
         with contextlib.suppress(BusUnavailableError):
             await self._reporter.publish()
@@ -208,11 +223,10 @@ class NodeAgent:
         problem, wanted = read_target(target, mine, self._model)
         self._epoch = target.epoch
         if problem:
-            self._report(self._event("target.refused", problem, epoch=target.epoch))
+            self._reporter.say("target.refused", problem, epoch=target.epoch)
             return
         self._pool.set_rule(dispatch_rule(target.dispatch))
-        self._server.epoch = target.epoch
-        self._server.sla_ms = target.sla_p95_ms
+        self._server.follow(target.epoch, target.sla_p95_ms)
         for runner in self._runners:
             runner.want(target.epoch, wanted[runner.index])
         self._reporter.hurry()
@@ -226,48 +240,4 @@ class NodeAgent:
             await asyncio.sleep(self._settings.telemetry_s)
 
     def _telemetry(self) -> NodeTelemetry:
-        now_s = self._clock.now_s()
-        return NodeTelemetry(
-            node=self._settings.name,
-            boot_id=self._boot_id,
-            booted_at_ms=self._booted_at_ms,
-            at_ms=now_s * 1e3,
-            interval_s=self._settings.telemetry_s,
-            backend=self._settings.backend,
-            gpu_model=self._gpu_model,
-            application=self._model.application.name,
-            epoch=self._epoch,
-            applied_epoch=min(runner.applied_epoch for runner in self._runners),
-            gpus=tuple(runner.telemetry(now_s) for runner in self._runners),
-            begun={f"{kind.variant}/{kind.profile}": n for kind, n in sorted(self._pool.begun.items())},
-            in_flight=self._server.in_flight,
-            host_j=self._metering.host_j,
-            host_source=self._metering.host_source,
-            energy_source=self._energy_source(),
-            suppressed=self._server.counts.suppressed,
-            claimed=self._server.counts.claimed,
-            handed_back=self._server.counts.handed_back,
-            answered=self._server.counts.answered,
-            late=self._server.counts.late,
-            mig_changes=sum(runner.mig_changes for runner in self._runners),
-            change_s=sum(runner.change_s for runner in self._runners),
-            batching=self._settings.batching.text,
-        )
-
-    def _energy_source(self) -> str:
-        # What workers spend that fell back to the CPU is in no GPU's counter.
-        beside = {instance.worker.energy_source for instance in self._pool if instance.worker.fallback}
-        return "+".join(sorted({self._metering.energy_source(self._servicer.energy_source), *beside}))
-
-    def _report(self, event: Event) -> None:
-        self._reporter.report(event)
-
-    def _event(self, kind: str, reason: str, *, epoch: int = 0, gpu: int | None = None) -> Event:
-        return Event(
-            at_ms=self._clock.now_ms(),
-            kind=kind,
-            source=f"node:{self._settings.name}",
-            subject=self._settings.name if gpu is None else f"{self._settings.name}/gpu{gpu}",
-            reason=reason,
-            epoch=epoch,
-        )
+        return self._describing.telemetry(self._runners, self._server, epoch=self._epoch)

@@ -48,6 +48,19 @@ class NodeReporter:
         self._events.append(event)
         self.hurry()
 
+    def say(self, kind: str, reason: str, *, epoch: int = 0, gpu: int | None = None) -> None:
+        """Publish an event about the node, or one of its GPUs, as soon as possible."""
+        self.report(
+            Event(
+                at_ms=self._clock.now_ms(),
+                kind=kind,
+                source=f"node:{self._name}",
+                subject=self._name if gpu is None else f"{self._name}/gpu{gpu}",
+                reason=reason,
+                epoch=epoch,
+            )
+        )
+
     def hurry(self) -> None:
         """Publish at once instead of at the end of the interval."""
         self._news.set()

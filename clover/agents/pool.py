@@ -6,12 +6,13 @@ import asyncio
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
-from clover.bus.messages import InstancePhase
+from clover.agents.instance import Instance
 from clover.core.application import ServiceModel
 from clover.core.clock import Clock
 from clover.core.configuration import InstanceKind
+from clover.core.contention import MeanBusy
 from clover.core.dispatch import (
     SHARE_SLACK_REQUESTS,
     Demand,
@@ -24,43 +25,6 @@ from clover.core.dispatch import (
 from clover.core.fair_share import FairShare
 from clover.serving.port import Worker
 from mig.device import GpuInstance
-
-#: Time constant of the running mean of the busy fraction, in seconds: long against a request, short against an hour.
-CONTENTION_TIME_CONSTANT_S = 10.0
-
-
-@dataclass(slots=True, eq=False)
-class Instance:
-    """One instance of the node.
-
-    Attributes:
-        key: Number given by the pool, in order of appearance.
-        gpu: Index of its GPU.
-        device: The GPU instance below it.
-        kind: Variant and profile.
-        worker: Serves it.
-        phase: `draining` takes nothing new; it is done when `drained` is set.
-        idle_since_s: When it became ready or last finished.
-        accuracy_pct: Of its variant.
-        served: Requests since its worker started.
-        busy_s: Seconds in work since then.
-        gone: Its worker died under a request; whoever watches the worker has not said so yet.
-        room: How many more requests may join the batch that it is about to begin.
-    """
-
-    key: int
-    gpu: int
-    device: GpuInstance
-    kind: InstanceKind
-    worker: Worker
-    phase: InstancePhase
-    idle_since_s: float
-    accuracy_pct: float
-    served: int = 0
-    busy_s: float = 0.0
-    gone: bool = False
-    room: int = 0
-    drained: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class InstancePool:
@@ -80,8 +44,7 @@ class InstancePool:
         self._begun_under_rule: Counter[InstanceKind] = Counter()
         self._fair = FairShare(weight=1.0)
         self._busy = 0
-        self._mean_busy = 0.0
-        self._mean_at_s = clock.now_s()
+        self._mean_busy = MeanBusy(clock.now_s())
         #: Requests begun since the start of the agent, by kind.
         self.begun: Counter[InstanceKind] = Counter()
         #: Set whenever an instance may have become able to take a request, or no longer is.
@@ -280,15 +243,7 @@ class InstancePool:
     def contention(self) -> float:
         """Return the running mean of the busy fraction of live instances (rho of the performance model)."""
         self._cut_mean()
-        return self._mean_busy
+        return self._mean_busy.fraction
 
     def _cut_mean(self) -> None:
-        now = self._clock.now_s()
-        elapsed = now - self._mean_at_s
-        if elapsed <= 0.0:
-            return
-        self._mean_at_s = now
-        live = len(self._instances)
-        fraction = self._busy / live if live else 0.0
-        keep = math.exp(-elapsed / CONTENTION_TIME_CONSTANT_S)
-        self._mean_busy = self._mean_busy * keep + fraction * (1.0 - keep)
+        self._mean_busy.cut(self._clock.now_s(), busy=self._busy, live=len(self._instances))

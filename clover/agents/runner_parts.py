@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from clover.agents.pool import Instance, InstancePool
+from clover.agents.instance import Instance
+from clover.agents.pool import InstancePool
 from clover.agents.power_switch import PowerSwitch
 from clover.bus.messages import Event, InstanceTelemetry
 from clover.core.clock import Clock

@@ -10,9 +10,9 @@ from clover.bus.messages import NodeTelemetry
 from clover.core.application import ServiceModel
 from clover.core.calibration import Calibrator, Sample
 from clover.core.configuration import InstanceKind
+from clover.core.contention import CONTENTION_TIME_CONSTANT_S
 
 #: Contention is a running mean of the busy fraction (see `clover.agents.pool`): the table is asked for the same one.
-CONTENTION_TIME_CONSTANT_S = 10.0
 #: Requests of a kind that make a sample.
 SAMPLE_REQUESTS = 50
 

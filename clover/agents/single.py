@@ -8,11 +8,12 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from random import Random
 from typing import Any
 
-from clover.agents.assembly import Fleet, make_carbon_monitor, make_controller, make_node
+from clover.agents.assembly import make_carbon_monitor, make_controller, make_node
 from clover.agents.backoff import Backoff
 from clover.agents.carbon_monitor import CarbonSettings
 from clover.agents.controller import ControllerSettings
-from clover.agents.decision import Goals
+from clover.agents.fleet import Fleet
+from clover.agents.goals import Goals
 from clover.agents.node import NodeSettings
 from clover.agents.readiness import wait_until_serving
 from clover.agents.system_clock import SystemClock

@@ -181,6 +181,7 @@ class Send:
         done, total: GPUs that have changed or change now, and that the roll changes in all.
         fenced: GPUs that are in the targets and do not count as serving.
         late_pct: Predicted P(late) in per cent while they change; None if there was nothing to predict.
+        before: What those that it moves served with until now.
     """
 
     configuration: Configuration
@@ -190,6 +191,7 @@ class Send:
     total: int = 0
     fenced: tuple[GpuId, ...] = ()
     late_pct: float | None = None
+    before: Mapping[GpuId, GpuConfiguration] = field(default_factory=dict[GpuId, GpuConfiguration])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,8 +32,9 @@ from clover.core.control import (
     Trigger,
 )
 from clover.core.fleet import FleetView, said
-from clover.core.guard import GuardLevel, SlaGuard
+from clover.core.guard import GuardLevel, SlaGuard, measures
 from clover.core.load import LoadEstimate
+from clover.core.news import News
 from clover.core.rolling import Predict, Roll, never_late
 from clover.core.transitions import Cause, State, Story
 from clover.core.triggers import Pace, PaceSettings, Situation, Triggers
@@ -71,11 +72,7 @@ class ControllerMachine:
     _effective: float | None = None
     _decided_effective: float = 0.0
     _pinned: Mapping[GpuId, GpuConfiguration] = field(default_factory=dict[GpuId, GpuConfiguration])
-    _override_news: str = ""
-    _drift_news: str = ""
-    _ready: tuple[Trigger, str] | None = None
-    _guard_news: str = ""
-    _raised: bool = False
+    _news: News = field(default_factory=News)
 
     @property
     def state(self) -> State:
@@ -94,9 +91,9 @@ class ControllerMachine:
             case LoadSeen(load=load):
                 self.load = load
             case DriftSeen(reason=reason):
-                self._drift_news = reason
-            case PlanReady(trigger=trigger, reason=reason):
-                self._ready = (trigger, reason)
+                self._news.drift = reason
+            case PlanReady():
+                self._news.ready = event
             case OverrideSeen():
                 self._see_override(event)
             case Decided(configuration=configuration, redispatch=redispatch):
@@ -130,12 +127,15 @@ class ControllerMachine:
         now_s: float,
         fenced: Iterable[GpuId] = (),
         guard: GuardLevel = "none",
+        before: Mapping[GpuId, GpuConfiguration] | None = None,
     ) -> None:
         """Take over where another controller stopped: its plan stays in force and an unfinished roll is finished.
 
+        What fails to change is rolled back to what it was `before` the step that was under way.
+
         The plan's nodes count as there until they have been silent for as long as any other.
         """
-        self.roll.resume(assigned, wanted, epoch=epoch, now_s=now_s)
+        self.roll.resume(assigned, wanted, epoch=epoch, now_s=now_s, before=before)
         self.fleet.expect([*assigned, *wanted], now_s)
         self.fleet.fence.restore(fenced)
         if self.guard is not None:
@@ -166,7 +166,7 @@ class ControllerMachine:
     def _see_override(self, event: OverrideSeen) -> None:
         self.paused = event.paused
         if dict(event.pinned) != dict(self._pinned):
-            self._override_news = event.reason or "nothing is pinned any more"
+            self._news.see_pins(event)
         self._pinned = event.pinned
 
     def _see_service(self, event: ServiceSeen, now_s: float) -> list[Command]:
@@ -177,17 +177,9 @@ class ControllerMachine:
         if self.paused or self.state == "waiting":
             return []
         acting = self.state == "deciding" or (self.state == "rolling" and self._trigger == "sla")
-        busy = acting or bool(self._guard_news)
-        verdict = guard.judge(now_s, self._able(), busy=busy)
-        if verdict is None:
-            return []
-        self._guard_news, self._raised = verdict.reason, verdict.raised
-        kind = "guard.raised" if verdict.raised else "guard.lowered"
-        return [Say(kind=kind, subject=verdict.level, reason=verdict.reason, verdict=verdict)]
-
-    def _able(self) -> tuple[GuardLevel, ...]:
         parked = any(configuration.mode != "serving" for configuration in self.roll.wanted.values())
-        return ("wake", "dispatch", "plan", "shed") if parked else ("dispatch", "plan", "shed")
+        verdict = guard.judge(now_s, measures(parked=parked), busy=acting or bool(self._news.guard))
+        return [] if verdict is None else [self._news.see_guard(verdict)]
 
     # --- going on
 
@@ -206,10 +198,8 @@ class ControllerMachine:
         fit = set(self.fleet.fit)
         if not fit:
             return []
-        if self._guard_news:
-            return self._decide("sla", self._guard_news, "triggered", now_s)
-        if self._ready is not None:
-            return self._decide(*self._ready, "triggered", now_s)
+        if (urgent := self._news.at_once()) is not None:
+            return self._decide(*urgent, "triggered", now_s)
         found = self._judge().judge(self._situation(fit), now_s)
         if found is None:
             return []
@@ -230,14 +220,14 @@ class ControllerMachine:
             decided_effective=self._decided_effective,
             load=self.load,
             planned_rps=self.rate_rps,
-            drift=self._drift_news,
-            override=self._override_news,
+            drift=self._news.drift,
+            override=self._news.override,
         )
 
     def _decide(self, trigger: Trigger, reason: str, cause: Cause, now_s: float) -> list[Command]:
         self._decided_effective = self._effective if self._effective is not None else self._decided_effective
-        self._trigger, self._override_news, self._drift_news, self._guard_news = trigger, "", "", ""
-        self._ready = None
+        self._trigger = trigger
+        self._news.decided()
         self._judge().pace.decided(trigger, now_s)
         self.story.enter(cause, f"{trigger}: {reason}")
         fit = self.fleet.fit
@@ -252,7 +242,7 @@ class ControllerMachine:
                 current=next(iter(alike)) if len(alike) == 1 else None,
                 present=Configuration.of(present) if present else None,
                 guard=self.guard.level if self.guard is not None else "none",
-                raised=trigger == "sla" and self._raised,
+                raised=trigger == "sla" and self._news.raised,
                 pinned={gpu: pinned for gpu, pinned in self._pinned.items() if gpu in fit},
             )
         ]
@@ -285,8 +275,8 @@ class ControllerMachine:
     def _why_abort(self) -> tuple[Trigger, str] | None:
         """Return why the roll must not go on, the present step being through."""
         fenced = self.fleet.fence.fenced & set(self.roll.wanted)
-        if self._guard_news and self._raised:
-            return "sla", self._guard_news
+        if (urgent := self._news.ends_roll()) is not None:
+            return urgent
         if fenced and self.fleet.fit:
             return "fleet", f"fenced off: {', '.join(str(gpu) for gpu in sorted(fenced))}"
         return None

@@ -198,3 +198,8 @@ class SlaGuard:
             seen = f"{late} of {answered} requests late within {self.settings.window_s:.0f} s "
             seen += f"(at least {100.0 * low:.1f} %)" if raised else f"(at most {100.0 * high:.1f} %)"
         return f"{seen}: {self.level} -> {level}, {MEASURES[level]}"
+
+
+def measures(*, parked: bool) -> tuple[GuardLevel, ...]:
+    """Return the measures that would change something; nothing is woken where nothing is parked or off."""
+    return ("wake", "dispatch", "plan", "shed") if parked else ("dispatch", "plan", "shed")

@@ -151,8 +151,10 @@ class Roll:
         *,
         epoch: int,
         now_s: float,
+        before: Mapping[GpuId, GpuConfiguration] | None = None,
     ) -> None:
-        """Go on with what another controller began."""
+        """Go on with what another controller began; `before` is what its present step has replaced."""
+        self._before = dict(before or {})
         self.assigned, self.wanted = dict(assigned), dict(wanted)
         self.gpus = tuple(gpu for gpu in assigned if gpu in wanted)
         self.epoch, self.since_s, self.total = epoch, now_s, len(self.left)
@@ -175,6 +177,7 @@ class Roll:
             total=self.total,
             fenced=tuple(sorted(fleet.fence.fenced & set(self.assigned))),
             late_pct=None if step.late is None else 100.0 * step.late,
+            before=dict(self._before),
         )
 
     def take_back(self, gpus: Collection[GpuId]) -> list[Say]:

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from clover.agents.assembly import make_fleet
-from clover.agents.decision import Goals
+from clover.agents.fleet import make_fleet
+from clover.agents.goals import Goals
 from clover.bus.messages import Event, IntensityReading, Message, RequestLog
 from clover.catalog import load_service, load_trace
 from clover.core.arrivals import RateProfile

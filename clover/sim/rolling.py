@@ -16,9 +16,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from clover.agents.assembly import Fleet
 from clover.agents.controller import ControllerAgent, ControllerSettings
-from clover.agents.decision import DecisionMaker, Goals
+from clover.agents.decision import DecisionMaker
+from clover.agents.fleet import Fleet
+from clover.agents.goals import Goals
 from clover.agents.system_clock import SystemClock
 from clover.bus.embedded import EmbeddedServer
 from clover.bus.messages import IntensityReading, LedgerCheckpoint, LedgerReading, RequestLog, RequestRecord

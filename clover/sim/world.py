@@ -9,12 +9,13 @@ from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
 
-from clover.agents.assembly import Fleet, make_carbon_monitor, make_controller, make_node
+from clover.agents.assembly import make_carbon_monitor, make_controller, make_node
 from clover.agents.carbon_monitor import CarbonSettings
 from clover.agents.controller import ControllerSettings
-from clover.agents.decision import Goals
+from clover.agents.fleet import Fleet
 from clover.agents.generator import Generator
 from clover.agents.generator_settings import GeneratorSettings
+from clover.agents.goals import Goals
 from clover.agents.node import NodeSettings
 from clover.agents.request_parts import RequestSettings
 from clover.analysis.logs.archiver import Archiver

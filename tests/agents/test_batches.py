@@ -62,7 +62,7 @@ def a_node(bus: MemoryBus, clock: VirtualClock, size: int, delay_s: float = 0.0,
     node = Node("n1", bus, clock)
     node.ports.batching = Batching(max_batch_size=size, max_queue_delay_s=delay_s)
     node.server = RequestServer(node.ports, node.server._settings)
-    node.server.sla_ms = sla_ms
+    node.server.follow(0, sla_ms)
     return node
 
 

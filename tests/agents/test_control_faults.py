@@ -11,16 +11,18 @@ from typing import Any
 import msgspec
 import pytest
 
-from clover.agents.assembly import Fleet, make_controller, make_fleet
+from clover.agents.assembly import make_controller
 from clover.agents.control_writer import ControlWriter
 from clover.agents.controller import ControllerSettings
-from clover.agents.decision import Goals
+from clover.agents.fleet import Fleet, make_fleet
+from clover.agents.goals import Goals
 from clover.agents.gpu_runner import GpuRunner
 from clover.bus.messages import Event, GpuTarget, InstanceTarget, NodeTelemetry, Override, Pin
 from clover.bus.port import Feed
 from clover.catalog import load_service, load_trace
 from clover.core.application import ServiceModel
-from clover.core.configuration import GpuConfiguration
+from clover.core.configuration import GpuConfiguration, GpuId
+from clover.core.control import Send
 from clover.serving.port import ServingError
 from clover.sim.clock import run_virtual
 from clover.sim.world import World, WorldSettings
@@ -260,6 +262,50 @@ def test_a_gpu_that_cannot_become_what_is_wanted_is_rolled_back_and_goes_on_serv
     assert (back.subject, "7g:xxlarge" in back.reason) == ("n1/gpu2", True)
     serves = [e.reason for e in events if e.kind == "gpu.serving" and e.subject == "n1/gpu2" and e.at_ms > back.at_ms]
     assert serves[0] == "7g:xxlarge"
+    assert result["late_pct"] <= 5.0
+
+
+def test_a_gpu_that_fails_after_a_change_of_controller_is_rolled_back_and_planned_without(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    send, change = ControlWriter.send, GpuRunner._change
+    victims: list[asyncio.Task[None]] = []
+
+    async def send_(self: ControlWriter, step: Send, *, above: int) -> int:
+        epoch = await send(self, step, above=above)
+        if victims and GpuId("n1", 2) in step.changed:
+            victims.pop().cancel()
+            await asyncio.sleep(0)
+        return epoch
+
+    async def change_(self: GpuRunner, wanted: GpuConfiguration, watchers: asyncio.TaskGroup) -> None:
+        if self.index == 2 and self._ports.node == "n1" and ":large" in str(wanted):
+            raise ServingError("this partition cannot be made")
+        await change(self, wanted, watchers)
+
+    monkeypatch.setattr(ControlWriter, "send", send_)
+    monkeypatch.setattr(GpuRunner, "_change", change_)
+
+    async def script(stage: Stage) -> None:
+        await asyncio.sleep(60.0)
+        victims.append(stage.tasks["first"])
+        await stage.world.bus.set_override(pin_all("7g", "large"))
+        stage.group.create_task(stage.world.controller(name="second"))
+
+    result, events = play(settings(scheme="base", duration_s=240.0), script)
+    kinds = check(result, events)
+    assert not victims
+    told = [event.kind for event in events]
+    assert kinds["controller.took_over"] == 1
+    assert told.index("controller.took_over") < told.index("gpu.fenced") < told.index("gpu.rolled_back")
+    back = next(event for event in events if event.kind == "gpu.rolled_back")
+    assert (back.subject, "7g:xxlarge" in back.reason) == ("n1/gpu2", True)
+    after = [event for event in events if event.at_ms > back.at_ms]
+    serves = [event.reason for event in after if event.kind == "gpu.serving" and event.subject == "n1/gpu2"]
+    assert serves[0] == "7g:xxlarge"
+    assert any(event.kind == "decision" and event.data["trigger"] == "fleet" for event in events)
+    # The others came to what was wanted all the same.
+    assert [e.reason for e in events if e.kind == "gpu.serving" and e.subject == "n2/gpu3"][-1] == "7g:large"
     assert result["late_pct"] <= 5.0
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from support import a_plan
 
-from clover.agents.assembly import make_fleet, make_node
+from clover.agents.assembly import make_node
+from clover.agents.fleet import make_fleet
 from clover.agents.node import NodeNameTakenError, NodeSettings
 from clover.agents.power_switch import PowerCommandError
 from clover.agents.request_parts import RequestSettings

@@ -13,7 +13,8 @@ from helper_support import a_helper
 from nvml_fake import FakeNvml
 from support import a_plan, a_target, eventually
 
-from clover.agents.assembly import Fleet, make_fleet, run_nvml_node
+from clover.agents.assembly import run_nvml_node
+from clover.agents.fleet import Fleet, make_fleet
 from clover.agents.node import NodeSettings
 from clover.agents.nvml_node import count_usable, node_gpus
 from clover.agents.system_clock import SystemClock

@@ -10,7 +10,8 @@ from typing import Any
 
 from support import a_request
 
-from clover.agents.pool import Instance, InstancePool
+from clover.agents.instance import Instance
+from clover.agents.pool import InstancePool
 from clover.agents.request_parts import RequestPorts, RequestSettings
 from clover.agents.requests import RequestServer
 from clover.bus.memory import MemoryBus

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from clover.agents.assembly import make_fleet
+from clover.agents.fleet import make_fleet
 from clover.catalog import load_service
 from clover.core.configuration import GpuConfiguration, InstanceKind
 from clover.sim.rolling import RollingSettings, capacity, highest_rate, rolling_change

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from support import a_plan, a_request
 
-from clover.agents.assembly import make_fleet, make_node
+from clover.agents.assembly import make_node
+from clover.agents.fleet import make_fleet
 from clover.agents.node import NodeSettings
 from clover.agents.request_parts import RequestSettings
 from clover.agents.translate import by_node, dispatch_target

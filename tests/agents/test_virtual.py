@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from clover.agents.assembly import make_fleet
-from clover.agents.decision import Goals
+from clover.agents.fleet import make_fleet
+from clover.agents.goals import Goals
 from clover.bus.messages import Event, PlanRecord, Target
 from clover.bus.port import Feed
 from clover.catalog import load_service, load_trace

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from clover.agents.assembly import make_fleet
-from clover.agents.by_hand import ByHand, cut, empty
-from clover.agents.decision import Goals
+from clover.agents.by_hand import ByHand
+from clover.agents.fleet import make_fleet
+from clover.agents.goals import Goals
+from clover.agents.orders import cut, empty
 from clover.bus.messages import Override
 from clover.bus.port import Feed
 from clover.catalog import load_service, load_trace

@@ -13,8 +13,8 @@ import carbon_stub
 import pytest
 from carbon_stub import Reply, Stub
 
-from clover.agents.assembly import make_fleet
-from clover.agents.decision import Goals
+from clover.agents.fleet import make_fleet
+from clover.agents.goals import Goals
 from clover.bus.messages import Event, IntensityReading, LedgerReading
 from clover.bus.port import Feed
 from clover.carbon.chain import SourceChain

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from support import a_reply
 
-from clover.agents.assembly import make_fleet
-from clover.agents.decision import Goals
 from clover.agents.find_max import find_max
+from clover.agents.fleet import make_fleet
+from clover.agents.goals import Goals
 from clover.agents.load_fleet import run_here
 from clover.agents.load_order import LoadOrder
 from clover.agents.load_test import NO_INPUT

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from cli.dashboard import status_line
 from cli.dashboard import view as render
-from clover.agents.assembly import make_fleet
-from clover.agents.decision import Goals
+from clover.agents.fleet import make_fleet
+from clover.agents.goals import Goals
 from clover.analysis.summary import RunSummary
 from clover.analysis.view import DeploymentView
 from clover.bus.port import Feed

@@ -13,8 +13,8 @@ import carbon_stub
 import pytest
 from carbon_stub import Play, Reply, Stub
 
-from clover.agents.assembly import make_fleet
-from clover.agents.decision import Goals
+from clover.agents.fleet import make_fleet
+from clover.agents.goals import Goals
 from clover.bus.messages import DecisionData, Event, IntensityReading, RequestLog, RequestRecord, data_of
 from clover.bus.port import Feed
 from clover.carbon.chain import SourceChain

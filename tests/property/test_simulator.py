@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference_simulator import Arrival, Reference
 
-from clover.agents.pool import Instance, InstancePool
+from clover.agents.instance import Instance
+from clover.agents.pool import InstancePool
 from clover.catalog import load_service
 from clover.core.application import ServiceModel
 from clover.core.configuration import Configuration, FleetCounts, GpuConfiguration, GpuId, InstanceKind

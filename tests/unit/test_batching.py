@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cli.batching_options import batching_arguments, batching_of
-from clover.agents.assembly import make_fleet
+from clover.agents.fleet import make_fleet
 from clover.catalog import load_service
 from clover.core.batching import Batching
 from clover.errors import ConfigurationError

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from support import a_target, telemetry
 
-from clover.agents.by_hand import Order, cut, empty, fill, target_of
+from clover.agents.orders import Order, cut, empty, fill, target_of
 from clover.bus.messages import EnergyCounters, GpuTarget, GpuTelemetry, InstanceTarget, InstanceTelemetry, Target
 from clover.errors import ConfigurationError
 

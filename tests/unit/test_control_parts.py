@@ -14,8 +14,9 @@ from clover.catalog import load_service
 from clover.core.admission import admission_bound
 from clover.core.calibration import Calibrator, DriftEstimate, Factors, Sample, calibrated
 from clover.core.configuration import PARKED, Configuration, FleetCounts, GpuConfiguration, GpuId, InstanceKind
+from clover.core.control import PlanReady
 from clover.core.fencing import CHANGE_PATIENCE_S, FAILED_PATIENCE_S, HEALTHY_FIRST_S, Fence
-from clover.core.guard import GuardLevel, GuardSettings, SlaGuard, wilson
+from clover.core.guard import GuardLevel, GuardSettings, SlaGuard, measures, wilson
 from clover.core.load import (
     GRID_RATIO,
     LoadEstimate,
@@ -25,6 +26,7 @@ from clover.core.load import (
     rate_to_plan,
     undercuts,
 )
+from clover.core.news import News
 from clover.core.queueing import evaluate
 from clover.core.rolling import ROLL_LATE_LIMIT, Step, next_step
 from clover.core.transitions import STATES, TRANSITIONS, Story, state_diagram, target_of
@@ -141,6 +143,31 @@ def test_wilsons_bounds_hold_the_share_between_them(late: int, answered: int) ->
     low, high = wilson(late, answered)
     assert 0.0 <= low <= late / answered + 1e-12
     assert late / answered <= high + 1e-12 <= 1.0 + 1e-12
+
+
+@pytest.mark.parametrize(
+    ("news", "at_once", "ends_roll"),
+    [
+        (News(), None, None),
+        (News(drift="slower", override="pinned"), None, None),
+        (News(guard="late", raised=True), ("sla", "late"), ("sla", "late")),
+        (News(guard="in time again"), ("sla", "in time again"), None),
+        (News(ready=PlanReady(trigger="load", reason="more")), ("load", "more"), None),
+        (
+            News(guard="late", raised=True, ready=PlanReady(trigger="load", reason="more")),
+            ("sla", "late"),
+            ("sla", "late"),
+        ),
+    ],
+)
+def test_what_is_not_held_back(news: News, at_once: object, ends_roll: object) -> None:
+    assert (news.at_once(), news.ends_roll()) == (at_once, ends_roll)
+    news.decided()
+    assert (news.at_once(), news.ends_roll(), news.drift, news.override) == (None, None, "", "")
+
+
+def test_nothing_is_woken_where_nothing_is_parked() -> None:
+    assert set(measures(parked=True)) - set(measures(parked=False)) == {"wake"}
 
 
 # --- load -----------------------------------------------------------------------------------------------------------

@@ -264,6 +264,36 @@ def test_a_gpu_that_fails_to_change_is_rolled_back_and_planned_without() -> None
     assert machine.handle(Decided(configuration=kept), 200.0) == [Settle(unchanged=True)]
 
 
+def test_what_failed_in_a_roll_that_was_taken_over_is_rolled_back_to_what_it_was() -> None:
+    first = ControllerMachine(rate_rps=5.0)
+    serving(first)
+    first.handle(LoadSeen(load=LoadEstimate.sure(50.0)), 2.0)
+    send = only(first.handle(Decided(configuration=everywhere(HALVES, "n1")), 2.0), Send)
+    assert isinstance(send, Send)
+    assert dict(send.before) == dict.fromkeys(send.changed, WHOLE)
+    second = ControllerMachine(rate_rps=5.0)
+    second.resume(
+        assigned=send.configuration.as_dict(),
+        wanted=everywhere(HALVES, "n1").as_dict(),
+        epoch=2,
+        effective=300.0,
+        rate_rps=50.0,
+        now_s=10.0,
+        before=send.before,
+    )
+    second.handle(IntensitySeen(effective=300.0), 10.0)
+    told = _refusing(second, 2, send.changed[0].index, 11.0)
+    said = [(command.kind, command.subject) for command in told if isinstance(command, Say)]
+    assert ("gpu.rolled_back", str(send.changed[0])) in said
+    ask = only(told, Decide)
+    assert isinstance(ask, Decide)
+    assert send.changed[0] not in ask.gpus
+    kept = Configuration.of(dict.fromkeys(ask.gpus, WHOLE))
+    back = only(second.handle(Decided(configuration=kept), 40.0), Send)
+    assert isinstance(back, Send)
+    assert back.configuration.as_dict()[send.changed[0]] == WHOLE
+
+
 def test_a_gpu_that_could_not_be_woken_is_not_rolled_back() -> None:
     machine = ControllerMachine(rate_rps=5.0)
     machine.handle(IntensitySeen(effective=300.0), 0.0)

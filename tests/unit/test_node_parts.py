@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,14 @@ import pytest
 from support import run
 
 from clover.agents.power_switch import PowerCommandError, PowerSwitch, power_switch, require_hooks
+from clover.catalog import load_service
+from clover.core.begin import MAX_DELIVERIES, Taken, ending_after_failure, ending_at_once
 from clover.core.configuration import GpuConfiguration, InstanceKind
+from clover.core.contention import CONTENTION_TIME_CONSTANT_S, MeanBusy
 from clover.core.fair_share import GIVE_UP_AFTER, FairShare
 from clover.core.offer import make_offer
+from clover.core.outcome import Outcome
+from clover.core.retry import HEALTHY_AFTER_S, RETRY_FIRST_S, RETRY_MOST_S, RetryPause
 from clover.core.tiers import MAX_TIERS, accuracy_tiers, tier_of
 from clover.core.transition import LiveInstance, plan_transition
 from clover.errors import ConfigurationError
@@ -169,3 +175,69 @@ def test_power_commands_are_checked_before_anything_starts() -> None:
         require_hooks("nvml", "off", off=" ")
     require_hooks("nvml", "off", off="x")
     require_hooks("sim", "off", off="")
+
+
+# --- requests -------------------------------------------------------------------------------------------------------
+
+ALBERT = load_service("albert", "a100-40gb").application
+
+
+def taken(**changes: object) -> Taken:
+    values: dict[str, object] = {"application": "albert", "deadline_ms": 1000.0, "times_delivered": 1}
+    return Taken(**(values | changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("request_", "outcome", "dead", "told"),
+    [
+        (taken(), None, False, ""),
+        (taken(deadline_ms=500.0), None, False, ""),
+        (taken(deadline_ms=499.0), Outcome.EXPIRED, False, "before work began"),
+        (taken(times_delivered=MAX_DELIVERIES), None, False, ""),
+        (taken(times_delivered=MAX_DELIVERIES + 1), Outcome.FAILED, True, "delivered 4 times"),
+        (taken(application="bert"), Outcome.FAILED, True, "'bert' is not served here, expected 'albert'"),
+        (taken(min_accuracy_pct=ALBERT.largest.accuracy_pct), None, False, ""),
+        (taken(min_accuracy_pct=99.0), Outcome.FAILED, False, "min_accuracy 99.0: expected at most"),
+        # The deadline is looked at first: nobody waits for the rest.
+        (taken(deadline_ms=1.0, application="bert"), Outcome.EXPIRED, False, "before work began"),
+    ],
+)
+def test_what_must_not_begin_ends_at_once(request_: Taken, outcome: Outcome | None, dead: bool, told: str) -> None:
+    ending = ending_at_once(request_, ALBERT, 500.0)
+    assert (ending.outcome if ending else None, ending.dead if ending else False) == (outcome, dead)
+    assert told in (ending.reason if ending else "")
+
+
+@pytest.mark.parametrize(("tries", "given_up"), [(1, False), (MAX_DELIVERIES - 1, False), (MAX_DELIVERIES, True)])
+def test_a_request_under_which_workers_die_is_given_up_in_the_end(tries: int, given_up: bool) -> None:
+    ending = ending_after_failure(tries, "exit code 3")
+    assert (ending is not None and ending.dead and "exit code 3" in ending.reason) is given_up
+
+
+def test_the_mean_busy_fraction_forgets_with_its_time_constant() -> None:
+    mean = MeanBusy(100.0)
+    mean.cut(100.0 + 10 * CONTENTION_TIME_CONSTANT_S, busy=2, live=4)
+    assert mean.fraction == pytest.approx(0.5, abs=1e-4)
+    at_s = mean.at_s
+    mean.cut(at_s - 5.0, busy=4, live=4)
+    assert (mean.at_s, mean.fraction) == (at_s, pytest.approx(0.5, abs=1e-4))
+    mean.cut(at_s + CONTENTION_TIME_CONSTANT_S, busy=0, live=0)
+    assert mean.fraction == pytest.approx(0.5 / math.e, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("failures_s", "pause_s"),
+    [
+        ([0.0], RETRY_FIRST_S),
+        ([0.0, 1.0], 2 * RETRY_FIRST_S),
+        ([0.0, 1.0, 3.0], 4 * RETRY_FIRST_S),
+        ([float(each) for each in range(20)], RETRY_MOST_S),
+        ([0.0, 1.0, 1.0 + HEALTHY_AFTER_S], 4 * RETRY_FIRST_S),
+        ([0.0, 1.0, 1.1 + HEALTHY_AFTER_S], RETRY_FIRST_S),
+    ],
+)
+def test_pauses_grow_until_all_has_been_well_for_a_while(failures_s: list[float], pause_s: float) -> None:
+    retry = RetryPause()
+    for at_s in failures_s:
+        retry.failed(at_s)
+    assert retry.pause_s == pause_s

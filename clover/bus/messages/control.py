@@ -146,6 +146,8 @@ class PlanRecord(Message, frozen=True):
         fenced: GPUs (`node/gpuN`) that were left out because they are broken.
         calibration: Of the table that it was decided with.
         tiers: Accuracy tiers from the least accurate variant's; admission refuses what the plan does not hold.
+        before: Of a roll: what the GPUs that change under `epoch` served with before, per node; what fails to change
+            is to be that again, whichever controller sees it fail.
     """
 
     epoch: int
@@ -177,6 +179,7 @@ class PlanRecord(Message, frozen=True):
     fenced: tuple[str, ...] = ()
     calibration: Calibration = Calibration()
     tiers: tuple[Tier, ...] = ()
+    before: dict[str, tuple[GpuTarget, ...]] = msgspec.field(default_factory=dict[str, tuple[GpuTarget, ...]])
 
 
 class Pin(Message, frozen=True):

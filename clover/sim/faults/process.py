@@ -21,12 +21,13 @@ from typing import Any, Literal
 
 import msgspec
 
-from clover.agents.assembly import Fleet, make_carbon_monitor, make_controller, make_fleet, make_node
+from clover.agents.assembly import make_carbon_monitor, make_controller, make_node
 from clover.agents.carbon_monitor import CarbonSettings
 from clover.agents.controller import ControllerSettings
-from clover.agents.decision import Goals
+from clover.agents.fleet import Fleet, make_fleet
 from clover.agents.generator import Generator
 from clover.agents.generator_settings import GeneratorSettings
+from clover.agents.goals import Goals
 from clover.agents.node import NodeSettings
 from clover.agents.runtime import run_agent
 from clover.agents.system_clock import SystemClock
