@@ -75,7 +75,7 @@ def test_exact_with_parking_is_as_predicted_and_wakes_before_it_stops() -> None:
 BY_SHARES = {
     "one node": ("yolov5", 0.3, (2,), 5.0, 250.0),
     # An instance is asked for four fifths of the requests, of which it can take less than half: it is always preferred.
-    "more than can be had": ("albert", 0.5, (5, 5), 12.5, 125.0),
+    "more than can be had": ("albert", 0.5, (5, 5), 12.5, 150.0),
 }
 
 
