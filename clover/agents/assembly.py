@@ -25,6 +25,7 @@ from clover.errors import ConfigurationError
 from clover.plan.live import LiveScheme
 from clover.plan.problem import Scheme
 from clover.plan.schemes import is_fixed, make_scheme
+from clover.plan.space import known_multisets
 from clover.power.host_estimate import CpuEstimateMeter
 from clover.power.nvml import NvmlMeter
 from clover.power.rapl import RaplMeter
@@ -60,8 +61,8 @@ class Fleet:
 
     @property
     def multisets(self) -> tuple[tuple[str, ...], ...]:
-        """Partitions worth trying: the maximal ones."""
-        return maximal_multisets(self.board)
+        """Partitions worth trying: the maximal ones, of profiles that the table knows."""
+        return known_multisets(self.model, maximal_multisets(self.board))
 
 
 def table_model(backend: str, board: str) -> str:
