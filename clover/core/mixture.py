@@ -1,8 +1,9 @@
 """The 95th percentile of requests that were served under several plans, each with an evaluation of its own. Pure.
 
 The mean of percentiles is not the percentile of all: those of a slow plan are the slowest of all requests. Of each plan
-two points of its tail are known, its own 95th percentile and the fraction that is later than the SLA; between and
-beyond them the latency is taken as log-normal, which service times are.
+two points of its tail are known, its own 95th percentile and the fraction that is later than the SLA; beyond the first
+the latency is taken as log-normal through both. Below it, where hardly anybody has waited, it is spread no more than
+service times are.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from statistics import NormalDist
 _NORMAL = NormalDist()
 _Z95 = _NORMAL.inv_cdf(0.95)
 #: Fractions beyond these say no more than that there are hardly any, or hardly any others.
-_LEAST, _MOST = 1e-9, 1.0 - 1e-9
-#: Sigma where the two points are one, and its bounds.
-_USUAL_SIGMA, _LEAST_SIGMA, _MOST_SIGMA = 0.3, 0.02, 2.0
+_LEAST, _MOST = 1e-15, 1.0 - 1e-15
+#: Spread of service times, and the bounds of a spread.
+_USUAL_SIGMA, _LEAST_SIGMA, _MOST_SIGMA = 0.25, 0.02, 2.0
 _STEPS = 60
 
 
@@ -51,9 +52,15 @@ def p95_of_all(parts: Sequence[Part], sla_ms: float) -> float:
     for _ in range(_STEPS):
         middle = (low + high) / 2.0
         log = math.log(middle)
-        beyond = sum(n * _NORMAL.cdf(-(_Z95 + (log - at) / sigma)) for n, at, sigma in tails)
+        beyond = sum(n * _beyond(log - at, sigma) for n, at, sigma in tails)
         low, high = (middle, high) if beyond > 0.05 * total else (low, middle)
     return (low + high) / 2.0
+
+
+def _beyond(distance: float, sigma: float) -> float:
+    """Return the fraction beyond a latency whose logarithm is this far from that of the 95th percentile."""
+    spread = sigma if distance > 0.0 else min(sigma, _USUAL_SIGMA)
+    return _NORMAL.cdf(-(_Z95 + distance / spread))
 
 
 def _sigma(part: Part, sla_ms: float) -> float:

@@ -180,7 +180,7 @@ def test_death_in_mid_request_is_survived_and_memory_fails_its_request_alone(tmp
             assert (tmp_path / "died").exists()
             assert [replies[i].payload for i in (0, 2, 4)] == [b"a", b"b", b"c"]
 
-    run(scenario(), limit_s=60.0)
+    run(scenario(), limit_s=100.0)
 
 
 def test_a_hung_worker_is_replaced_and_its_request_expires(tmp_path: Path, moody: str) -> None:
@@ -191,7 +191,7 @@ def test_a_hung_worker_is_replaced_and_its_request_expires(tmp_path: Path, moody
             assert hung.outcome is Outcome.EXPIRED
             assert (answered.outcome, answered.payload) == (Outcome.OK, b"a")
 
-    run(scenario(), limit_s=60.0)
+    run(scenario(), limit_s=100.0)
 
 
 @pytest.mark.slow
@@ -226,7 +226,7 @@ def test_what_is_no_picture_or_too_large_fails_alone_and_the_others_are_answered
             (after,) = await deployment.outcomes([deployment.request(picture, kind)])
             assert after.outcome is Outcome.OK
 
-    run(scenario(), limit_s=60.0)
+    run(scenario(), limit_s=100.0)
 
 
 @pytest.mark.slow
@@ -247,7 +247,7 @@ def test_an_empty_question_fails_alone_and_a_long_text_is_cut_and_said_to_be(tmp
             assert "question" in empty.reason
             assert garbage.reason
 
-    run(scenario(), limit_s=60.0)
+    run(scenario(), limit_s=100.0)
 
 
 #: What is wrong with the weights or the family of a variant, and what people are told.

@@ -35,7 +35,7 @@ def test_of_several_it_is_that_of_all_their_requests(slow: int, sla_ms: float) -
         median * np.exp(sigma * rng.standard_normal(2_000 * n))
         for n, median, sigma in ((100 - slow, 35.0, 0.2), (slow, 60.0, 0.25))
     ]
-    assert p95_of_all(parts, sla_ms) == pytest.approx(np.quantile(np.concatenate(drawn), 0.95), rel=0.01)
+    assert p95_of_all(parts, sla_ms) == pytest.approx(np.quantile(np.concatenate(drawn), 0.95), rel=0.02)
 
 
 @pytest.mark.parametrize("late", [0.0, 0.05, 1.0])
