@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -222,6 +223,8 @@ def controller(
     backend: options.Backend = "sim",
     board: options.Board = "a100-40gb",
     profile: options.Profile = None,
+    max_batch_size: MaxBatchSize = 1,
+    max_queue_delay: MaxQueueDelay = None,
     metrics_port: options.MetricsPort = None,
     seed: options.Seed = 0,
     deployment: options.Deployment = "clover",
@@ -236,6 +239,7 @@ def controller(
     from clover.agents.assembly import checked_evaluate, make_controller  # noqa: PLC0415 - keeps --help fast
     from clover.agents.controller import ControllerSettings  # noqa: PLC0415
     from clover.agents.plan_metrics import PlanWatch  # noqa: PLC0415
+    from clover.agents.planner import in_a_yielding_thread  # noqa: PLC0415
     from clover.plan.schemes import make_scheme  # noqa: PLC0415
 
     here = options.where(deployment, redis, state_dir, wait)
@@ -252,6 +256,10 @@ def controller(
         gpus=gpus,
     )
     checked_evaluate(evaluate, scheme, goals)
+    batching = batching_of(fleet, max_batch_size, max_queue_delay, sla_ms=goals.sla_ms)
+    fleet = replace(fleet, model=batching.planned_with(fleet.model))
+    # Emulated GPUs are cores of this host: planning must not slow what serves on them.
+    compute = in_a_yielding_thread() if backend == "cpu" else asyncio.to_thread
     settings = ControllerSettings(
         name=name or options.unique_name(),
         rate_rps=options.rate_of(rate, gpus, fleet),
@@ -268,7 +276,7 @@ def controller(
             bus=bus,
             clock=clock,
             seed=seed,
-            compute=asyncio.to_thread,
+            compute=compute,
             evaluate=evaluate,
         )
 

@@ -18,7 +18,7 @@ MaxBatchSize: TypeAlias = Annotated[
     int,
     typer.Option(
         "--max-batch-size",
-        help="Most requests that one instance answers together (1: no batching). Predictions are for single requests.",
+        help="Most requests that one instance answers together (1: no batching); the table must be of this size.",
         envvar="CLOVER_MAX_BATCH_SIZE",
     ),
 ]
@@ -35,13 +35,12 @@ MaxQueueDelay: TypeAlias = Annotated[
 
 
 def batching_of(fleet: Fleet, size: int, delay_s: float | None, *, sla_ms: float | None = None) -> Batching:
-    """Return what was asked for, checked against backend, family and, where it is known, SLA.
+    """Return what was asked for, checked against backend, family, table and, where it is known, SLA.
 
     Raises:
         ConfigurationError: It cannot be kept; names the option.
     """
     from clover.core.batching import Batching  # noqa: PLC0415 - keeps --help fast
-    from clover.serving.family import family_names, forms_batches  # noqa: PLC0415
 
     try:
         batching = Batching(max_batch_size=size, max_queue_delay_s=delay_s or 0.0)
@@ -49,14 +48,36 @@ def batching_of(fleet: Fleet, size: int, delay_s: float | None, *, sla_ms: float
             batching.check(fleet.model, sla_ms)
     except ValueError as error:
         raise ConfigurationError(f"--max-batch-size, --max-queue-delay: {error}") from error
-    family = fleet.model.application.servicer
-    if batching.is_on and fleet.backend == "sim":
+    check_batches(fleet, size, option="--max-batch-size")
+    try:
+        batching.check_table(fleet.model.table)
+    except ValueError as error:
         raise ConfigurationError(
-            f"--max-batch-size = {size}: expected 1 with --backend sim, simulated instances serve one request at a time"
-        )
-    if batching.is_on and family in family_names() and not forms_batches(family):
-        raise ConfigurationError(f"--max-batch-size = {size}: expected 1, the family {family!r} forms no batches")
+            str(error),
+            hint=f"measure one: clover profile sweep --batch-size {size}; "
+            f"or serve with --max-batch-size {fleet.model.table.batch_size}",
+        ) from error
     return batching
+
+
+def check_batches(fleet: Fleet, size: int, *, option: str) -> None:
+    """Refuse batches that the backend or the family of an application cannot form, or that are too large.
+
+    Raises:
+        ConfigurationError: They cannot be had; names the option.
+    """
+    from clover.core.batching import MAX_BATCH_SIZE  # noqa: PLC0415 - keeps --help fast
+    from clover.serving.family import family_names, forms_batches  # noqa: PLC0415
+
+    if not 1 <= size <= MAX_BATCH_SIZE:
+        raise ConfigurationError(f"{option} = {size}: expected 1 to {MAX_BATCH_SIZE}")
+    family = fleet.model.application.servicer
+    if size > 1 and fleet.backend == "sim":
+        raise ConfigurationError(
+            f"{option} = {size}: expected 1 with --backend sim, simulated instances serve one request at a time"
+        )
+    if size > 1 and family in family_names() and not forms_batches(family):
+        raise ConfigurationError(f"{option} = {size}: expected 1, the family {family!r} forms no batches")
 
 
 def tell_batching(text: str) -> None:

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import time
-from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli import options, real_models
+from cli.batching_options import check_batches
 from cli.output import print_json, tell
 from cli.profile_files import energy_source, host, provenance, read, weights_text, write
+from cli.profile_measuring import Amount, bench_of, path_ms, sweep_cells
 from cli.profile_power import power
 from cli.profile_tables import print_difference, print_figures, print_table
 
 if TYPE_CHECKING:
-    from clover.agents.bench import Bench
     from clover.agents.fleet import Fleet
     from clover.core.configuration import GpuConfiguration
     from clover.core.profiling import CellMeasurement
@@ -36,6 +34,18 @@ Limit = Annotated[
     ),
 ]
 Variants = Annotated[str, typer.Option("--variants", help="Comma-separated variants (default: all).")]
+ThinkTime = Annotated[
+    float | None,
+    typer.Option(
+        "--think-time",
+        parser=options.parse_duration,
+        metavar="DURATION",
+        help="Mean pause of a client between two answers (default: 100ms; sim: 0s, back to back).",
+    ),
+]
+BatchSize = Annotated[
+    int, typer.Option("--batch-size", help="Requests answered with one inference; what is served must be the same.")
+]
 
 
 @app.command()
@@ -49,6 +59,8 @@ def run(
     requests: Requests = 100,
     warm_up: WarmUp = 5,
     cell_limit: Limit = "10m",  # pyright: ignore[reportArgumentType] - parsed like a flag
+    think_time: ThinkTime = None,
+    batch_size: BatchSize = 1,
     gpus: Gpus = 1,
     application: options.App = "efficientnet_lite",
     backend: options.Backend = "cpu",
@@ -58,7 +70,7 @@ def run(
     profile: options.Profile = None,
     as_json: options.Json = False,
 ) -> None:
-    """Measure one configuration: one client per instance, back to back.
+    """Measure one configuration: one client per instance, which pauses between its requests.
 
     Example: clover profile run --app efficientnet_lite --partition 4g+3g --variants lite2,lite0
     """
@@ -75,8 +87,10 @@ def run(
         raise ConfigurationError(f"--variants = {variants!r}: expected one, or one for each of {'+'.join(sizes)}")
     cell = GpuConfiguration(tuple(InstanceKind(s, _variant(fleet, v)) for s, v in zip(sizes, names, strict=True)))
 
+    amount = _amount(fleet, requests, warm_up, cell_limit, think_time, batch_size)
+
     async def measure() -> CellMeasurement:
-        async with _bench(fleet, application, gpus, weights, inputs, (requests, warm_up, cell_limit)) as bench:
+        async with bench_of(fleet, application, gpus, weights, inputs, amount) as bench:
             return await bench.measure(cell)
 
     real_models.tell_weights(weights)
@@ -89,6 +103,8 @@ def run(
             {
                 "application": fleet.model.application.name,
                 "cell": measured.cell,
+                "batch_size": batch_size,
+                "think_time_s": amount.think_s,
                 "seconds": measured.seconds,
                 "weights": weights_text(weights),
                 "energy_source": energy_source(backend),
@@ -117,6 +133,8 @@ def sweep_command(
     requests: Requests = 40,
     warm_up: WarmUp = 3,
     cell_limit: Limit = "60s",  # pyright: ignore[reportArgumentType] - parsed like a flag
+    think_time: ThinkTime = None,
+    batch_size: BatchSize = 1,
     gpus: Gpus = 1,
     application: options.App = "efficientnet_lite",
     backend: options.Backend = "cpu",
@@ -131,13 +149,14 @@ def sweep_command(
     Example: clover profile sweep --backend cpu --app efficientnet_lite --gpus 1 --out mine.json
     """
     from clover.agents.sweep import SweepFile, SweepHead  # noqa: PLC0415 - keeps --help fast
-    from clover.core.profiling import fit_table  # noqa: PLC0415
+    from clover.core.table_fit import fit_table  # noqa: PLC0415
     from clover.errors import ConfigurationError  # noqa: PLC0415
 
     fleet = _fleet(application, backend, board, profile)
     name = fleet.model.application.name
     table_path = out or Path(f"profile-{name}-{backend}.json")
     cells = _cells(fleet, variants, profiles, partitions, all_assignments=all_assignments)
+    amount = _amount(fleet, requests, warm_up, cell_limit, think_time, batch_size)
     head = SweepHead(
         application=name,
         backend=backend,
@@ -147,18 +166,22 @@ def sweep_command(
         requests=requests,
         warm_up=warm_up,
         host=host(),
+        think_s=amount.think_s,
+        batch_size=batch_size,
     )
     file = SweepFile(table_path.with_suffix(".cells.jsonl"), head)
     real_models.tell_weights(weights)
 
-    async def measure_all() -> None:
-        async with _bench(fleet, application, gpus, weights, inputs, (requests, warm_up, cell_limit)) as bench:
-            await _sweep(file, cells, bench)
+    async def measure_all() -> tuple[float, ...]:
+        async with bench_of(fleet, application, gpus, weights, inputs, amount) as bench:
+            await sweep_cells(file, cells, bench)
+        return await path_ms(fleet, inputs, amount)
 
-    asyncio.run(measure_all())
+    path = asyncio.run(measure_all())
     whole = fleet.board.basic_profiles[0].size
+    story = provenance(fleet, backend, weights, think_s=amount.think_s, batch_size=batch_size, path_ms=path)
     try:
-        table = fit_table(fleet.model.application, file.newest(), provenance(fleet, backend, weights), whole)
+        table = fit_table(fleet.model.application, file.newest(), story, whole)
     except ValueError as error:
         raise ConfigurationError(
             f"there is no table yet: {error}", hint="measurements are kept; run it again without restricting it"
@@ -169,7 +192,8 @@ def sweep_command(
     else:
         print_table(table)
         tell(f"written to {table_path}")
-        tell(f"use it with: clover up --app {application} --backend {backend} --profile {table_path}")
+        batches = f" --max-batch-size {batch_size}" if batch_size > 1 else ""
+        tell(f"use it with: clover up --app {application} --backend {backend} --profile {table_path}{batches}")
 
 
 @app.command()
@@ -213,73 +237,17 @@ def diff(
         print_difference(rows, str(first), str(second))
 
 
-# --- measuring
+# --- what is asked for
 
 
-async def _sweep(file: Any, cells: list[GpuConfiguration], bench: Bench) -> None:
-    """Measure with a line of progress per configuration and the time that is left."""
-    from clover.agents.sweep import sweep  # noqa: PLC0415 - keeps --help fast
-    from clover.core.profiling import figures  # noqa: PLC0415
-
-    todo = sum(1 for cell in cells if not file.has(cell))
-    if done := len(cells) - todo:
-        tell(f"{done} of {len(cells)} configurations have been measured before")
-    began_s, number = time.monotonic(), 0
-    async for measured in sweep(file, cells, bench.measure):
-        number += 1
-        left_s = (time.monotonic() - began_s) / number * (todo - number)
-        means = ", ".join(f"{figures('', i)['mean_ms']:.1f} ms" for i in measured.instances[:7])
-        what = f"mean {means}" if measured.outcome == "ok" else f"{measured.outcome}: {measured.reason}"
-        tell(f"{number}/{todo}  {measured.cell}: {what}; about {left_s:.0f} s left")
-
-
-@contextlib.asynccontextmanager
-async def _bench(
-    fleet: Fleet,
-    app_name: str,
-    gpus: int,
-    weights: str,
-    inputs: Path | None,
-    amount: tuple[int, int, float],
-) -> AsyncIterator[Bench]:
-    """Give a bench on the fleet's backend; everything that it starts has ended afterwards."""
-    from clover.agents.bench import Bench, BenchSettings  # noqa: PLC0415 - keeps --help fast
-    from clover.agents.system_clock import SystemClock  # noqa: PLC0415
-    from mig.simulated import SimulatedGpu  # noqa: PLC0415
-
-    change = fleet.model.table.change
-    boards = [
-        SimulatedGpu(
-            fleet.board, index, seed=index, sleep=asyncio.sleep, create_s=change.create_s, destroy_s=change.destroy_s
-        )
-        for index in range(gpus)
-    ]
-    servicer = _servicer(fleet, app_name, weights, gpus)
-    requests, warm_up, limit_s = amount
-    try:
-        yield Bench(
-            gpus=boards,
-            servicer=servicer,
-            application=fleet.model.application,
-            inputs=real_models.inputs_of(fleet, inputs),
-            clock=SystemClock(),
-            settings=BenchSettings(requests=requests, warm_up=warm_up, limit_s=limit_s),
-        )
-    finally:
-        await servicer.close()
-
-
-def _servicer(fleet: Fleet, app_name: str, weights: str, gpus: int) -> Any:
-    from random import Random  # noqa: PLC0415 - keeps --help fast
-
-    from clover.serving.availability import require_models  # noqa: PLC0415
-    from clover.serving.simulated import SimulatedServicer  # noqa: PLC0415
-
-    if fleet.backend == "sim":
-        # All instances are always busy in a closed loop.
-        return SimulatedServicer(model=fleet.model, rng=Random(0), contention=lambda: 1.0)  # noqa: S311 - simulation
-    require_models(fleet.model.application.servicer)
-    return real_models.process_servicer(None, fleet, app=app_name, weights=weights, gpus=gpus)()
+def _amount(
+    fleet: Fleet, requests: int, warm_up: int, limit_s: float, think_s: float | None, batch_size: int
+) -> Amount:
+    """Return how much is to be measured, if the backend and the family can do it."""
+    check_batches(fleet, batch_size, option="--batch-size")
+    # A simulated instance does not care about the time between requests, and nobody wants to wait for it.
+    pause_s = (0.1 if fleet.backend != "sim" else 0.0) if think_s is None else think_s
+    return Amount(requests=requests, warm_up=warm_up, limit_s=limit_s, think_s=pause_s, batch_size=batch_size)
 
 
 def _fleet(app_name: str, backend: str, board: str, profile: Path | None) -> Fleet:

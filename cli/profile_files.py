@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from clover.agents.fleet import Fleet
-    from clover.core.profiling import Provenance
+    from clover.core.table_fit import Provenance
 
 
-def provenance(fleet: Fleet, backend: str, weights: str) -> Provenance:
+def provenance(
+    fleet: Fleet, backend: str, weights: str, *, think_s: float, batch_size: int, path_ms: tuple[float, ...]
+) -> Provenance:
     """Return what a closed loop does not measure: from the shipped table if there is one, else assumed."""
     from clover.catalog import gpu_models_with_table, load_table  # noqa: PLC0415 - keeps --help fast
     from clover.core.application import ChangeTimes  # noqa: PLC0415
-    from clover.core.profiling import Provenance  # noqa: PLC0415
+    from clover.core.table_fit import Provenance  # noqa: PLC0415
 
     table = fleet.model.table
     source = "of the simulated table"
@@ -42,6 +44,9 @@ def provenance(fleet: Fleet, backend: str, weights: str) -> Provenance:
             worker_start_s=0.0,
             provenance="a slice of a core needs nothing created" if backend == "cpu" else change.provenance,
         ),
+        think_s=think_s,
+        batch_size=batch_size,
+        path_ms=path_ms,
     )
 
 

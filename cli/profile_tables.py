@@ -38,6 +38,10 @@ def print_table(table: dict[str, Any]) -> None:
     _print(shown)
     print(f"promise     p95 {table['sla_p95_ms']:g} ms ({table['sla_source']})")
     print(f"spread      host {table['host_lognormal_sigma']:g}, instance {table['gpu_lognormal_sigma']:g} (log-normal)")
+    if table.get("transport_ms"):
+        print(f"transport   {table['transport_ms']:.1f} ms beside the service ({table['transport_source']})")
+    if table.get("batch_size", 1) > 1:
+        print(f"batches     times are of {table['batch_size']} requests that are answered together, J of one")
     print(f"power       idle {table['idle_power_w']:g} W, parked {table['parked_power_w']:g} W per GPU")
     print(f"source      {table['provenance']}")
     for cell, reason in table.get("measurement", {}).get("not_measured", {}).items():

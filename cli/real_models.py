@@ -51,11 +51,11 @@ def process_servicer(
     from clover.core.outcome import default_deadline_s  # noqa: PLC0415
     from clover.serving.pinning import cores_of_gpus  # noqa: PLC0415
     from clover.serving.process import ProcessServicer  # noqa: PLC0415
-    from clover.serving.worker import WorkerSettings  # noqa: PLC0415
+    from clover.serving.worker_process import WorkerSettings  # noqa: PLC0415
 
     recipes = load_recipes(app, weights)
     # What has not answered by the deadline of its request never will.
-    request_s = max(WorkerSettings().request_s, default_deadline_s(fleet.model.table.sla_p95_ms))
+    request_s = default_deadline_s(fleet.model.table.sla_p95_ms)
     if log_folder is not None:
         log_folder.mkdir(parents=True, exist_ok=True)
 

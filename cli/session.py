@@ -224,6 +224,7 @@ class UpSession:
                     *("--first-core", str(1 + sum(s.gpus[: number - 1]))),
                     *common,
                     *s.node_options,
+                    *s.batches,
                     *park,
                     # Nodes must not repeat each other's random numbers.
                     *("--seed", str(s.seed * 100 + number)),
@@ -243,6 +244,7 @@ class UpSession:
             *("--evaluate", s.evaluate),
             *fleet,
             *common,
+            *s.batches,
             *self._metrics(len(s.gpus) + 1),
         ]
         generator = ChildSpec(name=GENERATOR, arguments=lambda: self._generator_arguments([*fleet, *common]), once=True)

@@ -142,7 +142,7 @@ def up(
         weights=weights,
         inputs=inputs,
         input_roots=input_root or [],
-        batches=(max_batch_size, max_queue_delay),
+        served_together=(max_batch_size, max_queue_delay),
         faithful=faithful,
         evaluate=evaluate,
         duration_s=duration,

@@ -31,6 +31,7 @@ class UpSettings:
         park_w: Power of a parked GPU in W, None for the table's.
         shared: Options that every agent gets.
         node_options: Options that node agents get beside.
+        batches: Options that node agents and controller get beside: how requests are served together.
         carbon, pue: Grid.
         scheme, faithful, evaluate: Planning.
         duration_s: How long requests become due, None until stopped.
@@ -52,6 +53,7 @@ class UpSettings:
     park_w: float | None
     shared: tuple[str, ...]
     node_options: tuple[str, ...]
+    batches: tuple[str, ...]
     carbon: carbon_options.CarbonChoice
     pue: float
     scheme: str
@@ -86,7 +88,7 @@ def check(
     weights: str,
     inputs: Path | None,
     input_roots: list[str],
-    batches: tuple[int, float | None],
+    served_together: tuple[int, float | None],
     lambda_: float,
     asks: dict[str, Any],
     park_w: float | None,
@@ -115,7 +117,7 @@ def check(
         real_models.tell_weights(weights)
     goals = options.goals(fleet, lambda_=lambda_, sla=sla, gpus=count, **asks)
     checked_evaluate(rest["evaluate"], scheme, goals)
-    batching = batching_of(fleet, *batches, sla_ms=goals.sla_ms)
+    batching = batching_of(fleet, *served_together, sla_ms=goals.sla_ms)
     if backend == "cpu":
         real_models.check_memory(workers=count * fleet.board.compute_slices, each_mb=real_models.worker_mb(application))
     shared = [
@@ -130,7 +132,7 @@ def check(
     ]
     if profile is not None:
         shared += ["--profile", str(profile.resolve())]
-    node_options = (*_power_options(power, backend, goals.parking), *batching_arguments(batching))
+    node_options = _power_options(power, backend, goals.parking)
     if helper is not None:
         node_options += ("--helper", str(helper.resolve()))
     return UpSettings(
@@ -142,6 +144,7 @@ def check(
         park_w=park_w,
         shared=tuple(shared),
         node_options=node_options,
+        batches=batching_arguments(batching),
         carbon=carbon,
         pue=pue,
         scheme=scheme,

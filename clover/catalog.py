@@ -89,6 +89,9 @@ class _TableFile(msgspec.Struct, forbid_unknown_fields=True):
     parked_power_source: str = ""
     off_power_w: float = 0.0
     host_power_w: float | None = None
+    transport_ms: float = 0.0
+    transport_source: str = ""
+    batch_size: int = 1
     # How it was measured: read by people, not by the planner.
     measurement: dict[str, Any] = {}
 
@@ -337,6 +340,8 @@ def _table(parsed: _TableFile) -> PerformanceTable:
         idle_power_w=parsed.idle_power_w,
         parked_power_w=parsed.parked_power_w,
         off_power_w=parsed.off_power_w,
+        transport_ms=parsed.transport_ms,
+        batch_size=parsed.batch_size,
         host_lognormal_sigma=parsed.host_lognormal_sigma,
         gpu_lognormal_sigma=parsed.gpu_lognormal_sigma,
         host_contention=parsed.host_contention_kappa,

@@ -9,13 +9,22 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from random import Random
 
 from clover.core.application import Application
 from clover.core.clock import Clock
 from clover.core.configuration import GpuConfiguration
 from clover.core.profiling import CellMeasurement, InstanceMeasurement
 from clover.core.transition import plan_transition
-from clover.serving.port import InstanceSpec, OutOfMemoryError, Servicer, ServingError, Worker
+from clover.serving.port import (
+    BatchingWorker,
+    InstanceSpec,
+    OutOfMemoryError,
+    Served,
+    Servicer,
+    ServingError,
+    Worker,
+)
 from clover.serving.worker import ProcessWorker
 from mig.device import Gpu, GpuInstance
 
@@ -25,21 +34,31 @@ class BenchSettings:
     """How much to measure.
 
     Attributes:
-        requests: Answers per instance that count.
+        requests: Answers per instance that count; a batch is one answer.
         warm_up: Answers per instance before those, which do not.
         limit_s: A configuration ends after this long, if every instance has five answers that count.
+        think_s: Mean pause of a client between two answers, exponential. A processor that has paused is slower: its
+            caches hold what others did meanwhile, and it has to wake up. Service is rarely asked for back to back.
+        batch_size: Requests that are answered together.
+        seed: Of the pauses.
     """
 
     requests: int = 40
     warm_up: int = 3
     limit_s: float = 60.0
+    think_s: float = 0.0
+    batch_size: int = 1
+    seed: int = 0
 
     def __post_init__(self) -> None:
         for name in ("requests", "limit_s"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} = {getattr(self, name)}: expected a number above 0")
-        if self.warm_up < 0:
-            raise ValueError(f"warm_up = {self.warm_up}: expected 0 or more")
+        for name in ("warm_up", "think_s"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} = {getattr(self, name)}: expected 0 or more")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size = {self.batch_size}: expected 1 or more")
 
 
 #: Fewer answers than this say nothing.
@@ -96,6 +115,7 @@ class Bench:
         self._inputs = inputs
         self._clock = clock
         self._settings = settings
+        self._rng = Random(settings.seed)  # noqa: S311 - pauses
 
     async def measure(self, cell: GpuConfiguration) -> CellMeasurement:
         """Measure one configuration; what cannot be served is an outcome, not an error."""
@@ -160,14 +180,36 @@ class Bench:
                 group.create_task(self._ask_until_enough(client, number, clients, end_s))
 
     async def _ask_until_enough(self, client: _Client, number: int, clients: list[_Client], end_s: float) -> None:
+        think_s = self._settings.think_s
         while not self._enough(clients, end_s):
-            content_type, payload = self._inputs[(number + client.answers) % len(self._inputs)]
-            served = await client.worker.serve(_Ask(f"bench-{number}-{client.answers}", content_type, payload))
+            if think_s:
+                await asyncio.sleep(self._rng.expovariate(1.0 / think_s))
+            served = await self._answers(client, number)
             client.answers += 1
             if client.answers > self._settings.warm_up:
-                client.service_ms.append(served.service_ms)
-                client.instance_ms.append(served.instance_ms)
-                client.energy_j.append(served.energy_j)
+                client.service_ms.append(max(one.service_ms for one in served))
+                client.instance_ms.append(max(one.instance_ms for one in served))
+                client.energy_j.append(sum(one.energy_j for one in served) / len(served))
+
+    async def _answers(self, client: _Client, number: int) -> list[Served]:
+        """Ask one client's instance for one inference."""
+        size = self._settings.batch_size
+        first = number + client.answers * size
+        asked = [
+            _Ask(f"bench-{number}-{client.answers}-{place}", *self._inputs[(first + place) % len(self._inputs)])
+            for place in range(size)
+        ]
+        if size == 1:
+            return [await client.worker.serve(asked[0])]
+        if not isinstance(client.worker, BatchingWorker):
+            raise ServingError(f"{client.variant} forms no batches", hint="leave --batch-size out")
+        if client.worker.batch_ms is None:
+            raise OutOfMemoryError(f"a batch of {size} does not fit into the {client.device.profile.memory_mib} MiB")
+        answers = await client.worker.serve_together(asked)
+        for answer in answers:
+            if isinstance(answer, ServingError):
+                raise answer
+        return [answer for answer in answers if isinstance(answer, Served)]
 
     def _enough(self, clients: list[_Client], end_s: float) -> bool:
         fewest = min(len(client.service_ms) for client in clients)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from clover.core.application import ServiceModel
 from clover.errors import ConfigurationError
+from clover.plan.space import known_multisets
 from mig.partition import maximal_multisets
 from mig.profiles import GpuModel, gpu_model
 
@@ -28,8 +29,8 @@ class Fleet:
 
     @property
     def multisets(self) -> tuple[tuple[str, ...], ...]:
-        """Partitions worth trying: the maximal ones."""
-        return maximal_multisets(self.board)
+        """Partitions worth trying: the maximal ones, of profiles that the table knows."""
+        return known_multisets(self.model, maximal_multisets(self.board))
 
 
 def table_model(backend: str, board: str) -> str:

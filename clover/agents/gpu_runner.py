@@ -128,21 +128,27 @@ class GpuRunner:
         await self._partition.destroy_half_made()
         live = await self._partition.live(self._ports.pool.on_gpu(self.index))
         transition = plan_transition(self._gpu.model, live, wanted)
-        workers = {(i.device.placement.start, i.device.id): i for i in self._ports.pool.on_gpu(self.index)}
-        victims = [workers[key] for key in _keys(transition) if key in workers]
-        early = transition.beside()
-        if early and victims:
+        victims = self._victims(transition)
+        early, restart = (transition.beside(), transition.restart) if victims else ((), ())
+        devices = {device.id: device for device in await self._gpu.instances()}
+        refilled = [(devices[kept.id], variant) for kept, variant in transition.restart]
+        if restart and not self._ports.side_by_side:
+            restart = ()
+        if early or restart:
             # There is room: what comes serves before anything stops.
-            await self._start(await self._partition.create(early), watchers)
-        else:
-            early = ()
+            await self._start([*await self._partition.create(early), *(refilled if restart else [])], watchers)
         await self._stop(victims)
         for gone in transition.destroy:
             await self._partition.destroy(gone.id)
         fresh = await self._partition.create([one for one in transition.create if one not in early])
-        devices = {device.id: device for device in await self._gpu.instances()}
-        fresh += [(devices[kept.id], variant) for kept, variant in transition.restart]
-        await self._start(fresh, watchers)
+        await self._start(fresh if restart else fresh + refilled, watchers)
+
+    def _victims(self, transition: Transition) -> list[Instance]:
+        """Return the instances that must stop: those that leave, and what a failed change has left beside others."""
+        serving = self._ports.pool.on_gpu(self.index)
+        newest = {instance.device.id: instance for instance in serving}
+        leaving = {one.id for one in (*transition.destroy, *(kept for kept, _ in transition.restart))}
+        return [i for i in serving if i.device.id in leaving or i is not newest[i.device.id]]
 
     async def _stop(self, victims: list[Instance]) -> None:
         async with asyncio.TaskGroup() as group:
@@ -219,7 +225,8 @@ class GpuRunner:
 
     def _update_power(self) -> None:
         states: dict[GpuPhase, PowerState] = {"changing": "changing", "parked": "parked", "off": "off"}
-        occupied = sum(i.device.profile.compute_slices for i in self._ports.pool.on_gpu(self.index))
+        devices = {instance.device.id: instance.device for instance in self._ports.pool.on_gpu(self.index)}
+        occupied = sum(device.profile.compute_slices for device in devices.values())
         self._account.set_state(
             states.get(self._phase, "serving"), occupied_slices=occupied, now_s=self._ports.clock.now_s()
         )
@@ -239,8 +246,3 @@ class GpuRunner:
 
     def _name(self, device: GpuInstance) -> str:
         return f"{self._ports.node}/gpu{self.index}/{device.profile.size}@{device.placement.start}"
-
-
-def _keys(transition: Transition) -> list[tuple[int, int]]:
-    leaving = [*transition.destroy, *(kept for kept, _ in transition.restart)]
-    return [(instance.placement.start, instance.id) for instance in leaving]

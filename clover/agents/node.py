@@ -134,6 +134,7 @@ class NodeAgent:
             changed=self._reporter.hurry,
             report=self._reporter.report,
             power=settings.power or PowerSwitch(settings.name),
+            side_by_side=settings.backend == "cpu",
         )
         self._runners = [GpuRunner(gpu, accounts[gpu.index], ports) for gpu in gpus]
         self._server = RequestServer(

@@ -3,13 +3,39 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
+import threading
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
 _T = TypeVar("_T")
 
 #: Runs a slow pure function; in a thread when live, at once in virtual time.
 Compute = Callable[[Callable[[], _T]], Awaitable[_T]]
+
+#: Niceness of a thread that yields: an eighth of the processor time where others want it too, all of it otherwise.
+_YIELDING = 10
+
+
+def in_a_yielding_thread() -> Compute[Any]:
+    """Return what computes in a thread of lower priority than the rest of the process (Linux; elsewhere of the same).
+
+    A certificate takes seconds of a core. Where real models are served by the same cores, requests must come first.
+    """
+    thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="plan", initializer=_yield_to_others)
+
+    async def compute(function: Callable[[], Any]) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(thread, function)
+
+    return compute
+
+
+def _yield_to_others() -> None:
+    if sys.platform == "linux":
+        # There a thread has a priority of its own; to lower it needs no right.
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _YIELDING)
 
 
 class Planner(Generic[_T]):

@@ -27,6 +27,8 @@ class RunnerPorts:
         changed: Called at each change of phase, so that telemetry goes out at once.
         report: Takes events for the event stream.
         power: Switches GPUs off and on.
+        side_by_side: Whether an instance can have two workers for a while, so that a new variant is loaded while the
+            old one serves. Emulated GPUs can: their workers are processes that share nothing.
     """
 
     node: str
@@ -37,6 +39,7 @@ class RunnerPorts:
     changed: Callable[[], None]
     report: Callable[[Event], None]
     power: PowerSwitch
+    side_by_side: bool = False
 
 
 def instance_spec(gpu: Gpu, device: GpuInstance, application: str, variant: str, *, name: str) -> InstanceSpec:

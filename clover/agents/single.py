@@ -1,4 +1,4 @@
-"""A deployment of one instance inside one process: the same agents, on the in-process bus."""
+"""A deployment of one instance inside one process: the same agents, on the in-process bus or on a server."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from clover.agents.readiness import wait_until_serving
 from clover.agents.system_clock import SystemClock
 from clover.bus.memory import MemoryBus
 from clover.bus.messages import PlanRecord
+from clover.bus.port import Bus
 from clover.carbon.replay import TraceReplay
 from clover.core.intensity_trace import IntensityTrace
 from clover.serving.port import Servicer
@@ -35,14 +36,17 @@ class SingleInstance:
         fleet: Backend, board, application.
         trace: Grid; its first value holds.
         servicer: Makes the servicer of real models.
+        bus: A bus that nobody else uses, which stays the caller's; in-process if None.
     """
 
-    def __init__(self, *, fleet: Fleet, trace: IntensityTrace, servicer: Callable[[], Servicer]) -> None:
+    def __init__(
+        self, *, fleet: Fleet, trace: IntensityTrace, servicer: Callable[[], Servicer], bus: Bus | None = None
+    ) -> None:
         self._fleet = fleet
         self._trace = trace
         self._servicer = servicer
         self._clock = SystemClock()
-        self.bus = MemoryBus("single", self._clock.now_ms)
+        self.bus = MemoryBus("single", self._clock.now_ms) if bus is None else bus
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[asyncio.Task[PlanRecord | None]]:

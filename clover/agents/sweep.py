@@ -23,6 +23,8 @@ class SweepHead(msgspec.Struct, frozen=True, kw_only=True):
     requests: int
     warm_up: int
     host: str
+    think_s: float = 0.0
+    batch_size: int = 1
 
 
 class SweepFile:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from clover.core.application import ServiceModel
 from clover.core.configuration import GpuId
 from clover.plan.problem import Parking, Problem
+from clover.plan.space import known_multisets
 from mig.partition import maximal_multisets
 from mig.profiles import gpu_model
 
@@ -55,7 +56,7 @@ def problem_of(model: ServiceModel, case: Case) -> Problem:
         raise ValueError(f"nodes = {case.nodes}: expected 1 to {case.gpus}, the number of GPUs")
     return Problem(
         model=model,
-        multisets=maximal_multisets(gpu_model(case.board)),
+        multisets=known_multisets(model, maximal_multisets(gpu_model(case.board))),
         gpus=gpu_ids(case.gpus, case.nodes),
         rate_rps=case.rate_rps,
         sla_ms=case.sla_ms or model.table.sla_p95_ms,

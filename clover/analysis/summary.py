@@ -27,6 +27,7 @@ from clover.bus.messages import (
 )
 from clover.bus.repeats import Repeats
 from clover.core.histogram import LatencyHistogram
+from clover.core.mixture import Part, p95_of_all
 from clover.core.outcome import ProducerOutcome
 from clover.core.units import J_PER_KWH, footprint_g
 
@@ -276,11 +277,20 @@ class RunSummary:
 
         idle_j = sum(p.plan.idle_power_w * (to_ms - from_ms) / 1e3 for from_ms, to_ms, p in self._segments())
         return {
-            "p95_ms": mean("p95_ms"),
+            "p95_ms": self._predicted_p95(known),
             "accuracy_pct": mean("accuracy_pct"),
             "energy_j_per_request": (mean("dynamic_j") or 0.0) + idle_j / answered,
             "saved_pct": self._saved(self._modelled_g("plan"), "base"),
         }
+
+    def _predicted_p95(self, answered: dict[int, int]) -> float | None:
+        plans = [(self._of(epoch, "plan"), n) for epoch, n in answered.items()]
+        parts = [
+            Part(requests=n, p95_ms=plan.p95_ms, late_fraction=plan.late_pct / 100.0)
+            for plan, n in plans
+            if plan.p95_ms is not None
+        ]
+        return p95_of_all(parts, self._sla_p95_ms) if len(parts) == len(plans) else None
 
     def _baseline(self) -> tuple[bool | None, float | None]:
         if not self._in_force:

@@ -81,12 +81,12 @@ class Application:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VariantPerformance:
-    """Mean times and energy of one variant; all for one request.
+    """Mean times of one inference, which answers `batch_size` requests of the table, and energy of one request.
 
     Attributes:
         host_ms: Part of the service time that does not run on the instance (decode, pre- and post-processing).
         service_ms: Part on the instance, by profile size such as `3g`.
-        dynamic_energy_j: Energy above idle, at an empty machine.
+        dynamic_energy_j: Energy above idle, at an empty machine, per request.
         out_of_memory_on: Profile sizes on which the variant does not fit.
     """
 
@@ -119,7 +119,11 @@ class PerformanceTable:
     The service time of a request is
     `host_ms x LogNormal(mean 1, host_sigma) x (1 + contention x rho) + service_ms x LogNormal(mean 1, gpu_sigma)`
     with rho the mean busy fraction of the live instances; its dynamic energy `dynamic_energy_j x (1 -
-    energy_contention x rho)`.
+    energy_contention x rho)`. Beside the service a request takes `transport_ms`.
+
+    A table of batches says what a full batch takes. An instance that always serves full batches works as fast as one
+    that serves single requests in 1 / `batch_size` of that time; beside, a request waits for the others of its batch
+    and, at most, for those of the batch before.
 
     Attributes:
         gpu_model: Such as `a100-40gb`.
@@ -134,6 +138,9 @@ class PerformanceTable:
         energy_contention: Relative fall of dynamic energy at rho = 1 (c).
         change: What a change costs.
         variants: Performance by variant name.
+        transport_ms: From the due time of a request to the begin of its service, and from its end to the receipt of
+            the reply, when nothing waits; constant, and no instance is busy with it.
+        batch_size: Requests that are answered with one inference.
     """
 
     gpu_model: str
@@ -149,6 +156,8 @@ class PerformanceTable:
     change: ChangeTimes
     variants: Mapping[str, VariantPerformance]
     off_power_w: float = 0.0
+    transport_ms: float = 0.0
+    batch_size: int = 1
 
     def __post_init__(self) -> None:
         _positive(f"table {self.application} on {self.gpu_model}: sla_p95_ms", self.sla_p95_ms)
@@ -159,10 +168,15 @@ class PerformanceTable:
             "host_lognormal_sigma",
             "gpu_lognormal_sigma",
             "host_contention",
+            "transport_ms",
         ):
             _not_negative(f"table {self.application} on {self.gpu_model}: {name}", getattr(self, name))
         if not 0.0 <= self.energy_contention < 1.0:
             raise ValueError(f"energy_contention = {self.energy_contention}: expected 0 <= c < 1")
+        if self.batch_size < 1:
+            raise ValueError(
+                f"table {self.application} on {self.gpu_model}: batch_size = {self.batch_size}, expected 1 or more"
+            )
         for name in ("create_s", "destroy_s", "worker_start_s"):
             _not_negative(f"table {self.application} on {self.gpu_model}: change.{name}", getattr(self.change, name))
         for variant, performance in self.variants.items():
@@ -199,16 +213,29 @@ class ServiceModel:
         return profile in performance.service_ms and profile not in performance.out_of_memory_on
 
     def host_ms(self, variant: str, rho: float) -> float:
-        """Return the mean host part of the service time in ms when a fraction `rho` of the instances is busy."""
-        return self.table.variants[variant].host_ms * (1.0 + self.table.host_contention * rho)
+        """Return the mean host part of the service time in ms when a fraction `rho` of the instances is busy.
+
+        All times of this class are those of one request: its part of the batch, if there are batches.
+        """
+        whole_ms = self.table.variants[variant].host_ms * (1.0 + self.table.host_contention * rho)
+        return whole_ms / self.table.batch_size
 
     def gpu_ms(self, variant: str, profile: str) -> float:
         """Return the mean part of the service time in ms that runs on the instance."""
-        return self.table.variants[variant].service_ms[profile]
+        return self.table.variants[variant].service_ms[profile] / self.table.batch_size
 
     def mean_ms(self, variant: str, profile: str, rho: float) -> float:
         """Return the mean service time in ms."""
         return self.host_ms(variant, rho) + self.gpu_ms(variant, profile)
+
+    def beside_ms(self, variant: str, profile: str) -> float:
+        """Return the mean part of a request's latency in ms for which it occupies no instance, waiting left out.
+
+        That is the transport, and what the others of its batch take, and those of the batch that may be under way when
+        it arrives: at most.
+        """
+        others = 2 * (self.table.batch_size - 1)
+        return self.table.transport_ms + others * self.mean_ms(variant, profile, 0.0)
 
     def dynamic_j(self, variant: str, rho: float) -> float:
         """Return the dynamic energy of one request in J."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
-from clover.core.application import ServiceModel
+from clover.core.application import PerformanceTable, ServiceModel
 
 #: Most requests of one batch.
 MAX_BATCH_SIZE: Final = 64
@@ -16,7 +16,8 @@ MAX_BATCH_SIZE: Final = 64
 class Batching:
     """Off unless `max_batch_size` is above 1.
 
-    Predictions, certificates and tables are for one request at a time. What is put out says so (`text`).
+    A performance table holds for one batch size, which must be the one that is served (`check`). It says what full
+    batches take, so predictions and certificates are for those; what is put out says so (`text`).
 
     Attributes:
         max_batch_size: Most requests that one instance answers together.
@@ -52,13 +53,32 @@ class Batching:
         """For people, in one line; empty if it is off."""
         if not self.is_on:
             return ""
-        return f"size {self.max_batch_size}, delay {self.max_queue_delay_ms:g} ms; predictions are for single requests"
+        return f"size {self.max_batch_size}, delay {self.max_queue_delay_ms:g} ms; predictions are for full batches"
+
+    def check_table(self, table: PerformanceTable) -> None:
+        """Refuse a table that was measured with batches of another size.
+
+        Raises:
+            ValueError: It was.
+        """
+        if table.batch_size != self.max_batch_size:
+            raise ValueError(
+                f"performance table of {table.application} on {table.gpu_model}: batch_size = {table.batch_size}, "
+                f"expected {self.max_batch_size}, the --max-batch-size that is served"
+            )
+
+    def planned_with(self, model: ServiceModel) -> ServiceModel:
+        """Return what to plan with: the first of a batch waits for the others, which is a part of its transport."""
+        if not self.max_queue_delay_s:
+            return model
+        table = replace(model.table, transport_ms=model.table.transport_ms + self.max_queue_delay_ms)
+        return replace(model, table=table)
 
     def check(self, model: ServiceModel, sla_ms: float) -> None:
-        """Refuse what no instance could ever keep: delay + the fastest single request must be below the SLA.
+        """Refuse what no instance could ever keep: delay + the fastest full batch must be below the SLA.
 
-        A batch takes no less time than one of its requests. How much more is measured by each worker when it loads,
-        and an instance whose batches take too long serves requests singly (`clover.agents.batches`).
+        Each worker measures its own when it loads, and an instance whose batches take too long serves requests singly
+        (`clover.agents.batches`).
 
         Raises:
             ValueError: It cannot be kept.
@@ -73,5 +93,5 @@ class Batching:
         if self.max_queue_delay_ms + fastest_ms >= sla_ms:
             raise ValueError(
                 f"max_queue_delay = {self.max_queue_delay_ms:g} ms: expected below {max(0.0, sla_ms - fastest_ms):g} "
-                f"ms, the SLA of {sla_ms:g} ms less the {fastest_ms:g} ms of the fastest request"
+                f"ms, the SLA of {sla_ms:g} ms less the {fastest_ms:g} ms of the fastest batch"
             )

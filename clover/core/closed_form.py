@@ -11,8 +11,9 @@ Arrays: C fleets (rows) by K kinds of instances (columns). Times are in seconds 
   (1 + cv^2) / 2 / (mu - rate), the usual two-moment correction of M/M/n towards M/G/n (Lee and Longton; Whitt 1993).
   While all are busy, departures are a superposition of the servers' own renewal processes, so cv^2 is the mean of
   theirs weighted by rate (asymptotic method, Whitt 1982); that kinds differ in their means does not count.
-* Latency. G(t) = P(S > t) mixes the kinds by their shares. S is the sum of two log-normal parts: the one that varies
-  more is integrated analytically, the other at Gauss-Hermite nodes. For an exponential W of mean theta,
+* Latency. G(t) = P(S > t) mixes the kinds by their shares. S is the sum of two log-normal parts, the one that varies
+  more is integrated analytically, the other at Gauss-Hermite nodes, and of what a request takes beside, a constant. For
+  an exponential W of mean theta,
   E[G(t - W)] = G(t) + integral of -G'(t - w) exp(-w / theta) dw over 0..t, exact for G linear between grid points.
 """
 
@@ -51,6 +52,7 @@ class KindArrays:
         accuracy_pct: Of the variant.
         dynamic_j: Dynamic energy of one request at rho = 0, in J.
         host_sigma, gpu_sigma: Standard deviations of the logarithms.
+        beside_s: Constant part of the latency that occupies no instance (`ServiceModel.beside_ms`).
         kappa: Relative growth of the host part at rho = 1.
         energy_contention: Relative fall of dynamic energy at rho = 1.
     """
@@ -60,6 +62,7 @@ class KindArrays:
     gpu_s: Floats
     accuracy_pct: Floats
     dynamic_j: Floats
+    beside_s: Floats
     host_sigma: float
     gpu_sigma: float
     kappa: float
@@ -84,6 +87,7 @@ class KindArrays:
             gpu_s=np.array([model.gpu_ms(k.variant, k.profile) for k in kinds]) / 1e3,
             accuracy_pct=np.array([model.application.variant(k.variant).accuracy_pct for k in kinds]),
             dynamic_j=np.array([model.dynamic_j(k.variant, 0.0) for k in kinds]),
+            beside_s=np.array([model.beside_ms(k.variant, k.profile) for k in kinds]) / 1e3,
             host_sigma=model.table.host_lognormal_sigma,
             gpu_sigma=model.table.gpu_lognormal_sigma,
             kappa=model.table.host_contention,
@@ -208,7 +212,10 @@ def erlang_c(servers: Floats, offered: Floats) -> Floats:
 
 
 def service_tail(arrays: KindArrays, kind: NDArray[np.intp], rho: Floats, t_s: Floats) -> Floats:
-    """Return P(S > t) of shape (P, T) for P pairs of a kind and a rho, at times of shape (P, T)."""
+    """Return P(S > t) of shape (P, T) for P pairs of a kind and a rho, at times of shape (P, T).
+
+    S is the latency of a request that does not wait: its service and what it takes beside.
+    """
     host, gpu = np.maximum(arrays.host_s[kind] * (1.0 + arrays.kappa * rho), 1e-12), arrays.gpu_s[kind]
     host_sigma, gpu_sigma = max(arrays.host_sigma, 1e-9), max(arrays.gpu_sigma, 1e-9)
     # The part that varies more is integrated analytically: what is left to the nodes is then smooth.
@@ -217,7 +224,7 @@ def service_tail(arrays: KindArrays, kind: NDArray[np.intp], rho: Floats, t_s: F
     other, other_sigma = np.where(swap, host, gpu), np.where(swap, host_sigma, gpu_sigma)[:, None]
     # A log-normal with mean 1 has mu = -sigma^2 / 2.
     nodes = other[:, None] * np.exp(other_sigma * _NODES - other_sigma**2 / 2.0)
-    left = t_s[:, :, None] - nodes[:, None, :]
+    left = (t_s - arrays.beside_s[kind][:, None])[:, :, None] - nodes[:, None, :]
     score = (np.log(np.maximum(left, 1e-12)) - np.log(mean)[:, None, None]) / sigma + sigma / 2.0
     return np.where(left <= 0.0, 1.0, _normal_tail(score)) @ _NODE_WEIGHTS
 
@@ -256,7 +263,7 @@ def latency_quantile(arrays: KindArrays, points: OperatingPoints, waits: Waiting
     """Return the latency in seconds that a fraction q of requests stays within, (C,); inf if overloaded."""
     wait = np.where(points.overloaded, 0.0, waits.mean_s)
     low: Floats = np.zeros(len(points.rho))
-    high: Floats = 20.0 * arrays.mean_s(points.rho).max(axis=1) + 20.0 * wait
+    high: Floats = 20.0 * arrays.mean_s(points.rho).max(axis=1) + 20.0 * wait + arrays.beside_s.max()
     at_low: Floats = np.full(len(low), q)
     at_high: Floats = np.full(len(low), q - 1.0)
     # Regula falsi with the Illinois correction (Dowell and Jarratt 1971); sign: P(latency > t) - (1 - q).

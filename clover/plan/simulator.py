@@ -171,7 +171,8 @@ class Simulator:
             # What arrived during the warm-up is nobody's; it may begin after it.
             mine = begun.number >= self._warm_up
             numbers = begun.number[mine] - self._warm_up
-            latency_ms[numbers] = (begun.finish_s[mine] - arrival_s[numbers]) * 1e3
+            beside_s = self._instances.kinds.beside_s[self._instances.kind[begun.instance[mine]]]
+            latency_ms[numbers] = (begun.finish_s[mine] - arrival_s[numbers] + beside_s) * 1e3
             cells[numbers] = self._cells(begun.instance[mine])
         return latency_ms, cells
 

@@ -29,6 +29,16 @@ MAX_FLEETS = 2_000_000
 Multisets = Sequence[Sequence[str]]
 
 
+def known_multisets(model: ServiceModel, multisets: tuple[tuple[str, ...], ...]) -> tuple[tuple[str, ...], ...]:
+    """Return the partitions on each of whose profiles some variant is known to fit; all of them if there is none.
+
+    A table may have been measured on some profiles only.
+    """
+    sizes = {size for multiset in multisets for size in multiset}
+    known = {size for size in sizes if any(model.fits(variant, size) for variant in model.table.variants)}
+    return tuple(multiset for multiset in multisets if known.issuperset(multiset)) or multisets
+
+
 def all_gpu_configurations(
     model: ServiceModel,
     multisets: Multisets,

@@ -222,9 +222,10 @@ class _Fleets:
         finish_s, instance = self._matrix.serve(arrival_s, host, gpu)
         self._now_s = arrival_s[-1]
         columns = np.arange(len(self._counts))
-        cells = self._kind[instance, columns] + columns * self._counts.shape[1]
+        kinds = self._kind[instance, columns]
+        cells = kinds + columns * self._counts.shape[1]
         self._tally += np.bincount(cells.ravel(), minlength=self._counts.size).reshape(self._counts.shape)
-        return finish_s - arrival_s
+        return finish_s - arrival_s + self._arrays.beside_s[kinds]
 
     def result(self, latency_s: Floats, sla_s: float, batches: int) -> Sweep:
         """Return the figures."""

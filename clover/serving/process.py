@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final
 from clover.serving.framing import Start
 from clover.serving.port import InstanceSpec, ServingError
 from clover.serving.recipe import Recipe
-from clover.serving.worker import TABLE_SOURCE, TDP_SOURCE, ProcessWorker, WorkerSettings
+from clover.serving.worker import TABLE_SOURCE, TDP_SOURCE, ProcessWorker
+from clover.serving.worker_process import WorkerSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -51,12 +51,13 @@ def main() -> int:
     start = read_to_worker(sys.stdin.buffer)
     if not isinstance(start, Start):
         return 0 if start is None else 1
-    pin(start.cpus)
     try:
         model, place, ready = _get_ready(start)
     except ServingError as exc:
         _send(output, Failed(reason=str(exc), hint=exc.hint))
         return 1
+    # Not before: loading takes seconds, and would take them from whoever serves on that core meanwhile.
+    pin(start.cpus)
     _send(output, ready)
     # A MIG device is a slice already; only a core has to be made look like one.
     duty = DutyCycle(start.fraction if place.device == "cpu" else 1.0)

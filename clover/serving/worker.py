@@ -1,77 +1,36 @@
-"""The agent's end of one worker process: jobs out, answers in, and the certainty of hearing of its death."""
+"""A worker that runs in a process of its own, as the agent sees it: requests in, answers and what they cost out."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import logging
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from clover.serving.framing import (
-    MAX_PAYLOAD_BYTES,
-    Exhausted,
-    Failed,
-    FrameError,
-    FromWorker,
-    Job,
-    Ping,
-    Pong,
-    Ready,
-    Refused,
-    Result,
-    Start,
-    encode,
-    read_from_worker,
-)
-from clover.serving.last_words import LastWords, describe_ending
-from clover.serving.port import InvalidInputError, OutOfMemoryError, Served, ServingError, WorkerDiedError
+from clover.serving.framing import MAX_PAYLOAD_BYTES, Exhausted, Failed, Job, Ready, Refused, Start
+from clover.serving.port import InvalidInputError, OutOfMemoryError, Served, ServingError
+from clover.serving.worker_process import WorkerProcess, WorkerSettings
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from clover.serving.port import InstanceSpec, ServableRequest
-
-_log = logging.getLogger(__name__)
-
-Answer = Result | Refused | Exhausted
+    from clover.serving.worker_process import Answer
 
 #: Sources of energy figures: processor seconds x watts per core, and the performance table.
 TDP_SOURCE: Final = "estimate:tdp"
 TABLE_SOURCE: Final = "estimate:table"
 
-#: How long a process may take to vanish after SIGKILL, or its stderr to end after its death, s.
-_REAP_S: Final = 5.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerSettings:
-    """How long things may take, s, and what a core draws.
-
-    Attributes:
-        ready_s: Start of the process to a warm model.
-        request_s: One request; a worker that takes longer is taken for hung and killed.
-        stop_s: End of input to end of process; then it is killed.
-        heartbeat_s: How often an idle worker is asked for a sign of life.
-        silent_s: An idle worker that has not given one for this long is taken for hung and killed.
-        power_w_per_core: Dynamic power of one busy core, W.
-    """
-
-    ready_s: float = 60.0
-    request_s: float = 60.0
-    stop_s: float = 5.0
-    heartbeat_s: float = 5.0
-    silent_s: float = 20.0
-    power_w_per_core: float = 10.0
-
 
 class ProcessWorker:
     """One worker process, started by `clover.serving.process`. Implements `clover.serving.port.Worker`.
 
-    Everything that is read from the process is read by one supervising task, which lives as long as the
-    process and ends by settling what is open: the request in flight fails, `wait_died` returns.
+    Args:
+        spec: What it serves.
+        process: Just started, with all three pipes.
+        settings: How long things may take, and what a core draws.
+        table_j: Dynamic energy of a request by variant, J, if instances are devices and not cores.
+        log: Where what it writes to stderr is kept; None keeps only the last lines.
     """
 
     def __init__(
@@ -83,26 +42,14 @@ class ProcessWorker:
         *,
         log: Path | None = None,
     ) -> None:
-        loop = asyncio.get_running_loop()
         self.spec = spec
-        self._process = process
         self._settings = settings
         self._table_j = table_j
-        self._stdin, self._stdout, self._stderr = _pipes(process)
-        self._turn = asyncio.Lock()
         self._number = 0
-        # By the number of the job.
-        self._answers: dict[int, asyncio.Future[Answer]] = {}
-        self._pong: asyncio.Future[None] | None = None
-        self._ready: asyncio.Future[Ready | Failed] = loop.create_future()
-        self._died: asyncio.Future[str] = loop.create_future()
-        self._cause = ""
-        self._stopping = False
-        self._last_words = LastWords(log)
         self._started_at = time.perf_counter()
         self._start_s = 0.0
         self._timings = Ready(load_s=0.0, warm_up_s=0.0)
-        self._supervisor = asyncio.create_task(self._supervise(), name=f"worker {spec.name}")
+        self._process = WorkerProcess(spec, process, settings, log=log)
 
     @property
     def pid(self) -> int | None:
@@ -122,7 +69,7 @@ class ProcessWorker:
     @property
     def ended(self) -> bool:
         """Whether the process has ended and everybody who waited was told."""
-        return self._supervisor.done()
+        return self._process.ended
 
     @property
     def start_s(self) -> float:
@@ -152,7 +99,7 @@ class ProcessWorker:
     @property
     def last_lines(self) -> tuple[str, ...]:
         """The last lines that the worker wrote to stderr, at most 20, oldest first."""
-        return self._last_words.lines
+        return self._process.last_lines
 
     async def get_ready(self, start: Start) -> None:
         """Send the start frame and wait until the variant is loaded and warm.
@@ -160,12 +107,7 @@ class ProcessWorker:
         Raises:
             ServingError: It cannot be served, or not within the limit; the process has then ended.
         """
-        try:
-            answer = await self._first_answer(start)
-        except BaseException:
-            self._kill("its start was broken off")
-            await self._ended()
-            raise
+        answer = await self._process.begin(start)
         if isinstance(answer, Failed):
             await self.stop()
             raise ServingError(
@@ -178,10 +120,10 @@ class ProcessWorker:
         """Answer one request, see `clover.serving.port.Worker.serve`."""
         if len(request.payload) > MAX_PAYLOAD_BYTES:
             raise _too_large()
-        async with self._turn:
+        async with self._process.turn:
             # Not the event loop's time: some loops count whole milliseconds.
             begun = time.perf_counter()
-            [answer] = await self._ask([request])
+            [answer] = await self._process.ask(self._jobs([request]))
             service_ms = (time.perf_counter() - begun) * 1e3
         served = self._served(answer, service_ms)
         if isinstance(served, ServingError):
@@ -191,9 +133,9 @@ class ProcessWorker:
     async def serve_together(self, requests: Sequence[ServableRequest]) -> list[Served | ServingError]:
         """Answer several requests with one inference, see `clover.serving.port.BatchingWorker.serve_together`."""
         sound = [request for request in requests if len(request.payload) <= MAX_PAYLOAD_BYTES]
-        async with self._turn:
+        async with self._process.turn:
             begun = time.perf_counter()
-            answers = iter(await self._ask(sound) if sound else ())
+            answers = iter(await self._process.ask(self._jobs(sound)) if sound else ())
             service_ms = (time.perf_counter() - begun) * 1e3
         return [
             self._served(next(answers), service_ms) if len(request.payload) <= MAX_PAYLOAD_BYTES else _too_large()
@@ -222,177 +164,24 @@ class ProcessWorker:
 
     async def wait_died(self) -> str:
         """Wait until the process has ended and return why."""
-        return await asyncio.shield(self._died)
+        return await self._process.wait_died()
 
     async def stop(self) -> None:
         """Close the worker's input, let it finish what it is doing, and kill it if that takes too long."""
-        self._stopping = True
-        self._stdin.close()
-        try:
-            async with asyncio.timeout(self._settings.stop_s):
-                await asyncio.shield(self._supervisor)
-        except TimeoutError:
-            self._kill("it did not stop when asked")
-            await self._ended()
-        except asyncio.CancelledError:
-            self._kill("its stop was broken off")
-            raise
+        await self._process.stop()
 
-    # --- requests
-
-    async def _first_answer(self, start: Start) -> Ready | Failed:
-        try:
-            async with asyncio.timeout(self._settings.ready_s):
-                await self._send(encode(start))
-                return await self._ready
-        except TimeoutError as exc:
-            late = f"was not ready after {self._settings.ready_s:g} s{self._last_words}"
-            raise ServingError(f"{self.spec.name} ({self.spec.variant}) {late}") from exc
-        except WorkerDiedError as exc:
-            raise ServingError(f"{self.spec.name} ({self.spec.variant}) did not start: {exc}") from exc
-
-    async def _ask(self, requests: Sequence[ServableRequest]) -> list[Answer]:
-        if self._stopping or self._died.done():
-            raise WorkerDiedError(self._died.result() if self._died.done() else f"{self.spec.name} is stopping")
-        jobs = [self._job(request, len(requests) - place) for place, request in enumerate(requests, start=1)]
-        loop = asyncio.get_running_loop()
-        self._answers = {job.number: loop.create_future() for job in jobs}
-        try:
-            async with asyncio.timeout(self._settings.request_s):
-                # In one piece: a part of a batch, left by somebody who was cancelled, would swallow the next jobs.
-                await self._send(b"".join(map(encode, jobs)))
-                return [await answer for answer in self._answers.values()]
-        except TimeoutError as exc:
-            self._kill(f"it did not answer within {self._settings.request_s:g} s")
-            await self._ended()
-            raise WorkerDiedError(self._reason()) from exc
-        finally:
-            self._answers = {}
-
-    def _job(self, request: ServableRequest, following: int) -> Job:
-        self._number += 1
-        return Job(
-            number=self._number,
-            content_type=request.content_type,
-            payload=request.payload,
-            following=following,
-        )
-
-    async def _send(self, frame: bytes) -> None:
-        """Write a frame; a closed pipe is no error here: the supervisor tells of the death and its cause."""
-        with contextlib.suppress(ConnectionError):
-            self._stdin.write(frame)
-            await self._stdin.drain()
-
-    # --- supervision
-
-    async def _supervise(self) -> None:
-        try:
-            async with asyncio.TaskGroup() as group:
-                errors = group.create_task(self._last_words.collect(self._stderr), name=f"stderr {self.spec.name}")
-                heart = group.create_task(self._listen_to_the_heart(), name=f"heartbeat {self.spec.name}")
-                await self._read_answers()
-                heart.cancel()
-                await self._reap()
-                # A process that the worker left behind may hold the pipe open for ever.
-                await asyncio.wait({errors}, timeout=_REAP_S)
-                errors.cancel()
-        finally:
-            self._kill("its agent ended")
-            self._stdin.close()
-            self._settle()
-
-    async def _listen_to_the_heart(self) -> None:
-        """Ask the worker for a sign of life whenever it has nothing to do; its requests have a limit of their own."""
-        await asyncio.wait({self._ready})
-        while True:
-            await asyncio.sleep(self._settings.heartbeat_s)
-            if self._stopping or self._turn.locked():
-                continue
-            async with self._turn:
-                self._pong = asyncio.get_running_loop().create_future()
-                try:
-                    async with asyncio.timeout(self._settings.silent_s):
-                        await self._send(encode(Ping()))
-                        await self._pong
-                except TimeoutError:
-                    self._kill(f"it was idle and gave no sign of life for {self._settings.silent_s:g} s")
-                    return
-                finally:
-                    self._pong = None
-
-    async def _read_answers(self) -> None:
-        """Hand out frames until the worker closes its output or writes something else."""
-        try:
-            while (frame := await read_from_worker(self._stdout)) is not None:
-                self._take(frame)
-        except FrameError as exc:
-            self._kill(f"it wrote garbage: {exc}")
-
-    def _take(self, frame: FromWorker) -> None:
-        if isinstance(frame, Ready | Failed):
-            if not self._ready.done():
-                self._ready.set_result(frame)
-        elif isinstance(frame, Pong):
-            if self._pong is not None and not self._pong.done():
-                self._pong.set_result(None)
-        elif (answer := self._answers.get(frame.number)) is not None and not answer.done():
-            answer.set_result(frame)
-        # Anything else is the answer to a request that was cancelled.
-
-    async def _reap(self) -> None:
-        """Wait for the process, which has closed its output and so can do nothing useful any more."""
-        try:
-            async with asyncio.timeout(self._settings.stop_s):
-                await self._process.wait()
-        except TimeoutError:
-            self._kill("it closed its output but did not end")
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_REAP_S):
-                    await self._process.wait()
-
-    def _settle(self) -> None:
-        """Tell everybody who waits that the worker is gone."""
-        reason = self._reason()
-        if not self._stopping:
-            _log.warning("%s", "\n  ".join((reason, *self._last_words.lines)))
-        waiting: tuple[asyncio.Future[Ready | Failed] | asyncio.Future[Answer], ...]
-        waiting = (self._ready, *self._answers.values())
-        for future in waiting:
-            if not future.done():
-                future.set_exception(WorkerDiedError(reason))
-                # Whoever was waiting may have been cancelled; that is not worth a message of the event loop.
-                future.exception()
-        if not self._died.done():
-            self._died.set_result(reason)
-
-    async def _ended(self) -> None:
-        """Wait for the supervisor after a kill; a process that even SIGKILL does not end is the kernel's."""
-        await asyncio.wait({self._supervisor}, timeout=2 * _REAP_S)
-
-    def _kill(self, cause: str) -> None:
-        """Send SIGKILL if the process still runs; the first cause is the one that is told."""
-        if self._process.returncode is None:
-            self._cause = self._cause or cause
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
-
-    def _reason(self) -> str:
-        who = f"worker {self.spec.name} ({self.spec.variant}, pid {self._process.pid})"
-        if self._cause:
-            return f"{who} was killed: {self._cause}{self._last_words}"
-        if self._stopping:
-            return f"{who} was stopped"
-        return f"{who} {describe_ending(self._process.returncode)}{self._last_words}"
+    def _jobs(self, requests: Sequence[ServableRequest]) -> list[Job]:
+        first, self._number = self._number + 1, self._number + len(requests)
+        return [
+            Job(
+                number=number,
+                content_type=request.content_type,
+                payload=request.payload,
+                following=self._number - number,
+            )
+            for number, request in enumerate(requests, start=first)
+        ]
 
 
 def _too_large() -> InvalidInputError:
     return InvalidInputError(f"the input has more than {MAX_PAYLOAD_BYTES // 2**20} MiB")
-
-
-def _pipes(
-    process: asyncio.subprocess.Process,
-) -> tuple[asyncio.StreamWriter, asyncio.StreamReader, asyncio.StreamReader]:
-    if process.stdin is None or process.stdout is None or process.stderr is None:
-        raise ValueError("a worker process needs all three pipes")
-    return process.stdin, process.stdout, process.stderr

@@ -70,15 +70,17 @@ class Switch:
 class Lab:
     """One node on a bus of its own."""
 
-    def __init__(self, clock: VirtualClock, *, gpus: int = 2, servicer: Any = None, power: Any = None) -> None:
+    def __init__(
+        self, clock: VirtualClock, *, gpus: int = 2, servicer: Any = None, power: Any = None, backend: str = "sim"
+    ) -> None:
         self.clock = clock
         self.bus = MemoryBus("world", clock.now_ms)
         self.gpus = gpus
-        self._servicer, self._power = servicer, power
+        self._servicer, self._power, self._backend = servicer, power, backend
 
     def agent(self, seed: int = 1) -> Any:
         settings = NodeSettings(
-            name="n1", backend="sim", target_block_s=3600.0, power=self._power,
+            name="n1", backend=self._backend, target_block_s=3600.0, power=self._power,
             requests=RequestSettings(block_s=3600.0, lease_s=30.0),
         )  # fmt: skip
         servicer = (lambda: self._servicer) if self._servicer else None
@@ -140,6 +142,47 @@ def test_what_stays_serves_on_and_what_comes_is_there_before_anything_stops() ->
             assert all(kept in one for one in seen)
             assert sorted(kind for kind, *_ in seen[-1]) == ["2g", "3g"]
             assert (await lab.gpu(0)).phase == "serving"
+
+    virtually(test)
+
+
+@pytest.mark.parametrize(("backend", "least"), [("cpu", 1), ("sim", 0)])
+def test_a_new_variant_is_loaded_beside_the_old_one_where_workers_share_nothing(backend: str, least: int) -> None:
+    async def test(clock: VirtualClock) -> None:
+        lab = Lab(clock, gpus=1, backend=backend)
+        async with lab.running():
+            await lab.want(GpuConfiguration((InstanceKind("7g", "base"),)))
+            await asyncio.sleep(30.0)
+            await lab.want(GpuConfiguration((InstanceKind("7g", "large"),)))
+            seen: list[list[str]] = []
+            for _ in range(60):
+                await asyncio.sleep(0.25)
+                seen.append([variant for _, variant, _ in serving(await lab.gpu(0))])
+                occupied = (await lab.gpu(0)).energy
+                assert occupied.unallocated_j >= 0.0
+            assert seen[-1] == ["large"]
+            assert min(map(len, seen)) == least
+            assert (await lab.state()).mig_changes == 1
+
+    virtually(test)
+
+
+def test_a_variant_that_does_not_start_leaves_the_old_one_serving_until_it_does() -> None:
+    async def test(clock: VirtualClock) -> None:
+        servicer = Troublesome()
+        lab = Lab(clock, gpus=1, servicer=servicer, backend="cpu")
+        async with lab.running():
+            await lab.want(GpuConfiguration((InstanceKind("7g", "base"),)))
+            await asyncio.sleep(30.0)
+            servicer.refuse_gpu = 0
+            await lab.want(GpuConfiguration((InstanceKind("7g", "large"),)))
+            await asyncio.sleep(60.0)
+            failed = await lab.gpu(0)
+            assert failed.phase == "failed"
+            assert [variant for _, variant, _ in serving(failed)] == ["base"]
+            servicer.refuse_gpu = -1
+            await asyncio.sleep(60.0)
+            assert [variant for _, variant, _ in serving(await lab.gpu(0))] == ["large"]
 
     virtually(test)
 

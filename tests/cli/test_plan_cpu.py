@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from typer.testing import CliRunner
 
@@ -23,3 +24,17 @@ def test_a_table_measured_on_a_cpu_plans_for_emulated_gpus() -> None:
     assert dirty["certified"]
     assert dirty["accuracy_pct"] < clean["accuracy_pct"]
     assert dirty["energy_j_per_request"] < clean["energy_j_per_request"]
+
+
+def test_a_table_of_one_profile_plans_with_that_profile_only(tmp_path: Path) -> None:
+    table = json.loads((data_folder() / "profiles" / "cpu" / "efficientnet_lite.json").read_text())
+    for variant in table["variants"].values():
+        variant["service_ms"] = {"7g": variant["service_ms"]["7g"]}
+    path = tmp_path / "whole.json"
+    path.write_text(json.dumps(table))
+    known = ("plan", "--app", "efficientnet_lite", "--profile", str(path), "--gpus", "2", "--json")
+    answer = CliRunner().invoke(app, [*known, "--intensity", "30"])
+    assert answer.exit_code == 0, answer.output
+    plan = json.loads(answer.stdout)
+    assert plan["certified"]
+    assert plan["active_gpus"] + plan["parked_gpus"] == 2

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from pathlib import Path
 
 import torch
 
@@ -16,8 +17,20 @@ from clover.catalog import load_recipes
 from clover.serving.families.efficientnet_lite import SCALES, EfficientNetLite
 from clover.serving.weights import read_weights
 
+
+def processor() -> str:
+    """Return family, model, stepping and cache of the processor, by which its kernels are chosen (Linux)."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return "unknown"
+    values = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    return "-".join(values.get(name, "?") for name in ("cpu family", "model", "stepping", "cache size"))
+
+
 torch.set_num_threads(1)
-found: dict[str, object] = {"build": f"{torch.__version__} {torch.backends.cpu.get_cpu_capability()}"}
+capability = torch.backends.cpu.get_cpu_capability()
+found: dict[str, object] = {"build": f"{torch.__version__} {capability} {processor()}"}
 for variant, scale in SCALES.items():
     network = EfficientNetLite(scale)
     weights = io.BytesIO(read_weights(load_recipes("efficientnet_lite")[variant]))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from clover.bus.messages import Request
 from clover.serving.port import InstanceSpec
 from clover.serving.process import ProcessServicer
-from clover.serving.worker import WorkerSettings
+from clover.serving.worker_process import WorkerSettings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine

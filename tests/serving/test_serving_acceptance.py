@@ -77,3 +77,22 @@ def test_a_dirty_grid_gets_smaller_variants_than_a_clean_one(folder: Path, table
     assert dirty["energy_j_per_request"] < clean["energy_j_per_request"]
     if os.environ.get("CLOVER_QUIET"):
         assert dirty["p95_ms"] <= dirty["sla_p95_ms"]
+
+
+def test_a_table_of_batches_is_measured_planned_with_and_served_with_these_only(folder: Path) -> None:
+    path = folder / "pairs.json"
+    sweep = ("profile", "sweep", *ON_CPU, "--batch-size", "2", "--profiles", "7g", "--requests", "6")
+    done = clover(folder, *sweep, "--out", str(path), limit_s=300)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(path.read_text())["batch_size"] == 2
+    run = ("up", *ON_CPU, "--profile", str(path), "--duration", "10s", "--rate", "2", "--no-tui", "--json")
+    refused = clover(folder, *run)
+    assert refused.returncode == 3
+    assert "batch_size = 2, expected 1, the --max-batch-size that is served" in refused.stderr
+    served = clover(folder, *run, "--max-batch-size", "2", "--max-queue-delay", "10ms", limit_s=120)
+    assert served.returncode == 0, served.stderr
+    result = json.loads(served.stdout)
+    assert result["requests"]["ok"] > 5
+    assert result["requests"]["failed"] == result["requests"]["lost"] == 0
+    assert result["predicted"]["p95_ms"] is not None
+    assert result["batching"] == "size 2, delay 10 ms; predictions are for full batches"

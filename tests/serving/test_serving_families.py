@@ -23,7 +23,7 @@ from clover.serving.process import ProcessServicer
 from clover.serving.questions import encode_question
 from clover.serving.recipe import Recipe
 from clover.serving.samples import load_input
-from clover.serving.worker import WorkerSettings
+from clover.serving.worker_process import WorkerSettings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -133,7 +133,7 @@ def test_only_the_last_lines_are_kept(caplog: pytest.LogCaptureFixture) -> None:
                 await servicer.start(spec("exits"))
 
     run(scenario())
-    (record,) = [record for record in caplog.records if record.name == "clover.serving.worker"]
+    (record,) = [record for record in caplog.records if record.name == "clover.serving.worker_process"]
     assert record.getMessage().count("line ") == 20 + 1
 
 

@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,42 @@ def test_what_cannot_be_asked_is_one_line(tmp_path: Path, arguments: tuple[str, 
     done = clover(tmp_path, "infer", *arguments)
     assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
     assert told in done.stderr
+
+
+#: What `export.py` of YOLOv5 writes: 85 columns a box, here the same box for every picture.
+EXPORT = """
+import sys
+import torch
+
+class Boxes(torch.nn.Module):
+    def forward(self, x):
+        row = torch.zeros(1, 85)
+        row[0, :6] = torch.tensor([320.0, 320.0, 200.0, 100.0, 0.9, 0.9])
+        return row.repeat(x.shape[0], 1, 1)
+
+for path in sys.argv[1:]:
+    torch.jit.script(Boxes()).save(path)
+"""
+
+
+def test_an_export_to_torchscript_works_as_the_document_says(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "applications.md").read_text()
+    _, section = text.split("## A TorchScript file")
+    (toml, command) = re.findall(r"\n\n((?:    .*\n|\n)+)", section.partition("\n## ")[0])
+    (tmp_path / "mine.toml").write_text(textwrap.dedent(toml))
+    # TorchScript reads the source, so that it must be a file.
+    (tmp_path / "export.py").write_text(EXPORT)
+    exports = [str(tmp_path / name) for name in re.findall(r'weights = "(.*)"', toml)]
+    assert len(exports) == 2
+    subprocess.run([sys.executable, "-W", "ignore", str(tmp_path / "export.py"), *exports], check=True)
+    program, *arguments = shlex.split(command)
+    assert program == "clover"
+    done = clover(tmp_path, *arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert (answer["variant"], answer["accuracy_pct"]) == ("l", 49.0)
+    (found,) = answer["result"]["detections"]
+    assert (found["label"], found["score"]) == ("person", pytest.approx(0.81))
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,11 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clover.catalog import load_service
-from clover.core.application import ServiceModel
+from clover.core.application import ServiceModel, VariantPerformance
 from clover.core.closed_form import Floats, KindArrays, erlang_c, service_tail
-from clover.core.configuration import FleetCounts, InstanceKind
+from clover.core.configuration import FleetCounts, GpuConfiguration, InstanceKind
 from clover.core.queueing import FleetSearch, evaluate, idle_power_w
+from clover.plan.simulator import simulate
 from clover.plan.space import all_gpu_configurations, mixed_fleets, uniform_fleets
+from clover.plan.sweep import sweep
+from clover.plan.traffic import Traffic, one_agent
 from mig.partition import maximal_multisets
 from mig.profiles import gpu_model
 
@@ -169,3 +173,42 @@ def test_bad_input_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="-1 instances"):
         evaluate(model, FleetCounts(kinds=((kinds[0], 2), (InstanceKind("4g", "yolov5l"), -1)), active=1), 1.0, 400.0)
     assert len(search.evaluate(np.zeros((0, 1)), 1.0).late_fraction) == 0
+
+
+@pytest.mark.parametrize("changes", [{"transport_ms": 7.0}, {"batch_size": 4}, {"transport_ms": 7.0, "batch_size": 4}])
+def test_what_a_request_takes_beside_its_service_is_in_every_prediction(changes: dict[str, float]) -> None:
+    """Closed form, search, simulator and sweep say the same; an instance is busy for no longer than it serves."""
+    kind = InstanceKind("7g", "xxlarge")
+    given = MODELS["albert"]
+    model = replace(given, table=replace(given.table, **changes))
+    size = int(changes.get("batch_size", 1))
+    whole_ms = given.mean_ms(kind.variant, kind.profile, 0.0)
+    assert model.mean_ms(kind.variant, kind.profile, 0.0) == pytest.approx(whole_ms / size)
+    beside_ms = changes.get("transport_ms", 0.0) + 2.0 * whole_ms * (1.0 - 1.0 / size)
+    assert model.beside_ms(kind.variant, kind.profile) == pytest.approx(beside_ms)
+    fleet = FleetCounts.uniform(GpuConfiguration((kind,)), 2)
+    rate_rps, sla_ms = 0.6 * 2e3 / model.mean_ms(kind.variant, kind.profile, 1.0), 3.0 * whole_ms
+    closed = evaluate(model, fleet, rate_rps, sla_ms)
+    # The same instances without it, at a time that is shorter by it.
+    served = replace(given, table=replace(model.table, transport_ms=0.0, batch_size=1, variants=_parts(given, size)))
+    bare = evaluate(served, fleet, rate_rps, sla_ms - beside_ms)
+    assert closed.utilisation == pytest.approx(bare.utilisation, rel=1e-9)
+    assert closed.p95_ms == pytest.approx(bare.p95_ms + beside_ms, rel=1e-3)
+    assert closed.late_fraction == pytest.approx(bare.late_fraction, rel=0.02, abs=1e-4)
+    found = FleetSearch(model, [kind], sla_ms).evaluate(np.array([[2.0]]), rate_rps)
+    assert found.late_fraction[0] == pytest.approx(closed.late_fraction, abs=1e-4)
+    seen = simulate(model, one_agent(fleet), Traffic(rate_rps=rate_rps), sla_ms=sla_ms, requests=50_000).evaluation
+    same = simulate(served, one_agent(fleet), Traffic(rate_rps=rate_rps), sla_ms=sla_ms, requests=50_000).evaluation
+    assert seen.p95_ms == pytest.approx(same.p95_ms + beside_ms, rel=1e-9)
+    swept = [
+        sweep(each, [kind], np.array([[2.0]]), rate_rps, sla_ms=sla_ms, requests=5_000) for each in (model, served)
+    ]
+    assert swept[0].p95_ms[0] == pytest.approx(swept[1].p95_ms[0] + beside_ms, rel=1e-9)
+
+
+def _parts(model: ServiceModel, size: int) -> dict[str, VariantPerformance]:
+    """Return what one of `size` requests takes that are served together."""
+    return {
+        name: replace(v, host_ms=v.host_ms / size, service_ms={p: ms / size for p, ms in v.service_ms.items()})
+        for name, v in model.table.variants.items()
+    }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -11,20 +13,22 @@ from typing import Any
 import pytest
 
 from clover.agents.bench import Bench, BenchSettings
+from clover.agents.path_bench import PathSettings, measure_path
 from clover.agents.sweep import SweepFile, SweepHead, sweep
 from clover.analysis.profiles import differences
+from clover.bus.memory import MemoryBus
+from clover.bus.messages import Request
+from clover.bus.port import Admission
 from clover.catalog import load_service, load_table, read_table, unmeasured_service
 from clover.core.application import ChangeTimes
 from clover.core.configuration import GpuConfiguration, InstanceKind
 from clover.core.profiling import (
     CellMeasurement,
     InstanceMeasurement,
-    Provenance,
     assignment_cells,
-    base_p95,
-    fit_table,
     single_cells,
 )
+from clover.core.table_fit import Provenance, base_p95, fit_table
 from clover.errors import ConfigurationError
 from clover.serving.simulated import SimulatedServicer
 from clover.sim.clock import VirtualClock, run_virtual
@@ -157,6 +161,69 @@ def test_all_instances_are_busy_until_the_slowest_has_enough() -> None:
     slow = [n for _, variant, n in counts if variant == "xxlarge"]
     assert min(slow) == 20
     assert all(n > 20 for _, variant, n in counts if variant == "base")
+
+
+def test_a_client_pauses_between_its_requests() -> None:
+    async def scenario() -> tuple[CellMeasurement, float]:
+        loop = asyncio.get_running_loop()
+        bench = _bench(requests=50, warm_up=0, limit_s=1e6, think_s=2.0)
+        began_s = loop.time()
+        measured = await bench.measure(GpuConfiguration((InstanceKind("7g", "base"),)))
+        return measured, loop.time() - began_s
+
+    measured, seconds = run_virtual(scenario())
+    (instance,) = measured.instances
+    assert len(instance.service_ms) == 50
+    # 50 exponential pauses of 2 s on average, beside a few seconds of service.
+    assert 60.0 < seconds < 160.0
+
+
+def test_a_table_says_what_requests_take_beside_and_of_which_batches_it_is(tmp_path: Path) -> None:
+    application = unmeasured_service("efficientnet_lite", "cpu").application
+    cells = [
+        CellMeasurement(cell=f"7g:{v}", outcome="ok", instances=[_instance(v)]) for v in ("lite0", "lite1", "lite2")
+    ]
+    alone = fit_table(application, cells, _provenance("cpu"), "7g")
+    assert (alone["transport_ms"], alone["transport_source"], alone["batch_size"]) == (0.0, "not measured", 1)
+    assert "one client per instance, back to back" in alone["provenance"]
+    story = replace(_provenance("cpu"), path_ms=(4.0, 6.0, 8.0), batch_size=4, think_s=0.1)
+    table = fit_table(application, cells, story, "7g")
+    assert (table["transport_ms"], table["batch_size"]) == (6.0, 4)
+    assert table["transport_source"].startswith("mean of 3 requests through a server on this host")
+    assert "pauses of 100 ms on average" in table["provenance"]
+    assert "6 answers of 4 requests" in table["provenance"]
+    path = tmp_path / "fours.json"
+    path.write_text(json.dumps(table))
+    model = load_service("efficientnet_lite", "cpu", path=path)
+    assert (model.table.transport_ms, model.table.batch_size) == (6.0, 4)
+    # The transport, and twice three quarters of the 13 ms of a batch: of its own, and of the one before.
+    assert model.beside_ms("lite0", "7g") == pytest.approx(6.0 + 2 * 0.75 * 13.0)
+    assert table["sla_p95_ms"] > alone["sla_p95_ms"]
+
+
+def test_the_path_of_requests_is_what_the_bus_takes() -> None:
+    """In virtual time on the in-process bus nothing takes any time, so that all of it is what is added here."""
+
+    class SlowBus(MemoryBus):
+        async def admit(self, requests: Sequence[Request], *, bound: int) -> list[Admission]:
+            await asyncio.sleep(0.004)
+            return await super().admit(requests, bound=bound)
+
+    async def scenario() -> list[float]:
+        clock = VirtualClock(asyncio.get_running_loop())
+        bus = SlowBus("path", clock.now_ms)
+        return await measure_path(
+            producer=bus,
+            node=bus,
+            model=load_service("albert", "a100-40gb"),
+            board=gpu_model("a100-40gb"),
+            inputs=[("text/plain", b"?")],
+            clock=clock,
+            rng=Random(1),
+            settings=PathSettings(requests=5, warm_up=1),
+        )
+
+    assert run_virtual(scenario()) == pytest.approx([4.0] * 5, abs=0.01)
 
 
 def test_the_original_sweep_has_every_distinct_assignment_once() -> None:
