@@ -25,6 +25,21 @@ def ladder_rows(parts: Parts, kind: str) -> list[dict[str, Any]]:
     return [row for name in names if name in parts for row in parts[name]["rows"]]
 
 
+def year_is_earlier(parts: Parts) -> bool:
+    """Return whether the rows of the year are those of an earlier page."""
+    return any(part.get("earlier", False) for name, part in parts.items() if name.startswith("year-"))
+
+
+def year_note(parts: Parts) -> str:
+    """Say so if the rows of the year are those of an earlier page."""
+    if not year_is_earlier(parts):
+        return ""
+    return (
+        "**These rows are those of an earlier page** (results/year.csv): planner and replays have changed since "
+        "(CHANGELOG.md), and the ladder over a year has not been computed anew.\n\n"
+    )
+
+
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns: int = 1) -> str:
     """Return a Markdown table; columns after the first few are figures, to the right."""
     lines = ["| " + " | ".join(header) + " |"]
