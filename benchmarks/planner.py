@@ -2,6 +2,7 @@
 
     python benchmarks/planner.py              # all
     python benchmarks/planner.py --repeat 9
+    python benchmarks/planner.py --only "plans of"    # one row per application, fleet, lambda and parking
 
 Rates are requests simulated per second of this process's wall time, warm-up and draws included. Distrust figures where
 `other_cores` is above 0.3.
@@ -16,8 +17,9 @@ import os
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -42,6 +44,9 @@ SLA_MS = MODEL.table.sla_p95_ms
 FINEST = GpuConfiguration((InstanceKind("1g", "base"),) * 6 + (InstanceKind("1g", "large"),))
 REQUESTS = 200_000
 SWEEP = 1000
+APPLICATIONS = ("albert", "efficientnet", "yolov5")
+#: Multiples of BASE's own load.
+LOADS = (1.0, 2.5, 5.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +163,7 @@ def plans() -> list[Figure]:
     """Return plans of scheme `exact` for a load that is new, certificates included, and for a change of the grid."""
     return [
         figure
-        for app in ("albert", "efficientnet", "yolov5")
+        for app in APPLICATIONS
         for gpus in (10, 100, 1000)
         for figure in (
             Figure(
@@ -221,6 +226,27 @@ def _simulate(agents: Any, rate_rps: float) -> object:
     return simulate(MODEL, agents, Traffic(rate_rps=rate_rps), sla_ms=SLA_MS, requests=REQUESTS)
 
 
+def rows(only: str) -> Iterator[dict[str, Any]]:
+    """Plan every case once, each with a new scheme, and look ahead; processor seconds, one figure per load."""
+    for gpus, app, lambda_, parking in product((10, 100, 1000), APPLICATIONS, (0.1, 0.5), ("none", "parked")):
+        name = f"plans of {app}, {gpus} GPUs, lambda {lambda_:g}, parking {parking}"
+        if only not in name:
+            continue
+        seen: dict[str, list[Any]] = {"plan_cpu_s": [], "look_ahead_cpu_s": [], "objective": [], "gap": []}
+        for load in LOADS:
+            asked = _problem(app, gpus, lambda_=lambda_, parking=parking)
+            asked = dataclasses.replace(asked, rate_rps=load / 2.5 * asked.rate_rps)
+            scheme, began = ExactScheme(), time.process_time()
+            answer = scheme.plan(asked)
+            planned = time.process_time()
+            scheme.look_ahead(asked)
+            seen["plan_cpu_s"].append(round(planned - began, 2))
+            seen["look_ahead_cpu_s"].append(round(time.process_time() - planned, 2))
+            seen["objective"].append(round(answer.objective, 6))
+            seen["gap"].append(None if answer.gap is None else round(answer.gap, 6))
+        yield {"schema": 1, "figure": name, "loads": LOADS, **seen, "target": 5.0 if gpus == 1000 else 2.0}
+
+
 def measure(figure: Figure, repeat: int) -> dict[str, Any]:
     """Time one figure."""
     figure.run()
@@ -276,6 +302,8 @@ def main() -> None:
     for figure in figures():
         if options.only in figure.name:
             print(json.dumps(measure(figure, options.repeat)), flush=True)
+    for row in rows(options.only):
+        print(json.dumps(row), flush=True)
 
 
 if __name__ == "__main__":

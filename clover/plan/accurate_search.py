@@ -25,6 +25,8 @@ from clover.plan.sweep import sweep
 
 #: How much later than allowed an estimate may be, so that no good fleet is left out for it.
 _SLACK = 0.006
+#: What is later by a first guess is not looked at again.
+_WORTH_LATE = LATE_LIMIT + 0.03
 _SIMULATED, _REQUESTS, _WARM_UP = 48, 8_000, 1_000
 #: What a short simulation may say of a fleet that is certified afterwards.
 NEARLY = LATE_LIMIT + 0.002
@@ -51,8 +53,7 @@ class _Listed:
         self.counts = np.concatenate([each.counts[rows] for each, rows in found])
         self.idle_w = np.concatenate([each.idle_w[rows] for each, rows in found])
         self._sources = [(each.layout, int(row)) for each, rows in found for row in rows]
-        unknown = np.full(len(self.counts), np.nan)
-        self.estimate = Estimate(accuracy_pct=unknown, dynamic_j=unknown.copy(), late_fraction=unknown.copy())
+        self.estimate = Estimate(*np.full((3, len(self.counts)), np.nan))
 
     def layout(self, row: int) -> Layout:
         layout, own = self._sources[row]
@@ -61,10 +62,7 @@ class _Listed:
     def estimate_rows(self, search: FleetSearch, rows: NDArray[np.intp], rate_rps: float) -> None:
         unknown = rows[np.isnan(self.estimate.late_fraction[rows])]
         if len(unknown):
-            seen = estimate(search, self.counts[unknown], rate_rps)
-            self.estimate.accuracy_pct[unknown] = seen.accuracy_pct
-            self.estimate.dynamic_j[unknown] = seen.dynamic_j
-            self.estimate.late_fraction[unknown] = seen.late_fraction
+            self.estimate.put(unknown, estimate(search, self.counts[unknown], rate_rps, worth_late=_WORTH_LATE))
 
 
 class AccurateFleets:

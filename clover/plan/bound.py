@@ -24,7 +24,8 @@ class Bounded:
 
     Attributes:
         upper_bound: No plan that keeps the promise scores higher; -inf if none can.
-        nearest: The whole-numbered solution of the narrow interval with that bound, None if there is none.
+        nearest: The solution of the narrow interval with that bound, in whole numbers if the bound is; None if there is
+            none.
         programs: How many programs were solved in whole numbers.
     """
 
@@ -37,6 +38,7 @@ class Bounded:
 class _Node:
     interval: Interval
     bound: float
+    relaxed: FlowSolution
     solution: FlowSolution | None = None
 
 
@@ -47,7 +49,7 @@ def bound(
     late_limit: float = LATE_LIMIT,
     utilisation: float = 1.0,
     narrow: float = 1.0 / 160.0,
-    most_programs: int = 16,
+    most_programs: int = 8,
     absolute_gap: float = 1e-5,
     whole_at: float = 1.0 / 20.0,
     cutoff: float = -np.inf,
@@ -96,17 +98,17 @@ def bound(
     return Bounded(upper_bound=-np.inf, nearest=None, programs=programs)
 
 
-def relaxed_bound(flow: FlowModel, asked: Asked, *, narrow: float = 1.0 / 80.0) -> float:
+def relaxed_bound(flow: FlowModel, asked: Asked, *, narrow: float = 1.0 / 80.0) -> Bounded:
     """Return an upper bound as `bound` does, a little higher, without solving anything in whole numbers."""
     nodes = [node for each in _cover() if (node := _relaxed(flow, asked, each, LATE_LIMIT, 1.0))]
     while nodes:
         best = max(range(len(nodes)), key=lambda index: (nodes[index].bound, -nodes[index].interval.low))
         node = nodes.pop(best)
         if node.interval.width <= narrow:
-            return node.bound
+            return Bounded(upper_bound=node.bound, nearest=node.relaxed, programs=0)
         children = (_relaxed(flow, asked, half, LATE_LIMIT, 1.0) for half in node.interval.halves())
         nodes += [child for child in children if child]
-    return -np.inf
+    return Bounded(upper_bound=-np.inf, nearest=None, programs=0)
 
 
 def _cover() -> list[Interval]:
@@ -115,5 +117,5 @@ def _cover() -> list[Interval]:
 
 
 def _relaxed(flow: FlowModel, asked: Asked, interval: Interval, late_limit: float, utilisation: float) -> _Node | None:
-    solution = flow.solve(asked, interval, late_limit=late_limit, utilisation=utilisation, relaxed=True)
-    return None if solution is None else _Node(interval=interval, bound=solution.bound)
+    solution = flow.relax(asked, interval, late_limit=late_limit, utilisation=utilisation)
+    return None if solution is None else _Node(interval=interval, bound=solution.bound, relaxed=solution)

@@ -27,10 +27,11 @@ BATCHES = 32
 #: In large fleets every batch is at least this many requests per instance long.
 _BATCH_PER_INSTANCE = 1.5
 CONFIDENCE = 0.99
-#: A plan that already fails with this confidence after these parts of the requests is not simulated to the end. That a
-#: good one is lost so is unlikely; that a bad one passes is not possible, since only the whole is proof.
-_GIVE_UP_CONFIDENCE = 0.9999
-_GIVE_UP_AFTER = (1.0 / 8.0, 3.0 / 8.0)
+#: After these parts of the requests a plan is given up that hardly can pass in the end any more. That a good one is
+#: lost so is unlikely; that a bad one passes is not possible, since only the whole is proof.
+_GIVE_UP_AFTER = (1.0 / 16.0, 1.0 / 8.0, 1.0 / 4.0, 1.0 / 2.0)
+#: Standard deviations of luck that a plan is still granted there, and before it is simulated for longer.
+_LUCK, _LUCK_BEFORE_LONGER = 3.0, 1.0
 #: Certificates draw from their own random numbers: first element of every seed, so that no search shares them.
 _CERTIFICATE_STREAM = 0x5EED
 
@@ -41,7 +42,7 @@ class Certificate:
 
     Attributes:
         certified: The upper bound is within the limit.
-        late_upper: One-sided 99 % upper bound of P(latency > SLA); 1 if overloaded.
+        late_upper: One-sided upper bound of P(latency > SLA) with at least 99 % confidence; 1 if overloaded.
         late_fraction: Its estimate.
         limit: What was to be kept.
         requests, batches: Looked at after the warm-up; fewer than asked for if the plan failed early.
@@ -67,6 +68,7 @@ def certify(
     limit: float = LATE_LIMIT,
     requests: int = LEAST_REQUESTS,
     batches: int = BATCHES,
+    longer: int = 1,
     seed: int = 0,
 ) -> Certificate:
     """Simulate a plan at its own contention and with its own dispatch rule, and bound P(latency > SLA).
@@ -80,6 +82,8 @@ def certify(
         limit: Largest fraction of late requests.
         requests: At least `LEAST_REQUESTS`; large fleets get more.
         batches: At least `LEAST_BATCHES`.
+        longer: A plan that is nearly proven is simulated on until there are so many times as many requests. To look
+            twice is to try one's luck twice: each look then takes half of the 1 % by which a certificate may err.
         seed: Of the certificate; its random numbers are shared with no search, whatever seed that has.
 
     Raises:
@@ -91,40 +95,84 @@ def certify(
             f"{LEAST_BATCHES}"
         )
     simulator = Simulator(model, agents, traffic, seed=(_CERTIFICATE_STREAM, seed))
-    late, finished = np.ones(batches), True
+    late, finished, confidence = np.ones(batches), True, CONFIDENCE
+    if longer > 1:
+        confidence = (1.0 + CONFIDENCE) / 2.0
     if not simulator.overloaded:
         instances = sum(agent.instances for agent in agents)
         length = max(-(-requests // batches), math.ceil(_BATCH_PER_INSTANCE * instances))
-        late, finished = _run(simulator, length, batches, sla_ms=sla_ms, limit=limit)
+        run = _Run(simulator, length, batches, sla_ms=sla_ms, limit=limit, confidence=confidence)
+        late, finished = run.look(max(batches, math.ceil(longer * requests / length)))
     simulation = simulator.result(sla_ms=sla_ms, idle_power_w=idle_power_w)
-    upper = 1.0 if simulator.overloaded else min(1.0, float(late.mean()) + _margin(late, len(simulation.latency_ms)))
+    seen = len(simulation.latency_ms)
+    upper = 1.0 if simulator.overloaded else min(1.0, float(late.mean()) + _margin(late, seen, confidence))
     return Certificate(
         certified=finished and upper <= limit,
         late_upper=upper,
         late_fraction=float(late.mean()),
         limit=limit,
-        requests=len(simulation.latency_ms),
+        requests=seen,
         batches=len(late),
         simulation=simulation,
     )
 
 
-def _run(simulator: Simulator, length: int, batches: int, *, sla_ms: float, limit: float) -> tuple[Floats, bool]:
-    """Return the late fraction of each batch, and whether all of them were simulated."""
-    ran = 0
-    for part in _GIVE_UP_AFTER:
-        more = math.ceil(part * batches) - ran
-        simulator.run(more * length)
-        ran += more
-        early = late_by_batch(simulator.latency_ms(), sla_ms, LEAST_BATCHES)
-        if early.mean() - _margin(early, ran * length, _GIVE_UP_CONFIDENCE) > limit:
-            return early, False
-    simulator.run((batches - ran) * length)
-    simulator.finish()
-    return late_by_batch(simulator.latency_ms(), sla_ms, batches), True
+class _Run:
+    """A simulation in batches that is looked at on the way."""
+
+    def __init__(
+        self, simulator: Simulator, length: int, batches: int, *, sla_ms: float, limit: float, confidence: float
+    ) -> None:
+        self._simulator, self._length, self._batches = simulator, length, batches
+        self._sla_ms, self._limit, self._confidence = sla_ms, limit, confidence
+        self._ran = 0
+
+    def look(self, most: int) -> tuple[Floats, bool]:
+        """Return the late fraction of each batch, and whether there are enough for a proof.
+
+        Args:
+            most: Usual batches to which a plan is simulated that is nearly proven.
+        """
+        for part in _GIVE_UP_AFTER:
+            if self._hopeless(self._until(math.ceil(part * self._batches), LEAST_BATCHES), most, _LUCK):
+                return self._finished(LEAST_BATCHES), False
+        late = self._until(self._batches, self._batches)
+        if most == self._batches or late.mean() + self._margin(late) <= self._limit:
+            return self._finished(self._batches), True
+        if self._hopeless(late, most, _LUCK_BEFORE_LONGER):
+            return self._finished(self._batches), False
+        late = self._until((self._batches + most) // 2, self._batches)
+        if self._hopeless(late, most, _LUCK_BEFORE_LONGER):
+            return self._finished(self._batches), False
+        self._until(most, self._batches)
+        return self._finished(self._batches), True
+
+    def _until(self, ran: int, batches: int) -> Floats:
+        """Simulate until so many batches of the usual length are there; return them cut into so many."""
+        self._simulator.run((ran - self._ran) * self._length)
+        self._ran = ran
+        return late_by_batch(self._simulator.latency_ms(), self._sla_ms, batches)
+
+    def _finished(self, batches: int) -> Floats:
+        self._simulator.finish()
+        return late_by_batch(self._simulator.latency_ms(), self._sla_ms, batches)
+
+    def _margin(self, late: Floats) -> float:
+        return _margin(late, self._ran * self._length, self._confidence)
+
+    def _hopeless(self, late: Floats, most: int, luck: float) -> bool:
+        """Return whether even with some luck too many will have been late in the end, after so many batches.
+
+        The mean of the whole differs from that of a part by a standard deviation of sqrt(1 - part) times that of the
+        part's mean, whose own error is sqrt(1 / part) times that of the whole.
+        """
+        part, margin = self._ran / most, self._margin(late)
+        deviation = margin / student_t_quantile(self._confidence, len(late) - 1)
+        best = late.mean() - luck * math.sqrt(1.0 - part) * deviation
+        return best + math.sqrt(part) * margin > self._limit
 
 
-def _margin(late: Floats, requests: int, confidence: float = CONFIDENCE) -> float:
+def _margin(late: Floats, requests: int, confidence: float) -> float:
     """Return how far the true mean may lie from that of the batches at this confidence, on one side."""
     n = len(late)
     variance = float(late.var(ddof=1))

@@ -108,7 +108,7 @@ class LongestIdleEngine:
             heapreplace(heap, (finish, i))
             add_finish(finish)
             add_instance(i)
-        return _in_order(requests, finishes, instances)
+        return in_order(requests.first, finishes, instances)
 
     def drain(self) -> Begun:
         """Return nothing: nobody is left waiting."""
@@ -164,13 +164,14 @@ class RankedEngine:
                 heapreplace(busy, (finish, i))
             finishes.append(finish)
             instances.append(i)
-        return _in_order(requests, finishes, instances)
+        return in_order(requests.first, finishes, instances)
 
     def drain(self) -> Begun:
         """Return nothing: nobody is left waiting."""
         return nothing_begun()
 
 
-def _in_order(requests: Requests, finishes: list[float], instances: list[int]) -> Begun:
-    numbers = np.arange(requests.first, requests.first + len(finishes))
+def in_order(first: int, finishes: list[float], instances: list[int]) -> Begun:
+    """Return requests that began in the order of their numbers."""
+    numbers = np.arange(first, first + len(finishes))
     return Begun(numbers, np.array(finishes, dtype=np.float64), np.array(instances, dtype=np.intp))

@@ -22,7 +22,7 @@ from clover.plan.traffic import RequestClass
 
 _INFINITY = float("inf")
 #: Longer than the patience by less than anybody could measure, so that "longer than" holds when it is asked.
-_PATIENCE_S = SHARE_PATIENCE_S + 1e-6
+PATIENCE_ENDS_S = SHARE_PATIENCE_S + 1e-9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,7 +218,7 @@ class EventEngine:
 
     def _patience_ends(self) -> float:
         """Return when the next oldest request of a class has waited for too long, if not yet now."""
-        ends = (queue[0][0] + _PATIENCE_S for queue in self._queues if queue)
+        ends = (queue[0][0] + PATIENCE_ENDS_S for queue in self._queues if queue)
         return min((end for end in ends if end > self._now), default=_INFINITY)
 
     def _dispatch(self) -> None:

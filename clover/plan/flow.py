@@ -31,20 +31,8 @@ from clover.core.configuration import FleetCounts, InstanceKind
 from clover.core.objective import LATE_LIMIT
 from clover.core.queueing import Evaluation
 from clover.plan.asking import Asked
-from clover.plan.program import QuietHighs, Rows
+from clover.plan.program import QuietHighs, Rows, solve_whole
 
-#: HiGHS gives up after so many nodes of its search; its bound still counts.
-_MOST_NODES = 300
-#: The same answer on every machine; restarts and symmetry cost a third of the time of programs as small as these.
-_OPTIONS = (
-    ("threads", 1),
-    ("random_seed", 0),
-    ("mip_rel_gap", 0.0),
-    ("mip_allow_restart", False),
-    ("mip_detect_symmetry", False),
-)
-#: HiGHS' number for "a feasible solution is there" (SolutionStatus::kSolutionStatusFeasible).
-_FEASIBLE = 2
 #: A flow below this part of the load is nothing.
 _LEAST_SHARE = 1e-7
 
@@ -74,8 +62,8 @@ class FlowSolution:
     Attributes:
         bound: No answer with a contention in the interval scores higher.
         found: Whether there is a solution; if not, HiGHS gave up, only the bound counts, and the rest is nothing.
-        gpus: GPUs per partition, in the order of the model's multisets.
-        spare: GPUs that are parked or off.
+        gpus: GPUs per partition, in the order of the model's multisets; rounded if they need not be whole.
+        spare: GPUs that are parked or off, likewise.
         counts: Instances by kind, (K,).
         flows: Requests/s by kind, (K,).
     """
@@ -115,6 +103,7 @@ class FlowModel:
         self.model, self.multisets, self.gpus = model, tuple(multisets), gpus
         self.rate_rps, self.sla_ms = rate_rps, sla_ms
         self._spare_power_w, self._most_active = spare_power_w, most_active
+        self._relaxed: dict[Interval, QuietHighs] = {}
         self._sizes = sorted({size for multiset in multisets for size in multiset})
         kinds = [
             InstanceKind(size, variant.name)
@@ -138,34 +127,57 @@ class FlowModel:
         *,
         late_limit: float = LATE_LIMIT,
         utilisation: float = 1.0,
-        relaxed: bool = False,
         absolute_gap: float = 1e-5,
+        cutoff: float = -np.inf,
     ) -> FlowSolution | None:
-        """Solve for contention in an interval; None if nothing there keeps the promise.
+        """Solve for contention in an interval; None if nothing there keeps the promise, or scores above the cutoff.
 
         Args:
             asked: What is to be maximised and kept.
             interval: Of contention.
             late_limit: Largest fraction of requests whose service alone is longer than the SLA.
             utilisation: Largest busy fraction of the instances of any kind.
-            relaxed: Leave out that numbers are whole (still a bound).
             absolute_gap: HiGHS ends when its bound and its answer are so near; the bound is the one that is returned.
+            cutoff: What scores no more need not be found.
         """
-        program = self._program(asked, interval, late_limit, utilisation, relaxed=relaxed)
-        solver = QuietHighs()
-        for option, value in (*_OPTIONS, ("mip_abs_gap", absolute_gap)):
-            solver.setOptionValue(option, value)
-        # Counting nodes rather than seconds keeps answers the same on every machine.
-        solver.setOptionValue("mip_max_nodes", _MOST_NODES)
-        solver.passModel(program)
+        if cutoff > -np.inf:
+            # A program in whole numbers takes twenty times as long as one without.
+            relaxed = self.relax(asked, interval, late_limit=late_limit, utilisation=utilisation)
+            if relaxed is None or relaxed.bound <= cutoff:
+                return None
+        solved = solve_whole(
+            self._program(asked, interval, late_limit, utilisation, relaxed=False),
+            absolute_gap=absolute_gap,
+            cutoff=cutoff - asked.constant,
+        )
+        return (
+            None if solved is None else self._solution(solved.bound + asked.constant, solved.values, found=solved.found)
+        )
+
+    def relax(
+        self, asked: Asked, interval: Interval, *, late_limit: float = LATE_LIMIT, utilisation: float = 1.0
+    ) -> FlowSolution | None:
+        """Solve without whole numbers, which still is a bound; arguments and result as `solve`.
+
+        What is asked only changes the costs, as long as no accuracy or energy is to be kept: the program is then kept,
+        and solved again from where it ended.
+        """
+        plain = not asked.constrained and late_limit == LATE_LIMIT and utilisation == 1.0
+        solver = self._relaxed.get(interval) if plain else None
+        if solver is None:
+            solver = QuietHighs()
+            solver.setOptionValue("threads", 1)
+            solver.passModel(self._program(asked, interval, late_limit, utilisation, relaxed=True))
+            if plain:
+                self._relaxed[interval] = solver
+        else:
+            costs = self._costs(asked, interval)
+            solver.changeColsCost(len(costs), np.arange(len(costs), dtype=np.int32), costs)
         solver.run()
-        if solver.getModelStatus() == highspy.HighsModelStatus.kInfeasible:
+        if solver.getModelStatus() != highspy.HighsModelStatus.kOptimal:
             return None
-        info = solver.getInfo()
-        bound = info.objective_function_value if relaxed else info.mip_dual_bound
-        values = np.array(solver.getSolution().col_value)
-        found = info.primal_solution_status == _FEASIBLE
-        return self._solution(float(bound) + asked.constant, values, found=found)
+        bound = float(solver.getInfo().objective_function_value) + asked.constant
+        return self._solution(bound, np.array(solver.getSolution().col_value), found=True, whole=False)
 
     def evaluation(self, solution: FlowSolution) -> Evaluation:
         """Evaluate a solution at its own contention, waiting as if all instances stood in one line (too kind)."""
@@ -267,14 +279,17 @@ class FlowModel:
         fewest = 0 if self._most_active is None else self.gpus - self._most_active
         return float(fewest), float(self.gpus - 1)
 
-    def _solution(self, bound: float, values: Floats, *, found: bool) -> FlowSolution:
+    def _solution(self, bound: float, values: Floats, *, found: bool, whole: bool = True) -> FlowSolution:
         partitions, kinds = len(self.multisets), len(self.arrays.kinds)
-        flows = np.maximum(values[partitions + 1 + kinds :], 0.0)
+        counts, flows = (
+            values[partitions + 1 : partitions + 1 + kinds],
+            np.maximum(values[partitions + 1 + kinds :], 0.0),
+        )
         return FlowSolution(
             bound=bound,
             found=found,
             gpus=np.rint(values[:partitions]).astype(np.intp),
             spare=round(float(values[partitions])),
-            counts=np.rint(values[partitions + 1 : partitions + 1 + kinds]),
+            counts=np.rint(counts) if whole else counts,
             flows=np.where(flows < _LEAST_SHARE * self.rate_rps, 0.0, flows),
         )

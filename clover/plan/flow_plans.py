@@ -15,7 +15,7 @@ import numpy as np
 from clover.core.objective import LATE_LIMIT, PLANNED_LATE_LIMIT
 from clover.core.queueing import evaluate
 from clover.plan.asking import Asked
-from clover.plan.bound import bound
+from clover.plan.bound import bound, relaxed_bound
 from clover.plan.flow import FlowModel, FlowSolution, Interval
 from clover.plan.points import Fleetwide, PlanPoint, fill, fleet_of
 from clover.plan.prover import Proof
@@ -95,13 +95,15 @@ class FlowPlanner:
             asked: What is to be maximised and kept.
             at_least: Score of a plan that is known; nothing below it is looked for.
             most_proofs: Give up after so many simulations.
-            careful: Begin with as much room for waiting as the last plan needed.
+            careful: Begin with as much room for waiting as the last plan needed, and bound without whole numbers.
         """
-        bounded = bound(self._flow, asked)
+        bounded = relaxed_bound(self._flow, asked) if careful else bound(self._flow, asked, cutoff=at_least)
+        if bounded.upper_bound <= at_least:
+            return None, bounded.upper_bound
         queue: list[_Entry] = []
         start = self._room if careful else _Room()
         tried = {start}
-        unlimited = start == _Room() and not asked.constrained
+        unlimited = start == _Room() and not asked.constrained and not careful
         first = bounded.nearest if unlimited else self._solve(asked, start, at_least, bounded.nearest)
         self._push(queue, asked, start, first)
         left = most_proofs
@@ -133,11 +135,11 @@ class FlowPlanner:
         if before is not None and self._flow.gpus <= _FEW_GPUS:
             rho = self._flow.contention(before.counts, before.flows)
             near = Interval(low=_LESS_BUSY * rho, high=min(1.0, rho + _NARROW))
-            found = self._solve_near(tight, room, near)
+            found = self._solve_near(tight, room, near, cutoff)
             if found is not None:
                 rho = self._flow.contention(found.counts, found.flows)
                 close = Interval(low=max(0.0, rho - _NARROW), high=min(1.0, rho + _NARROW))
-                found = self._solve_near(tight, room, close) or found
+                found = self._solve_near(tight, room, close, cutoff) or found
                 return found if found.bound > cutoff else None
         return bound(
             self._flow,
@@ -151,8 +153,10 @@ class FlowPlanner:
             cutoff=cutoff,
         ).nearest
 
-    def _solve_near(self, asked: Asked, room: _Room, near: Interval) -> FlowSolution | None:
-        found = self._flow.solve(asked, near, late_limit=room.late, utilisation=room.utilisation, absolute_gap=_GAP)
+    def _solve_near(self, asked: Asked, room: _Room, near: Interval, cutoff: float) -> FlowSolution | None:
+        found = self._flow.solve(
+            asked, near, late_limit=room.late, utilisation=room.utilisation, absolute_gap=_GAP, cutoff=cutoff
+        )
         return found if found is not None and found.found else None
 
     def _push(self, queue: list[_Entry], asked: Asked, room: _Room, solution: FlowSolution | None) -> None:

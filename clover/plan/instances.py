@@ -11,6 +11,7 @@ from clover.core.application import ServiceModel
 from clover.core.closed_form import Floats, KindArrays, operating_points
 from clover.plan.engines import Engine, Indices, LongestIdleEngine, RankedEngine, Ranking
 from clover.plan.event_engine import Crew, EventEngine
+from clover.plan.pull_engine import PullEngine, SharesEngine
 from clover.plan.traffic import AgentFleet, Traffic, total_counts
 
 
@@ -76,12 +77,17 @@ class InstanceArrays:
 def make_engine(instances: InstanceArrays, agents: Sequence[AgentFleet], traffic: Traffic) -> Engine:
     """Return the fastest engine that does what is asked."""
     rule = agents[0].rule
-    plain = len(agents) == 1 and len(traffic.classes) == 1 and traffic.classes[0].min_accuracy_pct is None
+    alike = len(traffic.classes) == 1 and traffic.classes[0].min_accuracy_pct is None
+    plain = alike and len(agents) == 1
     if plain and rule.name == "longest_idle":
         return LongestIdleEngine(len(instances))
     if plain and (rule.name == "accurate" or (rule.name == "fastest" and not rule.hold_back)):
         return RankedEngine(len(instances), _ranking(instances, by_accuracy=rule.name == "accurate"))
-    return EventEngine([_crew(instances, row, agent) for row, agent in enumerate(agents)], traffic.classes)
+    crews = [_crew(instances, row, agent) for row, agent in enumerate(agents)]
+    if alike and not any(agent.rule.hold_back for agent in agents):
+        shares = any(agent.rule.name == "shares" for agent in agents)
+        return SharesEngine(crews) if shares else PullEngine(crews)
+    return EventEngine(crews, traffic.classes)
 
 
 def _ranking(instances: InstanceArrays, *, by_accuracy: bool) -> Ranking:

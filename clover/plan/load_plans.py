@@ -10,7 +10,7 @@ from clover.core.objective import LATE_LIMIT, Baseline
 from clover.core.queueing import evaluate
 from clover.plan.accurate_search import NEARLY, AccurateFleets
 from clover.plan.asking import Asked, by_objective
-from clover.plan.bound import bound, relaxed_bound
+from clover.plan.bound import relaxed_bound
 from clover.plan.flow import FlowModel
 from clover.plan.flow_plans import MOST_PROOFS, FlowPlanner, asked_score
 from clover.plan.frontier import ConvexBound, Frontier
@@ -115,7 +115,7 @@ class LoadPlans:
             if bounds.at(place) is None:
                 self._solve(lambda_, place, bounds, ahead=True)
         for place in _places(_BOUNDED_AT):
-            bounds.add(place, relaxed_bound(self._flow, by_objective(lambda_, self.base, place)))
+            bounds.add(place, relaxed_bound(self._flow, by_objective(lambda_, self.base, place)).upper_bound)
         left = _places(_LOOKED_AT)
         for _ in range(_PLANNED_AHEAD):
             gaps = {place: self._gap(lambda_, place, bounds) for place in left}
@@ -249,8 +249,8 @@ class LoadPlans:
 
     def _flow_active(self, asked: Asked) -> int:
         """Return with how many serving GPUs the flow model would do, waiting left out."""
-        nearest = bound(self._flow, asked, narrow=1.0 / 40.0, whole_at=1.0 / 40.0, most_programs=1).nearest
-        return self.gpus if nearest is None else int(nearest.gpus.sum())
+        nearest = relaxed_bound(self._flow, asked).nearest
+        return self.gpus if nearest is None else self.gpus - nearest.spare
 
     def _point(self, pool: Pool, row: int) -> PlanPoint:
         problem = self.problem
@@ -285,11 +285,6 @@ class LoadPlans:
         added = replace(point, layout=layout, evaluation=evaluation)
         # More GPUs of the same kinds are hardly later; should the proof fail nevertheless, the plan is not proven.
         return prover(added) or replace(added, late_upper=None)
-
-    @property
-    def late_limit(self) -> float:
-        """What certificates keep."""
-        return LATE_LIMIT
 
 
 def _places(number: int) -> list[float]:

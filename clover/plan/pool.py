@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clover.core.application import ServiceModel
-from clover.core.closed_form import Floats, mean_accuracy_pct, mean_dynamic_j
+from clover.core.closed_form import Floats, OperatingPoints, mean_accuracy_pct, mean_dynamic_j
 from clover.core.configuration import OFF, PARKED, GpuConfiguration, InstanceKind
 from clover.core.objective import PLANNED_LATE_LIMIT
 from clover.core.queueing import FleetSearch
@@ -18,6 +18,7 @@ from clover.plan.space import FleetSpace, count_matrix, kinds_of, mixed_fleets
 
 #: Bisections for the highest load, to 0.1 %.
 _RATE_STEPS = 12
+_ROWS = 4_096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -180,13 +181,31 @@ class Enumeration:
                 energy_j=np.where(bad, np.nan, every.energy_j_per_request(idle_w)),
                 layout=layout,
             )
-        points = self._search.operating(counts, rate_rps)
-        good = self._search.late_fraction(points) <= PLANNED_LATE_LIMIT
-        kept: NDArray[np.intp] = np.flatnonzero(good)
-        accuracy = mean_accuracy_pct(self._search.arrays, points)[kept]
+        # In pieces that the processor's cache holds.
+        parts = [self._good(counts[i : i + _ROWS], rate_rps) for i in range(0, len(counts), _ROWS)]
+        kept = np.concatenate([rows + i * _ROWS for i, (rows, _, _) in enumerate(parts)])
+        accuracy: Floats = np.concatenate([found for _, found, _ in parts])
+        dynamic: Floats = np.concatenate([found for _, _, found in parts])
         # What keeps the promise is not overloaded: it serves what arrives.
-        energy = mean_dynamic_j(self._search.arrays, points)[kept] + idle_w[kept] / rate_rps
+        energy = dynamic + idle_w[kept] / rate_rps
         return Pool(accuracy_pct=accuracy, energy_j=energy, layout=lambda row: layout(int(kept[row])))
+
+    def _good(self, counts: Floats, rate_rps: float) -> tuple[NDArray[np.intp], Floats, Floats]:
+        """Return the rows that keep the promise, their accuracy in per cent and their dynamic energy in J."""
+        points = self._search.operating(counts, rate_rps)
+        # Waiting, which costs most to work out, is not needed where service alone is too long.
+        served = (points.shares * self._search.late_service(points.rho)).sum(axis=1)
+        rows = np.flatnonzero((served <= PLANNED_LATE_LIMIT) & ~points.overloaded)
+        likely = OperatingPoints(
+            counts=points.counts[rows],
+            rate_rps=points.rate_rps[rows],
+            rho=points.rho[rows],
+            rates=points.rates[rows],
+            overloaded=points.overloaded[rows],
+        )
+        good = self._search.late_fraction(likely) <= PLANNED_LATE_LIMIT
+        accuracy, dynamic = mean_accuracy_pct(self._search.arrays, likely), mean_dynamic_j(self._search.arrays, likely)
+        return rows[good], accuracy[good], dynamic[good]
 
     def _idle_power_w(self, active: int, spare: int, *, off: bool) -> float:
         table = self._model.table

@@ -8,16 +8,14 @@ from dataclasses import dataclass, field
 
 from clover.core.application import ServiceModel
 from clover.core.configuration import GpuId
-from clover.core.objective import LATE_LIMIT
 from clover.core.queueing import Evaluation, idle_power_w
-from clover.plan.certify import LEAST_REQUESTS, Certificate, certify
+from clover.plan.certify import certify
 from clover.plan.points import PlanPoint, assign, fleet_of
 from clover.plan.simulator import simulate
 from clover.plan.traffic import Traffic, agents_of
 
-#: A plan that looks good but is not proven is simulated so much longer, if that can prove it at all.
-_LONGER = 4
-_WORTH_IT = LATE_LIMIT - 0.0006
+#: A plan that looks good but is not proven is simulated so much longer.
+LONGER = 4
 #: A short look; its random numbers are shared with no certificate.
 _GLANCE_REQUESTS, _GLANCE_STREAM = 8_000, 0x61A2
 
@@ -107,24 +105,18 @@ class Prover:
 
         Not with shares: there is always another plan that is nearly as good.
         """
-        found = self._certificate(point, 1)
-        patient = point.dispatch.name != "shares"
-        if patient and not found.certified and found.late_fraction <= _WORTH_IT:
-            found = self._certificate(point, _LONGER)
+        configuration = assign(point.layout, self.ids)
+        found = certify(
+            self.model,
+            agents_of(configuration, point.dispatch.by_node(configuration)),
+            Traffic(rate_rps=self.rate_rps),
+            sla_ms=self.sla_ms,
+            longer=1 if point.dispatch.name == "shares" else LONGER,
+            seed=self.seed,
+        )
         return Seen(
             certified=found.certified,
             late_upper=found.late_upper,
             late_fraction=found.late_fraction,
             evaluation=found.simulation.evaluation,
-        )
-
-    def _certificate(self, point: PlanPoint, factor: int) -> Certificate:
-        configuration = assign(point.layout, self.ids)
-        return certify(
-            self.model,
-            agents_of(configuration, point.dispatch.by_node(configuration)),
-            Traffic(rate_rps=self.rate_rps),
-            sla_ms=self.sla_ms,
-            requests=factor * LEAST_REQUESTS,
-            seed=self.seed,
         )

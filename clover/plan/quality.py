@@ -10,22 +10,31 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clover.core.closed_form import Floats, KindArrays
 from clover.core.queueing import FleetSearch
 
-_ROUNDS = 5
+#: Steps to the fixed point of contention, and those after which hopeless fleets are told.
+_ROUNDS, _FIRST_ROUNDS = 5, 2
+_ROWS = 4_096
 #: Of those that wait, this part is counted late in the estimate.
 _WAITERS_LATE = 0.3
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class Estimate:
     """What fleets would do under `accurate`, all of shape (C,)."""
 
     accuracy_pct: Floats
     dynamic_j: Floats
     late_fraction: Floats
+
+    def put(self, rows: NDArray[np.intp], found: Estimate) -> None:
+        """Write what was found of some fleets into these."""
+        self.accuracy_pct[rows] = found.accuracy_pct
+        self.dynamic_j[rows] = found.dynamic_j
+        self.late_fraction[rows] = found.late_fraction
 
 
 def erlang_b(servers: Floats, offered: Floats) -> Floats:
@@ -37,23 +46,49 @@ def erlang_b(servers: Floats, offered: Floats) -> Floats:
     return blocked
 
 
-def estimate(search: FleetSearch, counts: Floats, rate_rps: float) -> Estimate:
-    """Estimate fleets under `accurate`, (C, K); what a variant turns away goes to the next less accurate one."""
+def estimate(search: FleetSearch, counts: Floats, rate_rps: float, *, worth_late: float = 1.0) -> Estimate:
+    """Estimate fleets under `accurate`, (C, K); what a variant turns away goes to the next less accurate one.
+
+    Args:
+        search: Closed form of the kinds.
+        counts: Instances by kind.
+        rate_rps: Arrival rate.
+        worth_late: What is later than this after a few rounds to the fixed point of contention stays as it is then.
+    """
+    result = Estimate(*np.empty((3, len(counts))))
+    # In pieces that the processor's cache holds.
+    for first in range(0, len(counts), _ROWS):
+        rows = np.arange(first, min(first + _ROWS, len(counts)))
+        rho = np.full(len(rows), 0.3)
+        for rounds in (_FIRST_ROUNDS, _ROUNDS - _FIRST_ROUNDS):
+            found, rho = _estimate(search, counts[rows], rate_rps, rho, rounds)
+            result.put(rows, found)
+            worth = found.late_fraction <= worth_late
+            rows, rho = rows[worth], rho[worth]
+            if not len(rows):
+                break
+    return result
+
+
+def _estimate(
+    search: FleetSearch, counts: Floats, rate_rps: float, rho: Floats, rounds: int
+) -> tuple[Estimate, Floats]:
+    """Go some rounds from a contention towards its fixed point; return what is there, and the contention."""
     arrays = search.arrays
-    rho = np.full(len(counts), 0.3)
     rates, turned_away = np.zeros_like(counts), np.zeros(len(counts))
-    for _ in range(_ROUNDS):
+    for _ in range(rounds):
         service = arrays.mean_s(rho)
         rates, turned_away = _overflow(arrays, counts, counts / service, rate_rps)
         rho = np.minimum((rates * service).sum(axis=1) / counts.sum(axis=1), 1.0)
     shares = rates / rates.sum(axis=1, keepdims=True)
     late = (shares * search.late_service(rho)).sum(axis=1) + _WAITERS_LATE * turned_away / rate_rps
     overloaded = (counts / arrays.mean_s(np.ones(len(counts)))).sum(axis=1) <= rate_rps
-    return Estimate(
+    found = Estimate(
         accuracy_pct=shares @ arrays.accuracy_pct,
         dynamic_j=(shares @ arrays.dynamic_j) * (1.0 - arrays.energy_contention * rho),
         late_fraction=np.where(overloaded, 1.0, late),
     )
+    return found, rho
 
 
 def _overflow(arrays: KindArrays, counts: Floats, full: Floats, rate_rps: float) -> tuple[Floats, Floats]:
@@ -66,10 +101,13 @@ def _overflow(arrays: KindArrays, counts: Floats, full: Floats, rate_rps: float)
         servers, most, taken = np.zeros(len(counts)), np.zeros(len(counts)), np.zeros(len(counts))
         # Among those that are as accurate the fastest goes first.
         for kind in own[np.argsort(mean_s[own], kind="stable")]:
-            servers, most = servers + counts[:, kind], most + full[:, kind]
-            so_far = left * (1.0 - erlang_b(servers, left * servers / np.maximum(most, 1e-12)))
-            rates[:, kind] = np.minimum(np.maximum(so_far - taken, 0.0), full[:, kind])
-            taken = taken + rates[:, kind]
+            (rows,) = np.nonzero(counts[:, kind])
+            servers[rows] += counts[rows, kind]
+            most[rows] += full[rows, kind]
+            n, wanted = servers[rows], left[rows]
+            so_far = wanted * (1.0 - erlang_b(n, wanted * n / np.maximum(most[rows], 1e-12)))
+            rates[rows, kind] = np.minimum(np.maximum(so_far - taken[rows], 0.0), full[rows, kind])
+            taken[rows] += rates[rows, kind]
         left = left - taken
     # Those that wait are served by whoever is free first.
     spare = np.maximum(full - rates, 0.0)

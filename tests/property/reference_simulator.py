@@ -62,7 +62,7 @@ class Reference:
             events = [finish for agent in self.agents for finish in agent.busy.values()]
             if any(agent.rule.name == "shares" for agent in self.agents):
                 # Asked again when a request has waited for longer than the patience.
-                ends = [arrival.at_s + SHARE_PATIENCE_S + 1e-6 for _, arrival in self.waiting]
+                ends = [arrival.at_s + SHARE_PATIENCE_S + 1e-9 for _, arrival in self.waiting]
                 events += [end for end in ends if end > self.now]
             if not events or min(events) > end_s:
                 return
