@@ -34,7 +34,7 @@ def summary(parts: page.Parts) -> str:
 
 def _span(values: Iterable[float], *, digits: int = 1) -> str:
     known = list(values)
-    low, high = f"{min(known):.{digits}f}", f"{max(known):.{digits}f}"
+    low, high = page.fixed(min(known), digits), page.fixed(max(known), digits)
     return f"{low} %" if low == high else f"{low} to {high} %"
 
 

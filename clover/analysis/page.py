@@ -206,17 +206,22 @@ def _ladder_row(row: dict[str, Any]) -> tuple[str, ...]:
         _with(saved["exact"], interval.get("exact")),
         f"{row['accuracy_loss_pct']:.2f}",
         _with(row["following_g_pct"], interval.get("following"), digits=2),
-        f"{row['following_kwh_pct']:.2f}",
+        fixed(row["following_kwh_pct"], 2),
         "-" if uniform is None else f"{uniform['saved_pct']:.1f} ({uniform['accuracy_pct']:.2f})",
         f"{row['mig_changes']}",
         f"{row['late_pct']:.2f}",
     )
 
 
+def fixed(value: float, digits: int) -> str:
+    """Return a number with so many digits after the point, without the sign of a negative that rounds to zero."""
+    return f"{round(value, digits) + 0.0:.{digits}f}"
+
+
 def _with(value: float, interval: Sequence[float] | None, *, digits: int = 1) -> str:
     if not interval:
-        return f"{value:.{digits}f}"
-    return f"{value:.{digits}f} [{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]"
+        return fixed(value, digits)
+    return f"{fixed(value, digits)} [{fixed(interval[0], digits)}, {fixed(interval[1], digits)}]"
 
 
 def zero_watts(rows: Sequence[dict[str, Any]]) -> str:
@@ -261,7 +266,7 @@ def sensitivities(parts: Parts) -> str:
             f"{row['saved_pct']['static']:.1f}",
             f"{row['saved_pct']['exact']:.1f}",
             f"{row['accuracy_loss_pct']:.2f}",
-            f"{row['following_g_pct']:.2f}",
+            fixed(row["following_g_pct"], 2),
         )
         for part in own
         for row in part["rows"]
