@@ -21,7 +21,7 @@ def summary(parts: page.Parts) -> str:
     found = [
         *_rightsizing(short),
         *_following("three 48-hour traces", short),
-        *_following("two years", year),
+        *_following("two years, computed for an earlier page" if page.year_is_earlier(parts) else "two years", year),
         *_year_weeks(year),
         *_watts(short),
         *_host(short),
@@ -34,7 +34,7 @@ def summary(parts: page.Parts) -> str:
 
 def _span(values: Iterable[float], *, digits: int = 1) -> str:
     known = list(values)
-    low, high = f"{min(known):.{digits}f}", f"{max(known):.{digits}f}"
+    low, high = page.fixed(min(known), digits), page.fixed(max(known), digits)
     return f"{low} %" if low == high else f"{low} to {high} %"
 
 

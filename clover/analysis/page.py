@@ -25,6 +25,21 @@ def ladder_rows(parts: Parts, kind: str) -> list[dict[str, Any]]:
     return [row for name in names if name in parts for row in parts[name]["rows"]]
 
 
+def year_is_earlier(parts: Parts) -> bool:
+    """Return whether the rows of the year are those of an earlier page."""
+    return any(part.get("earlier", False) for name, part in parts.items() if name.startswith("year-"))
+
+
+def year_note(parts: Parts) -> str:
+    """Say so if the rows of the year are those of an earlier page."""
+    if not year_is_earlier(parts):
+        return ""
+    return (
+        "**These rows are those of an earlier page** (results/year.csv): planner and replays have changed since "
+        "(CHANGELOG.md), and the ladder over a year has not been computed anew.\n\n"
+    )
+
+
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns: int = 1) -> str:
     """Return a Markdown table; columns after the first few are figures, to the right."""
     lines = ["| " + " | ".join(header) + " |"]
@@ -191,17 +206,22 @@ def _ladder_row(row: dict[str, Any]) -> tuple[str, ...]:
         _with(saved["exact"], interval.get("exact")),
         f"{row['accuracy_loss_pct']:.2f}",
         _with(row["following_g_pct"], interval.get("following"), digits=2),
-        f"{row['following_kwh_pct']:.2f}",
+        fixed(row["following_kwh_pct"], 2),
         "-" if uniform is None else f"{uniform['saved_pct']:.1f} ({uniform['accuracy_pct']:.2f})",
         f"{row['mig_changes']}",
         f"{row['late_pct']:.2f}",
     )
 
 
+def fixed(value: float, digits: int) -> str:
+    """Return a number with so many digits after the point, without the sign of a negative that rounds to zero."""
+    return f"{round(value, digits) + 0.0:.{digits}f}"
+
+
 def _with(value: float, interval: Sequence[float] | None, *, digits: int = 1) -> str:
     if not interval:
-        return f"{value:.{digits}f}"
-    return f"{value:.{digits}f} [{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]"
+        return fixed(value, digits)
+    return f"{fixed(value, digits)} [{fixed(interval[0], digits)}, {fixed(interval[1], digits)}]"
 
 
 def zero_watts(rows: Sequence[dict[str, Any]]) -> str:
@@ -246,7 +266,7 @@ def sensitivities(parts: Parts) -> str:
             f"{row['saved_pct']['static']:.1f}",
             f"{row['saved_pct']['exact']:.1f}",
             f"{row['accuracy_loss_pct']:.2f}",
-            f"{row['following_g_pct']:.2f}",
+            fixed(row["following_g_pct"], 2),
         )
         for part in own
         for row in part["rows"]

@@ -8,7 +8,6 @@ anew. All is deterministic.
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import resource
 import shutil
@@ -21,6 +20,7 @@ from typing import Any
 
 from clover.analysis import acceptance, ladder, ladder_parts, meaning, page, paper, plots, sensitivity, work
 from clover.analysis.experiment import LEAST_SEEDS
+from clover.analysis.row_files import flat_ladder_row, read_ladder_rows, write_rows
 from clover.plan.following import KEPT_WITHIN
 
 _NO_YEAR = "Not computed for this page: the ladder ran on the short traces only.\n"
@@ -61,15 +61,16 @@ def _named(
 
 def write_page(parts: page.Parts, docs: Path) -> None:
     """Write results.md, its pictures and the rows of the 54 cases."""
+    missing, parts = _missing(parts), _with_year(parts, docs)
     found = page.paper_parts(parts)
     short, year = page.ladder_rows(parts, "ladder"), page.ladder_rows(parts, "year")
     plots.draw_all(docs / "results", paper=found, ladder=short)
     if found:
-        _write_rows(docs / "results" / "paper.csv", [row for part in found for row in part["rows"]])
+        write_rows(docs / "results" / "paper.csv", [row for part in found for row in part["rows"]])
     template = (resources.files("clover") / "data" / "results.md").read_text()
     for name, rows in (("ladder", short), ("year", year)):
-        if rows:
-            _write_rows(docs / "results" / f"{name}.csv", [_flat(row) for row in rows])
+        if rows and not (name == "year" and page.year_is_earlier(parts)):
+            write_rows(docs / "results" / f"{name}.csv", [flat_ladder_row(row) for row in rows])
     text = template.format(
         summary=meaning.summary(parts),
         paper=page.paper_way(parts),
@@ -84,9 +85,9 @@ def write_page(parts: page.Parts, docs: Path) -> None:
         gaps=page.gaps(parts),
         ladder=page.ladder_table(_shown(short)),
         zero=page.zero_watts(short),
-        year=page.ladder_table(_shown(year)) if year else _NO_YEAR,
+        year=(page.year_note(parts) + page.ladder_table(_shown(year))) if year else _NO_YEAR,
         sensitivity=page.sensitivities(parts),
-        missing=_missing(parts),
+        missing=missing,
     )
     (docs / "results.md").write_text(text)
 
@@ -96,16 +97,16 @@ def _shown(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [row for row in rows if row["parked_w"] in {0.0, 25.0} or not row["host_w"]]
 
 
-def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row without dictionaries in it: their keys are appended to the name."""
-    flat: dict[str, Any] = {}
-    for key, value in row.items():
-        if key in {"interval_95_pct", "uniform_static"}:
-            continue
-        flat |= {f"{key}_{name}": each for name, each in value.items()} if isinstance(value, dict) else {key: value}
-    for name, (low, high) in row["interval_95_pct"].items():
-        flat |= {f"{name}_low_95_pct": low, f"{name}_high_95_pct": high}
-    return flat
+def _with_year(parts: page.Parts, docs: Path) -> page.Parts:
+    """Add the rows of the year from the last page's file if this page has none; they are marked as such."""
+    file = docs / "results" / "year.csv"
+    if page.ladder_rows(parts, "year") or not file.is_file():
+        return parts
+    earlier: page.Parts = {}
+    for row in read_ladder_rows(file):
+        part = earlier.setdefault(f"year-{row['app']}-{row['lambda']:g}", {"rows": [], "earlier": True})
+        part["rows"].append(row)
+    return parts | earlier
 
 
 def _missing(parts: page.Parts) -> str:
@@ -115,14 +116,6 @@ def _missing(parts: page.Parts) -> str:
     there = {kind: sum(name.startswith(f"{kind}-") for name in parts) for kind in kinds}
     lacking = [f"{kind} {there[kind]} of {counts[kind]}" for kind in kinds if there[kind] < counts[kind]]
     return f"**Not everything was computed for this page:** {', '.join(lacking)}." if lacking else ""
-
-
-def _write_rows(file: Path, rows: Sequence[dict[str, Any]]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("w", newline="", encoding="utf-8") as handle:
-        writer = csv.DictWriter(handle, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()} for row in rows)
 
 
 def _compute(folder: Path, parts: dict[str, work.Part], *, processes: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clover.analysis import acceptance, ladder, paper, results, work
+from clover.analysis import acceptance, ladder, paper, results, row_files, work
 from clover.analysis.cases import Case, gpu_ids, own_rate_rps, problem_of
 from clover.analysis.long_traces import load_long_traces
 from clover.catalog import load_service
@@ -134,6 +134,27 @@ def test_a_page_can_be_written_of_whatever_has_been_computed(tmp_path: Path):
     page = (tmp_path / "docs" / "results.md").read_text()
     assert "paper 0 of 9" in page
     assert "albert with 4 GPUs (4.88 % late by the closed form, 4.99 % in the simulation of its nodes" in page
+
+
+def test_rows_of_the_ladder_come_back_from_their_file(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    hourly = _hourly(rng.uniform(50.0, 400.0, 3 * 168), np.full(3 * 168, 100.0))
+    row = {"app": "albert", "trace": "gb-2021", "lambda": 0.1, "parked_w": 25.0} | ladder.figures(hourly)
+    rows = [row | {"interval_95_pct": ladder.bootstrap(hourly)}]
+    rows.append(rows[0] | {"uniform_static": {"accuracy_pct": 84.5, "saved_pct": 40.25}})
+    row_files.write_rows(tmp_path / "results" / "year.csv", [row_files.flat_ladder_row(row) for row in rows])
+    again = row_files.read_ladder_rows(tmp_path / "results" / "year.csv")
+    for before, after in zip(rows, again, strict=True):
+        assert after.keys() == before.keys()
+        assert after["saved_pct"] == pytest.approx(before["saved_pct"], abs=1e-6)
+        assert after["interval_95_pct"]["following"] == pytest.approx(before["interval_95_pct"]["following"], abs=1e-6)
+        assert (after["uniform_static"], after["hours"], after["app"]) == (before["uniform_static"], 504, "albert")
+    # A page without a year of its own shows it, and says whose it is.
+    results.main(["--page-only", "--work", str(tmp_path / "work"), "--docs", str(tmp_path)])
+    page = (tmp_path / "results.md").read_text()
+    assert "These rows are those of an earlier page" in page
+    assert "year 0 of 6" in page
+    assert "40.2 (84.50)" in page
 
 
 def test_the_fewest_gpus_of_a_light_load_is_one():
