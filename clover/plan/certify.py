@@ -3,6 +3,7 @@
 The mean over requests is estimated by batch means. Neighbouring batches of a queue are not quite independent, most of
 all in large fleets, where a batch is short against a service time; the variance of the mean is therefore widened by
 (1 + r) / (1 - r) with r the lag-one correlation of the batch means if that is positive (an AR(1) of batch means).
+Batches of replications side by side (`clover.plan.replications`) are independent, and there are more of them.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ import numpy as np
 from clover.core.application import ServiceModel
 from clover.core.closed_form import Floats
 from clover.core.objective import LATE_LIMIT
+from clover.plan.replications import make_simulator
 from clover.plan.simulator import Simulation, Simulator, late_by_batch
 from clover.plan.traffic import AgentFleet, Traffic
 
 #: A certificate takes at least this many requests after the warm-up, in at least this many batches.
 LEAST_REQUESTS = 200_000
 LEAST_BATCHES = 20
-BATCHES = 32
+BATCHES, INDEPENDENT_BATCHES = 32, 128
 #: In large fleets every batch is at least this many requests per instance long.
 _BATCH_PER_INSTANCE = 1.5
 CONFIDENCE = 0.99
@@ -94,18 +96,20 @@ def certify(
             f"requests = {requests}, batches = {batches}: a certificate needs at least {LEAST_REQUESTS} and "
             f"{LEAST_BATCHES}"
         )
-    simulator = Simulator(model, agents, traffic, seed=(_CERTIFICATE_STREAM, seed))
+    simulator = make_simulator(model, agents, traffic, seed=(_CERTIFICATE_STREAM, seed))
     late, finished, confidence = np.ones(batches), True, CONFIDENCE
     if longer > 1:
         confidence = (1.0 + CONFIDENCE) / 2.0
     if not simulator.overloaded:
         instances = sum(agent.instances for agent in agents)
+        if simulator.independent:
+            batches = max(batches, INDEPENDENT_BATCHES)
         length = max(-(-requests // batches), math.ceil(_BATCH_PER_INSTANCE * instances))
         run = _Run(simulator, length, batches, sla_ms=sla_ms, limit=limit, confidence=confidence)
         late, finished = run.look(max(batches, math.ceil(longer * requests / length)))
     simulation = simulator.result(sla_ms=sla_ms, idle_power_w=idle_power_w)
     seen = len(simulation.latency_ms)
-    upper = 1.0 if simulator.overloaded else min(1.0, float(late.mean()) + _margin(late, seen, confidence))
+    upper = 1.0 if simulator.overloaded else min(1.0, float(late.mean()) + _margin(late, seen, confidence, simulator))
     return Certificate(
         certified=finished and upper <= limit,
         late_upper=upper,
@@ -158,7 +162,7 @@ class _Run:
         return late_by_batch(self._simulator.latency_ms(), self._sla_ms, batches)
 
     def _margin(self, late: Floats) -> float:
-        return _margin(late, self._ran * self._length, self._confidence)
+        return _margin(late, self._ran * self._length, self._confidence, self._simulator)
 
     def _hopeless(self, late: Floats, most: int, luck: float) -> bool:
         """Return whether even with some luck too many will have been late in the end, after so many batches.
@@ -172,18 +176,23 @@ class _Run:
         return best + math.sqrt(part) * margin > self._limit
 
 
-def _margin(late: Floats, requests: int, confidence: float) -> float:
+def _margin(late: Floats, requests: int, confidence: float, simulator: Simulator) -> float:
     """Return how far the true mean may lie from that of the batches at this confidence, on one side."""
     n = len(late)
     variance = float(late.var(ddof=1))
     if variance == 0.0:
         # Nobody was late: what a binomial count of none allows ("rule of three").
         return -math.log(1.0 - confidence) / requests
-    centred = late - late.mean()
-    correlation = float((centred[1:] * centred[:-1]).sum() / (centred**2).sum())
-    # The estimate is low by about 1 / n on average (Marriott and Pope 1954).
-    r = min(max(correlation + 1.0 / n, 0.0), 0.9)
+    r = 0.0 if simulator.independent else _correlation(late)
     return student_t_quantile(confidence, n - 1) * math.sqrt(variance / n * (1.0 + r) / (1.0 - r))
+
+
+def _correlation(late: Floats) -> float:
+    """Return the lag-one correlation of batches, from 0 to 0.9."""
+    centred = late - late.mean()
+    found = float((centred[1:] * centred[:-1]).sum() / (centred**2).sum())
+    # The estimate is low by about 1 / n on average (Marriott and Pope 1954).
+    return min(max(found + 1.0 / len(late), 0.0), 0.9)
 
 
 def student_t_quantile(q: float, freedom: int) -> float:

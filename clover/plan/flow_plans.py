@@ -33,10 +33,14 @@ _NARROW, _WHOLE_AT, _PROGRAMS, _GAP = 1.0 / 80.0, 1.0 / 20.0, 5, 1e-4
 #: intervals do better there. Flows are then looked for down to this part of the contention of those before.
 _FEW_GPUS, _LESS_BUSY = 16, 0.75
 
+#: By how much a short simulation may be wrong about a score.
+_GLANCE_ERROR = 5e-4
+
 #: Give up after so many simulations (unless told otherwise), or so many different requests for room.
-MOST_PROOFS, _MOST_ROOMS = 10, 12
+MOST_PROOFS, _MOST_ROOMS, _MOST_ROOMS_AHEAD = 10, 12, 6
 
 Prove = Callable[[PlanPoint], Proof]
+Glance = Callable[[PlanPoint], PlanPoint]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,11 +81,12 @@ class FlowPlanner:
     Args:
         flow: Fleet, load and SLA.
         prove: Simulates a plan.
+        glance: Simulates it shortly.
         off: Whether spare GPUs are off rather than parked.
     """
 
-    def __init__(self, flow: FlowModel, prove: Prove, *, off: bool = False) -> None:
-        self._flow, self._prove, self._off = flow, prove, off
+    def __init__(self, flow: FlowModel, prove: Prove, glance: Glance, *, off: bool = False) -> None:
+        self._flow, self._prove, self._glance, self._off = flow, prove, glance, off
         self._known: dict[tuple[object, ...], Proof] = {}
         self._room = _Room()
         self.proofs = self.failed = self._pushed = 0
@@ -113,6 +118,8 @@ class FlowPlanner:
                 break
             planned = PLANNED_LATE_LIMIT if entry.point.dispatch.name == "longest_idle" else LATE_LIMIT
             excess = entry.point.evaluation.late_fraction - planned
+            if excess <= 0.0 and self._disappoints(asked, entry.point, at_least):
+                break
             if excess <= 0.0:
                 proof, new = self._proof(entry.point)
                 left -= new
@@ -121,10 +128,19 @@ class FlowPlanner:
                     return proof.point, bounded.upper_bound
                 excess = proof.late_fraction - LATE_LIMIT
             for room in entry.room.less(entry.used, max(excess, 0.0)):
-                if room not in tried and len(tried) < _MOST_ROOMS:
+                if room not in tried and len(tried) < (_MOST_ROOMS_AHEAD if careful else _MOST_ROOMS):
                     tried.add(room)
                     self._push(queue, asked, room, self._solve(asked, room, at_least, entry.solution))
         return None, bounded.upper_bound
+
+    def _disappoints(self, asked: Asked, point: PlanPoint, at_least: float) -> bool:
+        """Return whether a plan with shares scores less than what is known as soon as it is simulated.
+
+        When requests wait for too long, shares give way, and other kinds serve than the flows say.
+        """
+        if point.dispatch.name != "shares" or at_least == -np.inf or asked.constrained:
+            return False
+        return asked_score(asked)(self._glance(point)) < at_least - _GLANCE_ERROR
 
     def _solve(self, asked: Asked, room: _Room, cutoff: float, before: FlowSolution | None) -> FlowSolution | None:
         """Return flows that use no more room; looked for near the contention that is known, if any is.

@@ -84,7 +84,7 @@ class LoadPlans:
             sla_ms=problem.sla_ms,
             spare_power_w=self._spare_power_w(),
         )
-        self.planner = FlowPlanner(self._flow, prover.prove, off=self._off)
+        self.planner = FlowPlanner(self._flow, prover.prove, prover.glance, off=self._off)
         self._bounds: dict[float, ConvexBound] = {}
         self._constrained: dict[tuple[object, ...], float] = {}
         self._prepared = False

@@ -15,7 +15,7 @@ from clover.plan.simulator import simulate
 from clover.plan.traffic import Traffic, agents_of
 
 #: A plan that looks good but is not proven is simulated so much longer.
-LONGER = 4
+LONGER = 5
 #: A short look; its random numbers are shared with no certificate.
 _GLANCE_REQUESTS, _GLANCE_STREAM = 8_000, 0x61A2
 

@@ -100,7 +100,14 @@ class _Seen:
 
 
 class Simulator:
-    """A fleet that can be simulated piece by piece; arguments and errors as `simulate`."""
+    """A fleet that can be simulated piece by piece; arguments and errors as `simulate`.
+
+    Attributes:
+        overloaded: The fleet cannot carry the load; nothing is simulated.
+        independent: Batches of latencies do not depend on each other.
+    """
+
+    independent = False
 
     def __init__(
         self,
@@ -158,7 +165,7 @@ class Simulator:
         return Simulation(
             evaluation=self._evaluation(latency_ms, rates, sla_ms=sla_ms, idle_power_w=idle_power_w),
             latency_ms=latency_ms,
-            part=np.concatenate([piece.part for piece in self._seen.arrivals]),
+            part=self._seen_parts(),
             agent_rho=self._rho,
             realised_rho=self._instances.contention(rates),
         )
@@ -174,6 +181,9 @@ class Simulator:
             latency_ms[numbers] = (begun.finish_s[mine] - arrival_s[numbers]) * 1e3
             cells[numbers] = self._cells(begun.instance[mine])
         return latency_ms, cells
+
+    def _seen_parts(self) -> Indices:
+        return np.concatenate([piece.part for piece in self._seen.arrivals])
 
     # --- pieces
 

@@ -75,7 +75,11 @@ class Matrix:
             done += self._gpu[place] * gpu[row]
             done += start
             flat[place] = self._packed(done, instance[row])
+            self._begun(start)
         return finish, instance
+
+    def _begun(self, start_s: Floats) -> None:
+        """Be told when the requests of a step began, (C,)."""
 
     def _best(self, keys: NDArray[np.int64], arrival_s: Floats, out: NDArray[np.int64]) -> None:
         if self._ranks is None:

@@ -20,6 +20,7 @@ from clover.core.queueing import evaluate
 from clover.plan.certify import certify
 from clover.plan.exact import ExactScheme
 from clover.plan.problem import Problem
+from clover.plan.prover import LONGER
 from clover.plan.traffic import Traffic, one_agent
 
 MULTISETS = (("7g",), ("4g", "3g"), ("3g", "3g"))
@@ -102,7 +103,7 @@ def brute_force(problem: Problem) -> float | None:
             found[counts] = objective.value(evaluation)
     for counts, value in sorted(found.items(), key=lambda item: -item[1]):
         traffic = Traffic(rate_rps=problem.rate_rps)
-        if certify(problem.model, one_agent(counts), traffic, sla_ms=problem.sla_ms, longer=4).certified:
+        if certify(problem.model, one_agent(counts), traffic, sla_ms=problem.sla_ms, longer=LONGER).certified:
             return value
     return None
 

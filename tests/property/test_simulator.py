@@ -23,6 +23,7 @@ from clover.core.queueing import FleetSearch, evaluate
 from clover.plan.certify import LEAST_BATCHES, LEAST_REQUESTS, certify, student_t_quantile
 from clover.plan.engines import Requests
 from clover.plan.instances import InstanceArrays, make_engine
+from clover.plan.replications import AgentsMatrix, Replications, preferences
 from clover.plan.simulator import log_normal, simulate
 from clover.plan.space import all_gpu_configurations, uniform_fleets
 from clover.plan.sweep import SweepRule, sweep
@@ -110,6 +111,63 @@ def test_engines_follow_choose_request_by_request(data: st.DataObject, seed: int
     for number, (finish, instance) in expected.items():
         assert found[number][1] == instance
         assert found[number][0] == pytest.approx(finish, abs=1e-9)
+
+
+@pytest.mark.parametrize("agents", [1, 2, 3])
+@pytest.mark.parametrize("rule", ["longest_idle", "accurate", "fastest"])
+def test_replications_side_by_side_follow_the_engine_request_by_request(agents: int, rule: str) -> None:
+    """Same draws, same finishes: instances of a kind stand for each other."""
+    model, rng, columns = MODELS["yolov5"], np.random.default_rng(agents), 5
+    fleets = [
+        AgentFleet(
+            kinds=((InstanceKind("1g", "yolov5l"), 1 + n), (InstanceKind("3g", "yolov5x"), 2)),
+            rule=DispatchRule(name=rule),
+        )
+        for n in range(agents)
+    ]
+    traffic = Traffic(rate_rps=0.8 * sum(_capacity(model, FleetCounts(kinds=a.kinds, active=1)) for a in fleets))
+    instances, rho = InstanceArrays.of(model, fleets), np.full(agents, 0.5)
+    rows = preferences(instances, fleets, rho)
+    matrix = AgentsMatrix([a.instances for a in fleets], [rule != "longest_idle"] * agents, columns)
+    shape = (len(rows), columns)
+    matrix.set_times(
+        np.broadcast_to(instances.host_s(rho)[rows, None], shape), np.broadcast_to(instances.gpu_s()[rows, None], shape)
+    )
+    arrival_s = np.cumsum(rng.exponential(1.0 / traffic.rate_rps, (400, columns)), axis=0)
+    host, gpu = log_normal(rng, 0.3, (400, columns)), log_normal(rng, 0.1, (400, columns))
+    finish_s, row = matrix.serve(arrival_s, host, gpu)
+    for column in range(columns):
+        engine = make_engine(instances, fleets, traffic)
+        engine.set_times(instances.host_s(rho).tolist(), instances.gpu_s().tolist())
+        part = np.zeros(400, dtype=np.intp)
+        seen = engine.run(Requests(0, arrival_s[:, column], host[:, column], gpu[:, column], part))
+        assert finish_s[:, column] == pytest.approx(seen.finish_s, abs=1e-6)
+        served = rows[row[:, column]]
+        assert np.array_equal(instances.kind[served], instances.kind[seen.instance])
+        assert np.array_equal(instances.agent[served], instances.agent[seen.instance])
+
+
+@pytest.mark.parametrize("rule", ["longest_idle", "accurate"])
+def test_replications_agree_with_one_long_run(rule: str) -> None:
+    fleet = AgentFleet(kinds=FLEET.kinds, rule=DispatchRule(name=rule))
+    traffic = Traffic(rate_rps=1.4 * _capacity(YOLO, FLEET))
+    side = Replications(YOLO, [fleet, fleet], traffic, seed=4)
+    assert side.quick
+    side.run(400_000)
+    found = side.result(sla_ms=430.0).evaluation
+    long = simulate(YOLO, [fleet, fleet], traffic, sla_ms=430.0, requests=400_000, seed=5).evaluation
+    assert found.late_fraction == pytest.approx(long.late_fraction, abs=0.004)
+    assert found.accuracy_pct == pytest.approx(long.accuracy_pct, abs=0.03)
+    assert found.dynamic_j == pytest.approx(long.dynamic_j, rel=0.005)
+
+
+def test_what_forgets_slowly_or_is_large_is_simulated_in_one_run() -> None:
+    fleet = AgentFleet(kinds=FLEET.kinds)
+    capacity = _capacity(YOLO, FLEET)
+    assert Replications(YOLO, [fleet], Traffic(rate_rps=0.5 * capacity)).quick
+    assert not Replications(YOLO, [fleet], Traffic(rate_rps=0.98 * capacity)).quick
+    large = AgentFleet(kinds=((InstanceKind("1g", "yolov5l"), 200),))
+    assert not Replications(YOLO, [large], Traffic(rate_rps=50.0)).quick
 
 
 def _part(requests: Requests, first: int, end: int) -> Requests:
