@@ -209,6 +209,7 @@ def make_controller(
         settings = replace(settings, guarded=False, calibrated=False)
     if is_fixed(scheme, goals.parking):
         settings = replace(settings, guarded=False)
+    settings = replace(settings, gpu_model=fleet.board.name)
     maker = DecisionMaker(
         model=fleet.model,
         multisets=fleet.multisets,

@@ -8,12 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clover.core.belonging import Kind, why_foreign
 from clover.core.configuration import Configuration, GpuConfiguration, GpuId, InstanceKind
 from clover.core.control import (
     Command,
     Decide,
     Decided,
     Event,
+    ForeignSeen,
     GpuReport,
     IntensitySeen,
     LoadSeen,
@@ -258,10 +260,10 @@ def test_a_gpu_that_fails_to_change_is_rolled_back_and_planned_without() -> None
     assert back.configuration.as_dict() == everywhere(WHOLE, "n1").as_dict()
     assert (back.changed, back.last, back.fenced) == ((), True, (changing,))
     # What is fenced off holds nobody up, whether it can be restored or not.
-    assert machine.handle(Sent(epoch=3), 30.0) == [Settle(unchanged=False)]
+    assert machine.handle(Sent(epoch=3), 30.0) == [Settle(unchanged=False, fenced=(changing,))]
     # A second decision does not restore it once more.
     machine.handle(LoadSeen(load=LoadEstimate.sure(90.0)), 200.0)
-    assert machine.handle(Decided(configuration=kept), 200.0) == [Settle(unchanged=True)]
+    assert machine.handle(Decided(configuration=kept), 200.0) == [Settle(unchanged=True, fenced=(changing,))]
 
 
 def test_what_failed_in_a_roll_that_was_taken_over_is_rolled_back_to_what_it_was() -> None:
@@ -292,6 +294,49 @@ def test_what_failed_in_a_roll_that_was_taken_over_is_rolled_back_to_what_it_was
     back = only(second.handle(Decided(configuration=kept), 40.0), Send)
     assert isinstance(back, Send)
     assert back.configuration.as_dict()[send.changed[0]] == WHOLE
+
+
+@pytest.mark.parametrize(
+    ("node", "told"),
+    [
+        (Kind(application="albert", gpu_model="a100-40gb"), ""),
+        (Kind(application="albert", gpu_model="a100-80gb"), "board 'a100-80gb': expected 'a100-40gb'"),
+        (Kind(application="bert", gpu_model="a100-40gb"), "application 'bert': expected 'albert'"),
+        (Kind(application="bert", gpu_model="h100-80gb"), "application 'bert': expected 'albert'"),
+    ],
+)
+def test_which_nodes_are_planned_for(node: Kind, told: str) -> None:
+    reason = why_foreign(node, Kind(application="albert", gpu_model="a100-40gb"))
+    assert reason.startswith(told)
+    assert bool(reason) is bool(told)
+
+
+def test_a_node_that_is_refused_holds_nobody_up_and_joins_when_it_is_another() -> None:
+    machine = ControllerMachine(rate_rps=5.0, expected_nodes=2)
+    machine.handle(IntensitySeen(effective=300.0), 0.0)
+    foreign = ForeignSeen(node="n2", reason="board 'h100-80gb'")
+    assert [c.kind for c in machine.handle(foreign, 0.0) if isinstance(c, Say)] == ["node.refused"]
+    # It counts as heard, so that nobody waits for it; it is told once.
+    ask = only(machine.handle(seen(phase="empty"), 0.0), Decide)
+    assert isinstance(ask, Decide)
+    assert {gpu.node for gpu in ask.gpus} == {"n1"}
+    assert machine.handle(foreign, 1.0) == []
+    machine.handle(Decided(configuration=everywhere(WHOLE, "n1")), 1.0)
+    machine.handle(Sent(epoch=1), 1.0)
+    assert machine.handle(seen(epoch=1, serves=WHOLE), 2.0) == [Settle(unchanged=False)]
+    joined = machine.handle(seen("n2", phase="empty", epoch=1), 3.0)
+    assert "node.joined" in [command.kind for command in joined if isinstance(command, Say)]
+    again = only(joined, Decide)
+    assert isinstance(again, Decide)
+    assert (again.trigger, {gpu.node for gpu in again.gpus}) == ("fleet", {"n1", "n2"})
+    # And the other way round: a known node that comes back with another board is planned without.
+    machine.handle(Decided(configuration=everywhere(WHOLE, "n1", "n2")), 3.0)
+    machine.handle(Sent(epoch=2), 3.0)
+    machine.handle(foreign, 4.0)
+    assert set(machine.fleet.gpus) == {GpuId("n1", index) for index in range(5)}
+    assert not [gpu for gpu in machine.roll.assigned if gpu.node == "n2"]
+    assert machine.handle(seen(epoch=2, serves=WHOLE), 5.0)
+    assert machine.state != "rolling"
 
 
 def test_a_gpu_that_could_not_be_woken_is_not_rolled_back() -> None:
