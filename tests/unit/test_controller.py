@@ -8,6 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clover.agents.assembly import left_alone
+from clover.agents.controller import ControllerSettings
+from clover.agents.goals import Goals
 from clover.core.belonging import Kind, why_foreign
 from clover.core.configuration import Configuration, GpuConfiguration, GpuId, InstanceKind
 from clover.core.control import (
@@ -23,15 +26,18 @@ from clover.core.control import (
     Say,
     Send,
     Sent,
+    ServiceSeen,
     Settle,
     TakenSeen,
     Tick,
 )
 from clover.core.controller import ControllerMachine
+from clover.core.guard import GuardSettings, SlaGuard
 from clover.core.load import LoadEstimate
 from clover.core.rolling import STEP_PATIENCE_S
 from clover.core.triggers import INTENSITY_TRIGGER
 from clover.errors import InvalidTransitionError
+from clover.plan.problem import Parking
 
 WHOLE = GpuConfiguration((InstanceKind("7g", "xxlarge"),))
 HALVES = GpuConfiguration((InstanceKind("3g", "large"), InstanceKind("3g", "large")))
@@ -294,6 +300,38 @@ def test_what_failed_in_a_roll_that_was_taken_over_is_rolled_back_to_what_it_was
     back = only(second.handle(Decided(configuration=kept), 40.0), Send)
     assert isinstance(back, Send)
     assert back.configuration.as_dict()[send.changed[0]] == WHOLE
+
+
+@pytest.mark.parametrize(
+    ("scheme", "parking", "live", "guarded", "calibrated"),
+    [
+        ("base", "none", False, False, True),
+        ("base", "parked", False, False, True),
+        ("co2opt", "none", False, False, True),
+        ("co2opt", "parked", False, True, True),
+        ("exact", "none", False, True, True),
+        ("clover", "parked", False, True, True),
+        ("clover", "none", True, False, False),
+    ],
+)
+def test_under_which_schemes_the_guard_acts(
+    scheme: str, parking: Parking, live: bool, guarded: bool, calibrated: bool
+) -> None:
+    goals = Goals(lambda_=0.5, sla_ms=100.0, parking=parking)
+    found = left_alone(ControllerSettings(name="c1", rate_rps=5.0), scheme, goals, live=live)
+    assert (found.guarded, found.calibrated) == (guarded, calibrated)
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_without_a_guard_nothing_follows_from_late_answers(guarded: bool) -> None:
+    guard = SlaGuard(GuardSettings(sla_ms=100.0)) if guarded else None
+    machine = ControllerMachine(rate_rps=5.0, guard=guard)
+    serving(machine)
+    late = ServiceSeen(answered=100, late=100, oldest_wait_s=10.0)
+    told = [command for second in range(90) for command in machine.handle(late, 2.0 + second)]
+    assert ("guard.raised" in [command.kind for command in told if isinstance(command, Say)]) is guarded
+    assert any(isinstance(command, Decide) for command in told) is guarded
+    assert machine.state == ("deciding" if guarded else "serving")
 
 
 @pytest.mark.parametrize(
