@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,13 @@ def clover(folder: Path, *arguments: str, limit_s: float = 60.0) -> subprocess.C
 
 
 @contextlib.contextmanager
-def started(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+def started(
+    folder: Path, *arguments: str, command: Sequence[str] = CLOVER, **beside: str
+) -> Iterator[subprocess.Popen[str]]:
+    """Run a command until the end of the block; `beside` is added to its environment."""
     process = subprocess.Popen(
-        [*CLOVER, *arguments],
-        env=environment(folder),
+        [*command, *arguments],
+        env=environment(folder) | beside,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

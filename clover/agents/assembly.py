@@ -182,6 +182,17 @@ def checked_evaluate(evaluate: str, scheme: str, goals: Goals) -> str:
     return evaluate
 
 
+def left_alone(settings: ControllerSettings, scheme: str, goals: Goals, *, live: bool) -> ControllerSettings:
+    """Return the settings of a controller whose scheme is interfered with by nobody, where that is called for.
+
+    With `live` candidates are measured on live traffic: neither guard nor re-calibration may change what is measured.
+    Nor does the guard act under a scheme that is fixed (BASE and CO2OPT of the paper, which have no controller).
+    """
+    if live:
+        return replace(settings, guarded=False, calibrated=False)
+    return replace(settings, guarded=False) if is_fixed(scheme, goals.parking) else settings
+
+
 def make_controller(
     settings: ControllerSettings,
     *,
@@ -198,17 +209,13 @@ def make_controller(
 ) -> ControllerAgent:
     """Build a controller.
 
-    With `evaluate` live candidates are measured on live traffic, and neither guard nor re-calibration interferes. Nor
-    does the guard under a scheme that is fixed (BASE and CO2OPT of the paper, which have no controller).
+    With `evaluate` live candidates are measured on live traffic; `left_alone` says where nobody interferes.
 
     Raises:
         ConfigurationError: The scheme is unknown, or cannot be evaluated live.
     """
     live = checked_evaluate(evaluate, scheme, goals) == "live"
-    if live:
-        settings = replace(settings, guarded=False, calibrated=False)
-    if is_fixed(scheme, goals.parking):
-        settings = replace(settings, guarded=False)
+    settings = left_alone(replace(settings, gpu_model=fleet.board.name), scheme, goals, live=live)
     maker = DecisionMaker(
         model=fleet.model,
         multisets=fleet.multisets,

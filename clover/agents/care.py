@@ -56,3 +56,14 @@ class Sweeper:
             more = f" and {len(swept.vanished) - _NAMED} more" if len(swept.vanished) > _NAMED else ""
             _log.error("requests were trimmed or deleted unanswered, and were answered as failed: %s%s", names, more)
         return len(swept.expired) + len(swept.vanished)
+
+
+async def reap(bus: Bus, *, period_s: float) -> None:
+    """Forget consumers that have been silent for a period: each start of a node agent is a new one. Until cancelled.
+
+    Raises:
+        BusUnavailableError: The server is away.
+    """
+    while True:
+        await asyncio.sleep(period_s)
+        await bus.reap(idle_s=period_s)

@@ -10,11 +10,15 @@ from clover.agents.correcting import Correction
 from clover.agents.decision import Decision, DecisionMaker
 from clover.agents.live import LiveWindow
 from clover.agents.planner import Planner
+from clover.bus import messages
 from clover.core import control
 from clover.core.clock import Clock
 from clover.core.configuration import Configuration
 from clover.core.controller import ControllerMachine
 from clover.plan.live import MEASURED_REQUESTS
+
+#: A plan for a change of the grid that takes longer than this, in s, is bridged by what is certified already.
+AT_ONCE_S = 0.25
 
 
 class ControlActing:
@@ -68,8 +72,8 @@ class ControlActing:
             case control.Send():
                 epoch = await self._writer.send(command, above=self._view.reached)
                 return self._machine.handle(control.Sent(epoch=epoch), self._clock.now_s())
-            case control.Settle(unchanged=unchanged):
-                await self._settle(unchanged=unchanged)
+            case control.Settle():
+                await self._settle(command)
             case control.Say(kind=kind, subject=subject, reason=reason, verdict=verdict):
                 await self._writer.say(kind, subject, reason, data=guard_data(verdict))
         return []
@@ -86,7 +90,10 @@ class ControlActing:
                 ask, number=number, intensity_g_per_kwh=intensity.g_per_kwh, pue=intensity.pue, at_ms=at_ms
             )
 
-        decision, future = await self._planner.plan(decide)
+        future = self._planner.begin(decide)
+        if ask.trigger == "intensity" and await self._planner.wait(future, at_most_s=AT_ONCE_S) is None:
+            await self._follow_grid(ask, intensity)
+        decision = await self._planner.wait(future)
         while decision is None:
             await self._say_overdue(ask, number)
             if ask.present is not None and set(self._machine.roll.wanted) == set(ask.gpus):
@@ -98,6 +105,14 @@ class ControlActing:
             decision = await self._planner.wait(future)
         return await self._decided(decision)
 
+    async def _follow_grid(self, ask: control.Decide, intensity: messages.IntensityReading) -> None:
+        """Dispatch as is best on the layout that is there, of what is certified, while the plan is made."""
+        rules = self._maker.known_dispatch(ask, intensity_g_per_kwh=intensity.g_per_kwh, pue=intensity.pue)
+        present = Configuration.of(self._machine.roll.assigned)
+        if rules is not None and rules != self._writer.dispatch:
+            reason = f"{ask.reason}: the best that is certified for the present layout, until the plan is made"
+            await self._writer.correct(rules, present, above=self._view.reached, reason=reason)
+
     async def _decided(self, decision: Decision) -> list[control.Command]:
         redispatch = await self._writer.take(decision)
         done = control.Decided(configuration=decision.answer.configuration, redispatch=redispatch)
@@ -107,19 +122,19 @@ class ControlActing:
         reason = f"{ask.reason}: not planned within {self._planner.within_s:g} s; the present plan stays until it is"
         await self._writer.say("plan.overdue", f"decision {number}", reason)
 
-    async def _settle(self, *, unchanged: bool) -> None:
+    async def _settle(self, settle: control.Settle) -> None:
         present = Configuration.of(self._machine.roll.assigned)
-        await self._writer.settle(present, unchanged=unchanged, above=self._view.reached)
+        await self._writer.settle(settle, present, above=self._view.reached)
         decision = self._writer.decision
         if decision is not None and self._maker.measuring:
             length_s = MEASURED_REQUESTS / decision.problem.rate_rps
             await self._live.begin(self._view.nodes, now_s=self._clock.now_s(), length_s=length_s)
         elif decision is not None and decision.record.trigger != "intensity":
             # While nothing else is to be done: later changes of the grid are then look-ups.
-            self._planner.spare(lambda: self._look_ahead(decision))
+            self._planner.spare(lambda: self._look_ahead(decision, present))
 
-    def _look_ahead(self, decision: Decision) -> Decision:
-        self._maker.look_ahead(decision)
+    def _look_ahead(self, decision: Decision, present: Configuration) -> Decision:
+        self._maker.look_ahead(decision, present)
         return decision
 
     async def _measure(self) -> None:
@@ -155,4 +170,9 @@ class ControlActing:
             now_s=self._clock.now_s(),
         )
         if rules is not None:
-            await writer.correct(rules, Configuration.of(machine.roll.assigned), above=self._view.reached)
+            await writer.correct(
+                rules,
+                Configuration.of(machine.roll.assigned),
+                above=self._view.reached,
+                reason="shares follow what nodes really served",
+            )

@@ -11,6 +11,7 @@ from clover.agents.translate import serving_configuration
 from clover.bus.messages import CalibrationData, IntensityReading, NodeTelemetry
 from clover.bus.port import Bus, Feed
 from clover.core import control
+from clover.core.belonging import Kind, why_foreign
 from clover.core.calibration import Calibrator, Factors
 from clover.core.clock import Clock
 from clover.core.load import LoadEstimator
@@ -24,7 +25,7 @@ class ControlView:
 
     Args:
         bus, clock: Ports.
-        application: Nodes that serve another one are not seen.
+        expected: What nodes must be; others are refused.
         load: Estimates the arrival rate.
         sampler, calibrator: Compare what is measured with the table.
         overrides: What people want.
@@ -39,7 +40,7 @@ class ControlView:
         *,
         bus: Bus,
         clock: Clock,
-        application: str,
+        expected: Kind,
         load: LoadEstimator,
         sampler: Sampler,
         calibrator: Calibrator,
@@ -51,7 +52,7 @@ class ControlView:
     ) -> None:
         self._bus = bus
         self._clock = clock
-        self._application = application
+        self._expected = expected
         self._load = load
         self._sampler = sampler
         self._calibrator = calibrator
@@ -125,7 +126,7 @@ class ControlView:
             service={f"{kind.variant}/{kind.profile}": f for kind, f in factors.service.items()},
             energy=dict(factors.energy),
         )
-        self._tell("calibration.updated", self._application, reason, data)
+        self._tell("calibration.updated", self._expected.application, reason, data)
         self._put(control.DriftSeen(reason=reason))
 
     def _see_intensity(self, reading: IntensityReading) -> None:
@@ -136,7 +137,10 @@ class ControlView:
         self._put(control.IntensitySeen(effective=reading.g_per_kwh * reading.pue))
 
     def _see_node(self, telemetry: NodeTelemetry) -> None:
-        if telemetry.application != self._application:
+        kind = Kind(application=telemetry.application, gpu_model=telemetry.gpu_model)
+        if reason := why_foreign(kind, self._expected):
+            self.nodes.pop(telemetry.node, None)
+            self._put(control.ForeignSeen(node=telemetry.node, reason=reason))
             return
         self.reached = max(self.reached, telemetry.epoch)
         self.nodes[telemetry.node] = telemetry

@@ -80,11 +80,11 @@ class ControlWriter:
         await self.say("plan.step", str(step.configuration), _step_reason(step), epoch=epoch, data=_step(record, step))
         return epoch
 
-    async def settle(self, present: Configuration, *, unchanged: bool, above: int) -> None:
+    async def settle(self, settle: control.Settle, present: Configuration, *, above: int) -> None:
         """Record that the plan is in force everywhere."""
         record = self.decision.record if self.decision else self._known()
         epoch = self.record.epoch if self.record else 0
-        fenced = self.record.fenced if self.record else ()
+        fenced = tuple(str(gpu) for gpu in settle.fenced)
         record = msgspec.structs.replace(
             record, epoch=epoch, state="serving", since_ms=self._clock.now_ms(), fenced=fenced, before={}
         )
@@ -95,16 +95,18 @@ class ControlWriter:
             raise LeaseLostError
         else:
             self.record = record
-        reason = "kept as it was" if unchanged else "in force everywhere"
+        reason = "kept as it was" if settle.unchanged else "in force everywhere"
         data = _plan_data(record, record.prediction)
         await self.say("plan.serving", f"decision {record.decision}", reason, epoch=epoch, data=data)
 
-    async def correct(self, dispatch: Mapping[str, DispatchRule], present: Configuration, *, above: int) -> int:
-        """Send corrected shares with the same layout."""
+    async def correct(
+        self, dispatch: Mapping[str, DispatchRule], present: Configuration, *, above: int, reason: str
+    ) -> int:
+        """Send another dispatch with the same layout."""
         self.dispatch = dict(dispatch)
         epoch = await self._publish(self._known(), present, self.dispatch, above=above)
         nodes = ", ".join(sorted(dispatch))
-        await self.say("dispatch.corrected", nodes, "shares follow what nodes really served", epoch=epoch)
+        await self.say("dispatch.corrected", nodes, reason, epoch=epoch)
         return epoch
 
     async def _publish(

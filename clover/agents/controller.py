@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from clover.agents.backoff import Backoff
-from clover.agents.care import Sweeper
+from clover.agents.care import Sweeper, reap
 from clover.agents.control_acting import ControlActing
 from clover.agents.control_view import ControlView
 from clover.agents.control_writer import ControlWriter
@@ -29,6 +29,7 @@ from clover.agents.taking_over import configurations, factors_of, gpu_ids
 from clover.bus import messages
 from clover.bus.messages import CalibrationData, DispatchRule, PlanRecord
 from clover.bus.port import Bus, Feed
+from clover.core.belonging import Kind
 from clover.core.calibration import Calibrator
 from clover.core.clock import Clock
 from clover.core.configuration import GpuConfiguration, GpuId
@@ -51,6 +52,7 @@ class ControllerSettings:
     Attributes:
         name: Unique among controllers.
         rate_rps: Load to plan for until it is measured.
+        gpu_model: The board that plans are made for; nodes with another one are refused.
         expected_nodes: The first decision waits for this many nodes.
         tick_s: How often lost nodes, the load, and late answers are looked at.
         lease_s: After this long without a sign of life a standby may take over.
@@ -67,6 +69,7 @@ class ControllerSettings:
 
     name: str
     rate_rps: float
+    gpu_model: str = "a100-40gb"
     expected_nodes: int = 1
     tick_s: float = 1.0
     lease_s: float = 6.0
@@ -130,7 +133,7 @@ class ControllerAgent:
         return ControlView(
             bus=self._bus,
             clock=self._clock,
-            application=maker.model.application.name,
+            expected=Kind(application=maker.model.application.name, gpu_model=settings.gpu_model),
             load=LoadEstimator(horizon_s=ahead_s, profile=settings.load_profile),
             sampler=Sampler(maker.model, calibrator),
             # What is not asked for is measured, but nothing follows from it.
@@ -184,7 +187,7 @@ class ControllerAgent:
             group.create_task(view.follow(block_s=self._settings.block_s), name="follow")
             group.create_task(view.tick(every_s=self._settings.tick_s), name="tick")
             group.create_task(Sweeper(self._bus, period_s=self._settings.sweep_s).run(), name="sweep")
-            group.create_task(self._reap(), name="reap")
+            group.create_task(reap(self._bus, period_s=self._settings.reap_s), name="reap")
             group.create_task(self._act(acting), name="act")
 
     def _written(self) -> int | None:
@@ -242,9 +245,3 @@ class ControllerAgent:
                 assigned |= configurations({node: target.gpus})
                 dispatch[node] = target.dispatch
         return assigned, dispatch
-
-    async def _reap(self) -> None:
-        """Forget consumers that are gone: each start of a node agent is a new one."""
-        while True:
-            await asyncio.sleep(self._settings.reap_s)
-            await self._bus.reap(idle_s=self._settings.reap_s)

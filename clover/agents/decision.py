@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
 from clover.agents.door import Door
 from clover.agents.goals import Goals
-from clover.agents.translate import alternative, by_node, prediction
+from clover.agents.translate import alternative, by_node, dispatch_target, prediction
 from clover.bus.messages import Calibration, DispatchRule, PlanRecord, Prediction, Target
 from clover.core.application import ServiceModel
 from clover.core.calibration import Factors, calibrated
@@ -177,10 +177,25 @@ class DecisionMaker:
         if isinstance(self._scheme, LiveScheme):
             self._scheme.measured(evaluation, requests)
 
-    def look_ahead(self, decision: Decision) -> None:
-        """Let the scheme plan for other intensities at the same load, if it can; slow and pure like `decide`."""
+    def look_ahead(self, decision: Decision, present: Configuration) -> None:
+        """Let the scheme plan for other intensities at the same load, if it can; slow and pure like `decide`.
+
+        First for dispatch on the layout that is `present`: the next reading may come soon.
+        """
         if isinstance(self._scheme, ExactScheme) and decision.problem.model is self._model:
+            if self._keeper is not None:
+                self._keeper.look_ahead(replace(decision.problem, present=present))
             self._scheme.look_ahead(decision.problem)
+
+    def known_dispatch(self, ask: Decide, *, intensity_g_per_kwh: float, pue: float) -> dict[str, DispatchRule] | None:
+        """Return the best dispatch of each node on the present layout that is certified; None if none is. Quick."""
+        if self._keeper is None:
+            return None
+        problem = self._goals.problem(
+            ask, self._model, self._multisets, intensity_g_per_kwh=intensity_g_per_kwh, pue=pue
+        )
+        found = self._keeper.known(ask, problem)
+        return None if found is None else {node: dispatch_target(rule) for node, rule in found.dispatch.items()}
 
     def targets(
         self, configuration: Configuration, *, reason: str, dispatch: Mapping[str, DispatchRule] | None = None

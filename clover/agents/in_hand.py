@@ -21,8 +21,8 @@ class InHand:
     def __init__(self, bus: Bus, consumer: str) -> None:
         self._bus = bus
         self._consumer = consumer
-        #: What cannot begin yet, oldest first. Bounded: by what is in hand, which is at most what was asked for, one
-        #: per idle instance.
+        #: What cannot begin yet, oldest first.
+        # Bounded: by what is in hand, which is at most what was asked for: one per idle instance.
         self.waiting: deque[Delivery] = deque()
         self._taken: dict[str, Delivery] = {}
         self._held_since_s: float | None = None

@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from clover.core.control import Event, NodeSeen, ServiceSeen
+from clover.core.control import Event, ForeignSeen, NodeSeen, ServiceSeen, Tick
 
 #: Most nodes that are heard of at once; one above is heard when there is room, since each reports every second.
 MAX_NODES = 4096
 
 
 class Inbox:
-    """Events in the order in which their subjects first turned up, at most one per subject.
+    """Events in the order in which their subjects first turned up, at most one per subject; a tick after all others.
 
     Args:
         max_nodes: Most nodes with an event in hand.
@@ -44,11 +44,14 @@ class Inbox:
             if isinstance(held, ServiceSeen) and isinstance(event, ServiceSeen):
                 # Counts since the last such event: all of them count.
                 event = replace(event, answered=held.answered + event.answered, late=held.late + event.late)
-        elif isinstance(event, NodeSeen):
+        elif isinstance(event, NodeSeen | ForeignSeen):
             if self._nodes >= self._max_nodes:
                 self.refused += 1
                 return
             self._nodes += 1
+        if isinstance(event, Tick):
+            # Time passes for what was heard until then: nobody was silent whose news wait here.
+            self._held.pop(subject, None)
         self._held[subject] = event
         self._news.set()
 
@@ -56,7 +59,7 @@ class Inbox:
         """Wait for an event and give it out."""
         await self._news.wait()
         event = self._held.pop(next(iter(self._held)))
-        self._nodes -= isinstance(event, NodeSeen)
+        self._nodes -= isinstance(event, NodeSeen | ForeignSeen)
         if not self._held:
             self._news.clear()
         return event
@@ -64,4 +67,4 @@ class Inbox:
 
 def _subject(event: Event) -> str:
     name = type(event).__name__
-    return f"{name} {event.node}" if isinstance(event, NodeSeen) else name
+    return f"node {event.node}" if isinstance(event, NodeSeen | ForeignSeen) else name

@@ -51,20 +51,19 @@ class Planner(Generic[_T]):
         self.within_s = within_s
         self._running: asyncio.Future[Any] | None = None
 
-    async def plan(self, function: Callable[[], _T]) -> tuple[_T | None, asyncio.Future[_T]]:
-        """Return what a function returns, or None if that takes too long, and the future that will have it."""
+    def begin(self, function: Callable[[], _T]) -> asyncio.Future[_T]:
+        """Run a function as soon as nothing else is planned; return the future that will have what it returns."""
         task = asyncio.ensure_future(self._after(self._running, function))
         self._running = task
-        done, _ = await asyncio.wait({task}, timeout=self.within_s)
-        return (task.result() if done else None), task
+        return task
 
     def spare(self, function: Callable[[], _T]) -> None:
         """Run a function while nothing else is planned; nobody waits for it but the next plan."""
         self._running = asyncio.ensure_future(self._after(self._running, function))
 
-    async def wait(self, future: asyncio.Future[_T]) -> _T | None:
-        """Wait once more for a plan that takes too long; None if it still does."""
-        done, _ = await asyncio.wait({future}, timeout=self.within_s)
+    async def wait(self, future: asyncio.Future[_T], *, at_most_s: float | None = None) -> _T | None:
+        """Wait for a plan, as long as one is waited for if not told otherwise; None if it takes longer."""
+        done, _ = await asyncio.wait({future}, timeout=self.within_s if at_most_s is None else at_most_s)
         return future.result() if done else None
 
     async def _after(self, before: asyncio.Future[Any] | None, function: Callable[[], _T]) -> _T:

@@ -54,6 +54,14 @@ class NodeSeen:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ForeignSeen:
+    """A node was heard that plans cannot be made for; `reason` says what it is and what is expected."""
+
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LoadSeen:
     """The measured arrival rate."""
 
@@ -129,6 +137,7 @@ class Sent:
 Event: TypeAlias = (
     IntensitySeen
     | NodeSeen
+    | ForeignSeen
     | LoadSeen
     | ServiceSeen
     | DriftSeen
@@ -196,9 +205,10 @@ class Send:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settle:
-    """Record that the plan is in force everywhere (`unchanged`: the decision kept what was there)."""
+    """Record that the plan is in force everywhere (`unchanged`: the decision kept what was there), without `fenced`."""
 
     unchanged: bool
+    fenced: tuple[GpuId, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

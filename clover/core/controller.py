@@ -17,6 +17,7 @@ from clover.core.control import (
     Decided,
     DriftSeen,
     Event,
+    ForeignSeen,
     IntensitySeen,
     LoadSeen,
     NodeSeen,
@@ -105,8 +106,11 @@ class ControllerMachine:
                 return self._see(event, now_s) + self._go_on(now_s)
         return self._go_on(now_s)
 
-    def _see(self, event: NodeSeen | TakenSeen | ServiceSeen | Tick, now_s: float) -> list[Command]:
+    def _see(self, event: NodeSeen | ForeignSeen | TakenSeen | ServiceSeen | Tick, now_s: float) -> list[Command]:
         match event:
+            case ForeignSeen(node=node):
+                self.roll.forget([node])
+                return [*self.fleet.see_foreign(event)]
             case TakenSeen():
                 return self._see_taken(event)
             case NodeSeen():
@@ -185,7 +189,7 @@ class ControllerMachine:
 
     def _go_on(self, now_s: float) -> list[Command]:
         if self.state == "waiting":
-            ready = len(self.fleet) >= self.expected_nodes and self._effective is not None and bool(self.fleet.fit)
+            ready = self.fleet.heard >= self.expected_nodes and self._effective is not None and bool(self.fleet.fit)
             reason = f"{len(self.fleet)} nodes are there"
             return self._decide("start", reason, "ready", now_s) if ready and not self.paused else []
         if self.state == "rolling":
@@ -254,7 +258,7 @@ class ControllerMachine:
         self.roll.begin(configuration.as_dict())
         if not self.roll.left and not redispatch and not self.roll.restored:
             self.story.enter("kept", "decision kept what was there")
-            return [Settle(unchanged=True)]
+            return [Settle(unchanged=True, fenced=self._fenced())]
         self.story.enter("changes", str(configuration))
         return [self._next_step(now_s)]
 
@@ -270,7 +274,10 @@ class ControllerMachine:
             self.story.enter("step", f"epoch {self.roll.epoch} is in force")
             return [*said_, self._next_step(now_s)]
         self.story.enter("through", f"epoch {self.roll.epoch} is in force")
-        return [*said_, Settle(unchanged=False)]
+        return [*said_, Settle(unchanged=False, fenced=self._fenced())]
+
+    def _fenced(self) -> tuple[GpuId, ...]:
+        return tuple(sorted(self.fleet.fence.fenced & set(self.roll.assigned)))
 
     def _why_abort(self) -> tuple[Trigger, str] | None:
         """Return why the roll must not go on, the present step being through."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from clover.core.configuration import GpuConfiguration, GpuId
-from clover.core.control import GpuReport, NodeSeen, Say
+from clover.core.control import ForeignSeen, GpuReport, NodeSeen, Say
 from clover.core.fencing import Fence, Fenced
 
 #: A node that has been silent for this many telemetry intervals, and at least this long, is lost.
@@ -31,10 +31,17 @@ class FleetView:
     fence: Fence = field(default_factory=Fence)
     #: Nodes that people have taken by hand: as if they were not there.
     taken: frozenset[str] = frozenset()
+    #: Nodes that no plan can be made for, and why.
+    foreign: dict[str, str] = field(default_factory=dict[str, str])
     _nodes: dict[str, _Node] = field(default_factory=dict[str, _Node])
 
     def __len__(self) -> int:
         return len(self._nodes)
+
+    @property
+    def heard(self) -> int:
+        """How many nodes are there, those included that no plan can be made for: nobody waits for them any more."""
+        return len(self._nodes.keys() | self.foreign.keys())
 
     @property
     def gpus(self) -> tuple[GpuId, ...]:
@@ -63,6 +70,7 @@ class FleetView:
         """Take in a node's telemetry."""
         if event.node in self.taken:
             return []
+        self.foreign.pop(event.node, None)
         known = self._nodes.get(event.node)
         self._nodes[event.node] = _Node(
             boot_id=event.boot_id, interval_s=event.interval_s, seen_s=now_s, gpus=event.gpus
@@ -74,6 +82,14 @@ class FleetView:
         if known.boot_id not in {event.boot_id, _NOT_HEARD}:
             return [Say(kind="node.restarted", subject=event.node, reason=f"boot {event.boot_id}")]
         return []
+
+    def see_foreign(self, event: ForeignSeen) -> list[Say]:
+        """Leave a node out that no plan can be made for; return what to say, once."""
+        self._forget(event.node)
+        if self.foreign.get(event.node) == event.reason:
+            return []
+        self.foreign[event.node] = event.reason
+        return [Say(kind="node.refused", subject=event.node, reason=event.reason)]
 
     def lose_silent(self, now_s: float) -> tuple[list[Say], list[str]]:
         """Forget nodes that have been silent for too long; return what to say and their names."""

@@ -8,13 +8,17 @@ from dataclasses import replace
 from clover.core.application import ServiceModel
 from clover.core.control import Decide
 from clover.core.objective import LATE_LIMIT
+from clover.core.queueing import Evaluation
 from clover.plan.dispatching import DispatchPlan, best_dispatch, shares_of
 from clover.plan.problem import Answer, FleetCandidate, Problem
-from clover.plan.prover import Proofs
+from clover.plan.prover import Proofs, Seen
 
 #: The layout stays if the best plan's score is no more than this above what it reaches with the best dispatch: a
 #: thousandth of BASE's footprint or accuracy under lambda. Of other scores, this part.
 KEPT_WITHIN = 1e-3
+
+#: Parts of the present intensity at which the layout is looked at ahead: where the next reading is likely to be.
+_LOOKED_AT = (0.8, 0.9, 1.1, 1.25)
 
 
 class LayoutKeeper:
@@ -41,23 +45,79 @@ class LayoutKeeper:
         """
         if not _may_keep(ask, problem, best):
             return best
-        if self._of is not None and self._of is not problem.model:
-            # Certificates are for one table.
-            self._proofs = {}
-        self._of = problem.model
+        proofs = self._proofs_of(problem)
         enough = (best.score or 0.0) - _tolerance(problem, best.score or 0.0)
         if _promise(problem) < enough:
             return best
-        found = best_dispatch(problem, seed=self._seed, proofs=self._proofs)
+        found = best_dispatch(problem, seed=self._seed, proofs=proofs)
         return best if found is None or found.score < enough else _answer(problem, best, found)
+
+    def look_ahead(self, problem: Problem) -> None:
+        """Certify what is best on the layout that is there (`problem.present`) at other intensities; slow and pure."""
+        present = problem.present
+        if present is None or len(present.fleet.kinds) < 2:
+            # There is one way to hand out requests.
+            return
+        proofs = self._proofs_of(problem)
+        for factor in _LOOKED_AT:
+            moved = replace(problem, intensity_g_per_kwh=problem.intensity_g_per_kwh * factor)
+            best_dispatch(moved, seed=self._seed, proofs=proofs)
+
+    def known(self, ask: Decide, problem: Problem) -> DispatchPlan | None:
+        """Return the best dispatch on the layout that is there of those that are certified, while a plan is made.
+
+        Nothing is simulated: this takes milliseconds. None if none is certified, or it is not for the grid to decide.
+        """
+        if not _only_grid(ask, problem):
+            return None
+        return best_dispatch(problem, seed=self._seed, proofs=_Known(self._proofs_of(problem)))
+
+    def _proofs_of(self, problem: Problem) -> Proofs:
+        """Return the certificates for the table in use; they are for one only."""
+        if self._of is not None and self._of is not problem.model:
+            self._proofs = {}
+        self._of = problem.model
+        return self._proofs
+
+
+_NOT_SEEN = Seen(
+    certified=False,
+    late_upper=1.0,
+    late_fraction=1.0,
+    evaluation=Evaluation(
+        rate_rps=math.nan,
+        served_rate_rps=math.nan,
+        utilisation=math.nan,
+        p95_ms=math.inf,
+        late_fraction=1.0,
+        accuracy_pct=math.nan,
+        dynamic_j=math.nan,
+        idle_power_w=math.nan,
+        shares={},
+    ),
+)
+
+
+class _Known(Proofs):
+    """Certificates as they stand; what is not among them does not count as certified."""
+
+    def __contains__(self, key: object) -> bool:
+        return True
+
+    def __missing__(self, key: tuple[object, ...]) -> Seen:
+        return _NOT_SEEN
 
 
 def _may_keep(ask: Decide, problem: Problem, best: Answer) -> bool:
+    return _only_grid(ask, problem) and best.score is not None and best.configuration != problem.present
+
+
+def _only_grid(ask: Decide, problem: Problem) -> bool:
+    """Return whether only the grid has changed since a layout that is there for every GPU."""
     present = problem.present
     if ask.trigger != "intensity" or ask.guard != "none" or ask.pinned or present is None:
         return False
-    whole = {gpu for gpu, _ in present.gpus} == set(problem.gpus) and bool(present.fleet.instances)
-    return whole and best.score is not None and best.configuration != present
+    return {gpu for gpu, _ in present.gpus} == set(problem.gpus) and bool(present.fleet.instances)
 
 
 def _promise(problem: Problem) -> float:

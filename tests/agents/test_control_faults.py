@@ -23,7 +23,8 @@ from clover.catalog import load_service, load_trace
 from clover.core.application import ServiceModel
 from clover.core.configuration import GpuConfiguration, GpuId
 from clover.core.control import Send
-from clover.serving.port import ServingError
+from clover.serving.port import InstanceSpec, ServingError
+from clover.serving.simulated import SimulatedServicer, SimulatedWorker
 from clover.sim.clock import run_virtual
 from clover.sim.world import World, WorldSettings
 
@@ -310,27 +311,68 @@ def test_a_gpu_that_fails_after_a_change_of_controller_is_rolled_back_and_planne
 
 
 def test_a_gpu_whose_workers_die_again_and_again_is_fenced_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    looping = {"is": False}
-    begin = GpuRunner._enter
+    looping = {"is": True}
+    start = SimulatedServicer.start
 
-    def enter(self: GpuRunner, phase: Any, reason: str) -> None:
-        begin(self, phase, reason)
-        if looping["is"] and phase == "serving" and self.index == 1 and self._ports.node == "n1":
-            self._present = None
-            asyncio.get_running_loop().call_later(3.0, self._fail, self.applied_epoch, "worker died: scripted")
+    async def start_(self: SimulatedServicer, spec: InstanceSpec) -> SimulatedWorker:
+        worker = await start(self, spec)
+        if looping["is"] and spec.name.startswith("n1/gpu1/"):
+            asyncio.get_running_loop().call_later(3.0, worker.kill, "exit code 3")
+        return worker
 
-    monkeypatch.setattr(GpuRunner, "_enter", enter)
+    monkeypatch.setattr(SimulatedServicer, "start", start_)
 
     async def script(_: Stage) -> None:
-        looping["is"] = True
         await asyncio.sleep(240.0)
         looping["is"] = False
 
-    result, events = play(settings(duration_s=600.0), script)
+    result, events = play(settings(scheme="base", duration_s=600.0), script)
     kinds = check(result, events)
-    assert kinds["gpu.fenced"] >= 1
-    assert {event.subject for event in events if event.kind == "gpu.fenced"} == {"n1/gpu1"}
-    assert kinds["decision"] <= 8
+    assert {event.subject for event in events if event.kind in {"gpu.fenced", "worker.died"}} == {"n1/gpu1"}
+    assert (kinds["gpu.fenced"], kinds["gpu.returned"]) == (1, 1)
+    # Tries grow rarer: with pauses of at most half a second there would be about sixty.
+    assert 4 <= kinds["worker.died"] <= 16
+    # The first, and one each without it and with it again.
+    assert kinds["decision"] <= 4
+    assert result["late_pct"] <= 5.0
+
+
+class TwoBoards(World):
+    """The second node has GPUs of another board."""
+
+    async def node(self, index: int, stop: asyncio.Event | None = None) -> None:
+        usual = self.settings
+        if index == 1:
+            other = make_fleet(backend="sim", board="h100-80gb", model=MODEL)
+            self.settings = replace(usual, fleet=other)
+        serving = super().node(index, stop)
+        task = asyncio.ensure_future(serving)
+        await asyncio.sleep(0)
+        self.settings = usual
+        await task
+
+
+def test_a_node_with_another_board_is_refused_and_the_rest_goes_on() -> None:
+    targets: list[object] = []
+
+    async def script(stage: Stage) -> None:
+        await asyncio.sleep(60.0)
+        await stage.world.bus.set_override(pin_all("7g", "large", nodes=1))
+        await asyncio.sleep(100.0)
+        targets.append(await stage.world.bus.target("n2"))
+
+    result, events = play(settings(scheme="base", duration_s=180.0), script, TwoBoards)
+    kinds = check(result, events)
+    refused = [event for event in events if event.kind == "node.refused"]
+    assert [(event.subject, event.reason) for event in refused] == [
+        ("n2", "board 'h100-80gb': expected 'a100-40gb', which plans are made for")
+    ]
+    assert targets == [None]
+    assert not [event for event in events if event.kind.startswith("gpu.") and event.subject.startswith("n2")]
+    assert kinds["gpu.fenced"] == kinds["node.lost"] == kinds["target.refused"] == 0
+    moved = [event.reason for event in events if event.kind == "gpu.serving" and event.subject == "n1/gpu3"]
+    assert moved[-1] == "7g:large"
+    assert result["late_pct"] <= 5.0
 
 
 class DelayedWorld(World):

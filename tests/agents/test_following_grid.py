@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 from typing import Any
+
+import pytest
 
 from clover.agents.fleet import make_fleet
 from clover.agents.goals import Goals
@@ -80,6 +83,30 @@ def test_an_intensity_change_sends_only_dispatch() -> None:
     assert (result["replans"], result["reconfigurations"]) == (1, 0)
     requests = result["requests"]
     assert requests["lost"] == requests["failed"] == requests["duplicate"] == requests["expired"] == 0
+
+
+def test_dispatch_follows_the_grid_at_once_although_planning_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    planning_s = 12.0
+
+    async def slowly(function: Callable[[], Any]) -> Any:
+        await asyncio.sleep(planning_s)
+        return function()
+
+    monkeypatch.setattr("clover.sim.world._at_once", slowly)
+    sent, result = watched(settings(220.0, 260.0, model=YOLO, gpus=(1, 1), rate_rps=5.0, lambda_=0.1))
+    before = [targets for at_s, _, targets in sent if at_s < HOUR_S][-1]
+    after = [(at_s, targets) for at_s, _, targets in sent if at_s >= HOUR_S]
+    at_s, targets = after[0]
+    # From the reading of the intensity to the targets; the plan itself takes longer.
+    assert at_s <= HOUR_S + TELEMETRY_S < HOUR_S + planning_s
+    old = {target.node: target for target in before}
+    assert [target.gpus for target in targets] == [old[target.node].gpus for target in targets]
+    assert all(target.dispatch != old[target.node].dispatch for target in targets)
+    # The plan finds nothing better; and that it took long was no reason to lose a node.
+    assert [target.dispatch for target in after[-1][1]] == [target.dispatch for target in targets]
+    assert result["replans"] == 1
+    assert result["mig_changes"] == 0
+    assert result["requests"]["lost"] == result["requests"]["duplicate"] == 0
 
 
 def test_a_change_that_is_worth_it_changes_the_layout() -> None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import all_answered, clover, environment, generating, started, within
+from processes import all_answered, clover, generating, started, within
+
+from clover.serving.availability import MODELS_HINT, missing_packages
 
 #: Method of the writer, which of its calls, and whether before or after it has written.
 POINTS = {
@@ -29,24 +32,16 @@ CONTROLLER = ("agent", "controller", "--scheme", "base", "--expect-nodes", "2", 
 LAYOUTS = ("7g:large", "7g:xlarge")
 
 
-@contextmanager
-def dying(folder: Path, name: str, point: tuple[str, str, str]) -> Iterator[subprocess.Popen[str]]:
+def script(name: str) -> tuple[str, str]:
+    """Return the command of a script beside the tests."""
+    return sys.executable, str(Path(__file__).parent.parent / name)
+
+
+def dying(
+    folder: Path, name: str, point: tuple[str, str, str]
+) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
     """Start a controller that dies at a point once it is told to."""
-    script = Path(__file__).parent.parent / "process_dying_controller.py"
-    process = subprocess.Popen(
-        [sys.executable, str(script), *point, *CONTROLLER, "--name", name],
-        env=environment(folder),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
+    return started(folder, *point, *CONTROLLER, "--name", name, command=script("process_dying_controller.py"))
 
 
 def status(folder: Path) -> dict[str, Any]:
@@ -135,3 +130,62 @@ def _a_node_is_lost(folder: Path, process: subprocess.Popen[str], stack: ExitSta
     holder = plan(folder)["controller"]
     stack.enter_context(started(folder, "agent", "node", "--name", "n2", "--gpus", "1"))
     within(120, lambda: serves(folder, "base", holder))
+
+
+def phases(folder: Path) -> list[str]:
+    return [gpu["phase"] for node in status(folder).get("nodes", []) for gpu in node["gpus"]]
+
+
+@pytest.mark.slow
+@pytest.mark.models
+@pytest.mark.skipif(bool(missing_packages()), reason=MODELS_HINT)
+@pytest.mark.timeout(420)
+def test_a_gpu_whose_worker_processes_die_again_and_again_is_fenced_off_until_they_no_longer_do(tmp_path: Path) -> None:
+    crashes = tmp_path / "crashes"
+    cpu = ("--app", "efficientnet_lite", "--backend", "cpu")
+    with ExitStack() as stack:
+        stack.enter_context(started(tmp_path, "server"))
+        stack.enter_context(
+            started(
+                tmp_path,
+                *("agent", "node", "--name", "n1", "--gpus", "3", *cpu),
+                command=script("process_fake_workers.py"),
+                FAKE_WORKER_CRASHES=str(crashes),
+            )
+        )
+        stack.enter_context(started(tmp_path, "agent", "carbon", "--trace", "constant:250"))
+        stack.enter_context(started(tmp_path, "agent", "controller", "--scheme", "base", *cpu, *RATE))
+        within(90, lambda: phases(tmp_path) == ["serving"] * 3)
+        generator = stack.enter_context(
+            started(tmp_path, "agent", "generator", *cpu, "--duration", "10m", "--json", *RATE)
+        )
+        within(60, lambda: generating(tmp_path))
+        crashes.write_text("n1/gpu1/")
+        within(90, lambda: kinds(tmp_path)["gpu.fenced"])
+        within(60, lambda: plan(tmp_path)["fenced"] == ["n1/gpu1"])
+        deaths = kinds(tmp_path)["worker.died"]
+        # It is tried again, ever more rarely, and kept out as long as that is in vain.
+        within(60, lambda: kinds(tmp_path)["worker.died"] > deaths)
+        assert not kinds(tmp_path)["gpu.returned"]
+        crashes.unlink()
+        within(120, lambda: kinds(tmp_path)["gpu.returned"])
+        within(60, lambda: plan(tmp_path)["fenced"] == [] and phases(tmp_path) == ["serving"] * 3)
+        result = finished(generator)
+        told = events(tmp_path, "gpu") + events(tmp_path, "worker")
+        decisions = [event["data"]["trigger"] for event in events(tmp_path, "decision")]
+    # The others went on; what died with a worker was tried again.
+    assert {event["subject"] for event in told if event["kind"] in {"gpu.failed", "gpu.fenced", "worker.died"}} == {
+        "n1/gpu1"
+    }
+    fenced = next(event for event in told if event["kind"] == "gpu.fenced")
+    assert "exit code 3" in fenced["reason"]
+    assert "fallen off the bus" in str(next(event for event in told if event["kind"] == "worker.died")["data"])
+    # Once without it, once with it again.
+    assert Counter(decisions)["fleet"] == 2
+    assert len(decisions) <= 5
+    all_answered(result, least=50)
+
+
+def kinds(folder: Path) -> Counter[str]:
+    """Count the events about GPUs and workers by kind."""
+    return Counter(event["kind"] for name in ("gpu", "worker") for event in events(folder, name))

@@ -1,5 +1,7 @@
 """A worker without models, for tests: the variant it is asked to load says how it behaves.
 
+Where the file `FAKE_WORKER_CRASHES` names the beginning of an instance's name, its worker dies under its first request.
+
 It speaks the wire by itself, so that a change of the frames' meaning is noticed.
 """
 
@@ -8,6 +10,7 @@ from __future__ import annotations
 import os
 import struct
 import sys
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -43,12 +46,22 @@ def say(text: str) -> None:
     sys.stderr.flush()
 
 
+def crashes_here() -> bool:
+    """Return whether the instance whose worker this is is to die; its name is the last argument."""
+    path = Path(os.environ.get("FAKE_WORKER_CRASHES", os.devnull))
+    named = path.read_text().strip() if path.is_file() else ""
+    return bool(named) and sys.argv[-1].startswith(named)
+
+
 def serve(how: str, job: dict[str, Any]) -> None:
     if job["type"] == "ping":
         if how == "sleeps":
             wait_for_ever()
         write(type="pong")
         return
+    if crashes_here():
+        say("the board has fallen off the bus")
+        os._exit(3)
     match how:
         case "hangs":
             wait_for_ever()

@@ -8,12 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clover.agents.assembly import left_alone
+from clover.agents.controller import ControllerSettings
+from clover.agents.goals import Goals
+from clover.core.belonging import Kind, why_foreign
 from clover.core.configuration import Configuration, GpuConfiguration, GpuId, InstanceKind
 from clover.core.control import (
     Command,
     Decide,
     Decided,
     Event,
+    ForeignSeen,
     GpuReport,
     IntensitySeen,
     LoadSeen,
@@ -21,15 +26,18 @@ from clover.core.control import (
     Say,
     Send,
     Sent,
+    ServiceSeen,
     Settle,
     TakenSeen,
     Tick,
 )
 from clover.core.controller import ControllerMachine
+from clover.core.guard import GuardSettings, SlaGuard
 from clover.core.load import LoadEstimate
 from clover.core.rolling import STEP_PATIENCE_S
 from clover.core.triggers import INTENSITY_TRIGGER
 from clover.errors import InvalidTransitionError
+from clover.plan.problem import Parking
 
 WHOLE = GpuConfiguration((InstanceKind("7g", "xxlarge"),))
 HALVES = GpuConfiguration((InstanceKind("3g", "large"), InstanceKind("3g", "large")))
@@ -258,10 +266,10 @@ def test_a_gpu_that_fails_to_change_is_rolled_back_and_planned_without() -> None
     assert back.configuration.as_dict() == everywhere(WHOLE, "n1").as_dict()
     assert (back.changed, back.last, back.fenced) == ((), True, (changing,))
     # What is fenced off holds nobody up, whether it can be restored or not.
-    assert machine.handle(Sent(epoch=3), 30.0) == [Settle(unchanged=False)]
+    assert machine.handle(Sent(epoch=3), 30.0) == [Settle(unchanged=False, fenced=(changing,))]
     # A second decision does not restore it once more.
     machine.handle(LoadSeen(load=LoadEstimate.sure(90.0)), 200.0)
-    assert machine.handle(Decided(configuration=kept), 200.0) == [Settle(unchanged=True)]
+    assert machine.handle(Decided(configuration=kept), 200.0) == [Settle(unchanged=True, fenced=(changing,))]
 
 
 def test_what_failed_in_a_roll_that_was_taken_over_is_rolled_back_to_what_it_was() -> None:
@@ -292,6 +300,81 @@ def test_what_failed_in_a_roll_that_was_taken_over_is_rolled_back_to_what_it_was
     back = only(second.handle(Decided(configuration=kept), 40.0), Send)
     assert isinstance(back, Send)
     assert back.configuration.as_dict()[send.changed[0]] == WHOLE
+
+
+@pytest.mark.parametrize(
+    ("scheme", "parking", "live", "guarded", "calibrated"),
+    [
+        ("base", "none", False, False, True),
+        ("base", "parked", False, False, True),
+        ("co2opt", "none", False, False, True),
+        ("co2opt", "parked", False, True, True),
+        ("exact", "none", False, True, True),
+        ("clover", "parked", False, True, True),
+        ("clover", "none", True, False, False),
+    ],
+)
+def test_under_which_schemes_the_guard_acts(
+    scheme: str, parking: Parking, live: bool, guarded: bool, calibrated: bool
+) -> None:
+    goals = Goals(lambda_=0.5, sla_ms=100.0, parking=parking)
+    found = left_alone(ControllerSettings(name="c1", rate_rps=5.0), scheme, goals, live=live)
+    assert (found.guarded, found.calibrated) == (guarded, calibrated)
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_without_a_guard_nothing_follows_from_late_answers(guarded: bool) -> None:
+    guard = SlaGuard(GuardSettings(sla_ms=100.0)) if guarded else None
+    machine = ControllerMachine(rate_rps=5.0, guard=guard)
+    serving(machine)
+    late = ServiceSeen(answered=100, late=100, oldest_wait_s=10.0)
+    told = [command for second in range(90) for command in machine.handle(late, 2.0 + second)]
+    assert ("guard.raised" in [command.kind for command in told if isinstance(command, Say)]) is guarded
+    assert any(isinstance(command, Decide) for command in told) is guarded
+    assert machine.state == ("deciding" if guarded else "serving")
+
+
+@pytest.mark.parametrize(
+    ("node", "told"),
+    [
+        (Kind(application="albert", gpu_model="a100-40gb"), ""),
+        (Kind(application="albert", gpu_model="a100-80gb"), "board 'a100-80gb': expected 'a100-40gb'"),
+        (Kind(application="bert", gpu_model="a100-40gb"), "application 'bert': expected 'albert'"),
+        (Kind(application="bert", gpu_model="h100-80gb"), "application 'bert': expected 'albert'"),
+    ],
+)
+def test_which_nodes_are_planned_for(node: Kind, told: str) -> None:
+    reason = why_foreign(node, Kind(application="albert", gpu_model="a100-40gb"))
+    assert reason.startswith(told)
+    assert bool(reason) is bool(told)
+
+
+def test_a_node_that_is_refused_holds_nobody_up_and_joins_when_it_is_another() -> None:
+    machine = ControllerMachine(rate_rps=5.0, expected_nodes=2)
+    machine.handle(IntensitySeen(effective=300.0), 0.0)
+    foreign = ForeignSeen(node="n2", reason="board 'h100-80gb'")
+    assert [c.kind for c in machine.handle(foreign, 0.0) if isinstance(c, Say)] == ["node.refused"]
+    # It counts as heard, so that nobody waits for it; it is told once.
+    ask = only(machine.handle(seen(phase="empty"), 0.0), Decide)
+    assert isinstance(ask, Decide)
+    assert {gpu.node for gpu in ask.gpus} == {"n1"}
+    assert machine.handle(foreign, 1.0) == []
+    machine.handle(Decided(configuration=everywhere(WHOLE, "n1")), 1.0)
+    machine.handle(Sent(epoch=1), 1.0)
+    assert machine.handle(seen(epoch=1, serves=WHOLE), 2.0) == [Settle(unchanged=False)]
+    joined = machine.handle(seen("n2", phase="empty", epoch=1), 3.0)
+    assert "node.joined" in [command.kind for command in joined if isinstance(command, Say)]
+    again = only(joined, Decide)
+    assert isinstance(again, Decide)
+    assert (again.trigger, {gpu.node for gpu in again.gpus}) == ("fleet", {"n1", "n2"})
+    # And the other way round: a known node that comes back with another board is planned without.
+    machine.handle(Decided(configuration=everywhere(WHOLE, "n1", "n2")), 3.0)
+    machine.handle(Sent(epoch=2), 3.0)
+    machine.handle(foreign, 4.0)
+    assert set(machine.fleet.gpus) == {GpuId("n1", index) for index in range(5)}
+    assert not [gpu for gpu in machine.roll.assigned if gpu.node == "n2"]
+    assert machine.handle(seen(epoch=2, serves=WHOLE), 5.0)
+    assert machine.state != "rolling"
 
 
 def test_a_gpu_that_could_not_be_woken_is_not_rolled_back() -> None:
