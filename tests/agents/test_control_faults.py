@@ -10,13 +10,15 @@ from typing import Any
 
 import msgspec
 import pytest
+from control_points import POINTS
 
-from clover.agents.assembly import make_controller
+from clover.agents.assembly import make_controller, make_node
 from clover.agents.control_writer import ControlWriter
 from clover.agents.controller import ControllerSettings
 from clover.agents.fleet import Fleet, make_fleet
 from clover.agents.goals import Goals
 from clover.agents.gpu_runner import GpuRunner
+from clover.agents.node import NodeSettings
 from clover.bus.messages import Event, GpuTarget, InstanceTarget, NodeTelemetry, Override, Pin
 from clover.bus.port import Feed
 from clover.catalog import load_service, load_trace
@@ -115,16 +117,6 @@ def pin_all(gpu: str, variant: str, *, nodes: int = 2, gpus: int = 4) -> Overrid
 
 
 # --- the controller dies --------------------------------------------------------------------------------------------
-
-#: Method of the writer, which of its calls, and whether before or after it has written.
-POINTS = {
-    "deciding": ("take", 1, "before"),
-    "decided": ("take", 1, "after"),
-    "before the plan is written": ("send", 1, "before"),
-    "after the plan is written": ("send", 1, "after"),
-    "between steps": ("send", 2, "before"),
-    "before it settles": ("settle", 1, "before"),
-}
 
 
 def call_at(monkeypatch: pytest.MonkeyPatch, point: str, act: Callable[[], bool]) -> None:
@@ -341,15 +333,18 @@ class TwoBoards(World):
     """The second node has GPUs of another board."""
 
     async def node(self, index: int, stop: asyncio.Event | None = None) -> None:
-        usual = self.settings
-        if index == 1:
-            other = make_fleet(backend="sim", board="h100-80gb", model=MODEL)
-            self.settings = replace(usual, fleet=other)
-        serving = super().node(index, stop)
-        task = asyncio.ensure_future(serving)
-        await asyncio.sleep(0)
-        self.settings = usual
-        await task
+        if index == 0:
+            await super().node(index, stop)
+            return
+        agent = make_node(
+            NodeSettings(name=f"n{index + 1}", backend="sim", target_block_s=3600.0),
+            fleet=make_fleet(backend="sim", board="h100-80gb", model=MODEL),
+            gpus=self.settings.gpus[index],
+            bus=self.bus,
+            clock=self.clock,
+            seed=index,
+        )
+        await agent.run(stop or self.stop)
 
 
 def test_a_node_with_another_board_is_refused_and_the_rest_goes_on() -> None:

@@ -14,19 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from control_points import POINTS
 from processes import all_answered, clover, generating, started, within
 
 from clover.serving.availability import MODELS_HINT, missing_packages
 
-#: Method of the writer, which of its calls, and whether before or after it has written.
-POINTS = {
-    "deciding": ("take", "1", "before"),
-    "decided": ("take", "1", "after"),
-    "before the plan is written": ("send", "1", "before"),
-    "after the plan is written": ("send", "1", "after"),
-    "between steps": ("send", "2", "before"),
-    "before it settles": ("settle", "1", "before"),
-}
 RATE = ("--rate", "2")
 CONTROLLER = ("agent", "controller", "--scheme", "base", "--expect-nodes", "2", *RATE)
 LAYOUTS = ("7g:large", "7g:xlarge")
@@ -38,10 +30,10 @@ def script(name: str) -> tuple[str, str]:
 
 
 def dying(
-    folder: Path, name: str, point: tuple[str, str, str]
+    folder: Path, name: str, point: tuple[str, int, str]
 ) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
     """Start a controller that dies at a point once it is told to."""
-    return started(folder, *point, *CONTROLLER, "--name", name, command=script("process_dying_controller.py"))
+    return started(folder, *map(str, point), *CONTROLLER, "--name", name, command=script("process_dying_controller.py"))
 
 
 def status(folder: Path) -> dict[str, Any]:
@@ -178,7 +170,7 @@ def test_a_gpu_whose_worker_processes_die_again_and_again_is_fenced_off_until_th
         "n1/gpu1"
     }
     fenced = next(event for event in told if event["kind"] == "gpu.fenced")
-    assert "exit code 3" in fenced["reason"]
+    assert "ended with code 3" in fenced["reason"]
     assert "fallen off the bus" in str(next(event for event in told if event["kind"] == "worker.died")["data"])
     # Once without it, once with it again.
     assert Counter(decisions)["fleet"] == 2
