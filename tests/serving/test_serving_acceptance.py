@@ -65,8 +65,6 @@ def test_three_minutes_are_as_predicted_and_within_the_promise(folder: Path, tab
     assert predicted["accuracy_pct"] == pytest.approx(result["accuracy_pct"], abs=2.0), told
     if os.environ.get("CLOVER_QUIET"):
         assert result["p95_ms"] <= result["sla_p95_ms"], told
-        # Not reached yet: the table is measured back to back, without bus and without changes, and predicts too little
-        # (docs/adr/0008-real-models.md has the figures).
         assert predicted["p95_ms"] == pytest.approx(result["p95_ms"], rel=0.25), told
 
 
