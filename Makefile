@@ -60,8 +60,8 @@ docs: $(VENV)/.test
 figures-planner: $(VENV)/.test
 	$(BIN)/python -m clover.analysis.results $(ARGS)
 
-# The tables of docs/results-control.md. Whole runs take hours; finished ones are kept in .figures-control, and
-# ARGS="--only phase-9" runs one part, ARGS=--list tells which there are.
+# The tables of docs/results-control.md. Whole runs take up to an hour each; finished ones are kept in docs/results/control
+# (delete a file to compute it anew). ARGS="--only phase-9" runs one part, ARGS=--list tells which there are.
 figures-control: $(VENV)/.test
 	$(BIN)/python -m clover.sim.control_figures $(ARGS)
 

@@ -1,10 +1,11 @@
 """The figures of docs/results-control.md: a day's load with parking, and changes under load.
 
-    python -m clover.sim.control_figures --work FOLDER [--only PART] [--page FILE]
+    python -m clover.sim.control_figures [--work FOLDER] [--only PART] [--page FILE]
 
-Each finished run is a file in the work folder, so that a run that was broken off is taken up where it stopped: runs of
-48 hours take long. `--only` names a part (`phase-9`, `reserve-1`, `original`, `rolling`), `--list` tells all runs and
-which are done. Without `--list` what is missing is run, then the page is written from what is there.
+Each finished run is a file in the work folder (docs/results/control), kept with the page: runs of 48 hours take long,
+and those that are missing may be computed elsewhere or later. Delete a file to compute its run anew. `--only` names a
+part (`phase-9`, `reserve-1`, `original`, `rolling`), `--list` tells all runs and which are done. Without `--list` what
+is missing is run, then the page is written from what is there.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ _HEAD = """\
 
 Written by `make figures-control`. **Everything here is simulated**: the real agents, simulated A100-40GB GPUs, service
 times, energy and the cost of changes from the performance table; no GPU was used. Parked watts (25) are an assumption.
-Runs of a day's load that were computed for this page: {have} of {of}.
+Runs of a day's load that were computed for this page: {have} of {of}, each a file of
+[results/control](results/control).
 """
 _ROLLING_HEAD = """\
 ## Changes under load
@@ -173,7 +175,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m clover.sim.control_figures", description=(__doc__ or "").split("\n", 1)[0]
     )
-    parser.add_argument("--work", type=Path, default=Path(".figures-control"), help="folder of finished runs")
+    parser.add_argument("--work", type=Path, default=Path("docs/results/control"), help="folder of finished runs")
     parser.add_argument("--hours", type=float, default=48.0)
     parser.add_argument("--only", action="append", default=[], metavar="PART")
     parser.add_argument("--list", action="store_true")
