@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -23,12 +23,12 @@ from clover.agents.goals import Goals
 from clover.agents.system_clock import SystemClock
 from clover.bus.embedded import EmbeddedServer
 from clover.bus.messages import IntensityReading, LedgerCheckpoint, LedgerReading, RequestLog, RequestRecord
-from clover.bus.port import Feed
+from clover.bus.port import Entry, Feed
 from clover.bus.redis import RedisBus, connect
 from clover.core.configuration import Configuration, FleetCounts, GpuConfiguration, GpuId
 from clover.core.outcome import ProducerOutcome
 from clover.core.queueing import evaluate
-from clover.errors import NotReadyError
+from clover.errors import BusUnavailableError, NotReadyError
 from clover.plan.fixed import FixedScheme
 from clover.plan.problem import Answer, Problem
 
@@ -235,7 +235,9 @@ class RollingChange:
             checkpoint = LedgerCheckpoint(
                 ledger=ledger, trace_started_ms=now_ms, telemetry_cursor="0", counters={}, counters_at_ms={}
             )
-            await self._bus.publish_carbon([reading], checkpoint)
+            # A server that is too busy to answer in time gets the next reading.
+            with contextlib.suppress(BusUnavailableError):
+                await self._bus.publish_carbon([reading], checkpoint)
             await asyncio.sleep(0.5)
 
     # --- changing
@@ -267,7 +269,7 @@ class RollingChange:
         """Wait for the first command of the roll; return when it was given."""
         async with asyncio.timeout(_WITHIN_S):
             while True:
-                for entry in await self._bus.follow({Feed.EVENTS: cursor}, block_s=1.0):
+                for entry in await self._new({Feed.EVENTS: cursor}, 1.0):
                     cursor = entry.id
                     if getattr(entry.message, "kind", "") == "plan.step":
                         return float(getattr(entry.message, "at_ms", 0.0))
@@ -292,6 +294,14 @@ class RollingChange:
             GpuId(f"n{number}", index) for number, gpus in enumerate(self._settings.gpus, 1) for index in range(gpus)
         ]
 
+    async def _new(self, cursors: Mapping[Feed, str], block_s: float) -> list[Entry]:
+        """Return what is new in feeds; nothing where the server does not answer in time, to be asked again."""
+        try:
+            return await self._bus.follow(cursors, block_s=block_s)
+        except BusUnavailableError:
+            await asyncio.sleep(0.1)
+            return []
+
     async def _settled(self, layout: GpuConfiguration, problem: str) -> None:
         """Wait until every GPU serves with a layout."""
         wanted = sorted((kind.profile, kind.variant) for kind in layout.instances)
@@ -305,7 +315,7 @@ class RollingChange:
                 for gpu in gpus
             ):
                 return
-            for entry in await self._bus.follow({Feed.TELEMETRY: cursor}, block_s=1.0):
+            for entry in await self._new({Feed.TELEMETRY: cursor}, 1.0):
                 cursor = entry.id
         raise NotReadyError(problem, hint=f"see {self._settings.folder / 'agents.log'}")
 
@@ -313,7 +323,8 @@ class RollingChange:
 
     async def _follow(self) -> None:
         while True:
-            await self._read_some(1.0)
+            with contextlib.suppress(BusUnavailableError):
+                await self._read_some(1.0)
 
     async def _read_some(self, block_s: float) -> int:
         entries = await self._bus.follow({Feed.LOG: self._cursor}, block_s=block_s)

@@ -20,6 +20,8 @@ SETTINGS = settings(
 )
 #: To find a planted bug it need not be explained in the shortest way.
 FINDING = settings(SETTINGS, max_examples=4000, phases=[Phase.generate], derandomize=True, report_multiple_bugs=False)
+#: Thousands of examples: minutes on a busy machine.
+AT_LENGTH = (pytest.mark.slow, pytest.mark.timeout(600))
 
 
 def test_every_promise_is_kept_in_any_order() -> None:
@@ -27,6 +29,7 @@ def test_every_promise_is_kept_in_any_order() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_every_promise_is_kept_in_any_order_at_length() -> None:
     run_state_machine_as_test(Protocol, settings=settings(SETTINGS, max_examples=1500, stateful_step_count=80))
 
@@ -127,10 +130,10 @@ class LosesCheckpoints(MemoryBus):
         (Forgetful, "P1 broken"),
         (LosesClaims, "P2 broken"),
         (SweepsWhatIsNotDue, "P1 broken"),
-        pytest.param(DropsWhatIsHandedBack, "P2 broken", marks=pytest.mark.slow),
+        pytest.param(DropsWhatIsHandedBack, "P2 broken", marks=AT_LENGTH),
         (Unbounded, "P4 broken"),
-        pytest.param(NoLease, "P7 broken", marks=pytest.mark.slow),
-        pytest.param(RewindingEpochs, "P7 broken", marks=pytest.mark.slow),
+        pytest.param(NoLease, "P7 broken", marks=AT_LENGTH),
+        pytest.param(RewindingEpochs, "P7 broken", marks=AT_LENGTH),
         (LosesCheckpoints, "P9 broken"),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
