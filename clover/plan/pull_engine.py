@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from heapq import heappop, heappush, heapreplace
 
 from clover.core.dispatch import SHARE_PATIENCE_S, SHARE_SLACK_REQUESTS
-from clover.plan.engines import Begun, Requests, in_order
+from clover.plan.engines import Begun, Requests, in_order, nothing_begun
 from clover.plan.event_engine import PATIENCE_ENDS_S, Crew
 
 _INFINITY = float("inf")
@@ -108,7 +108,7 @@ class PullEngine:
 
     def drain(self) -> Begun:
         """Return nothing: nobody is left waiting."""
-        return in_order(0, [], [])
+        return nothing_begun()
 
 
 class SharesEngine(PullEngine):

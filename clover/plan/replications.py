@@ -88,14 +88,14 @@ class Replications(Simulator):
     ) -> None:
         super().__init__(model, agents, traffic, seed=seed)
         self._rows = preferences(self._instances, [agent for agent in agents if agent.instances], self._rho)
-        self._latency_s: list[Floats] = []
+        self._spent_s: list[Floats] = []
         self._served: list[Indices] = []
         self._at_s: Floats = np.zeros(_REPLICATIONS)
         self.independent = self.quick
         if self.quick:
             self._matrix = self._make_matrix([agent for agent in agents if agent.instances])
             self._serve(self.forgets_after)
-            self._latency_s, self._served = [], []
+            self._spent_s, self._served = [], []
 
     @property
     def forgets_after(self) -> int:
@@ -122,11 +122,11 @@ class Replications(Simulator):
     def _observed(self) -> tuple[Floats, Indices]:
         if not self.quick:
             return super()._observed()
-        latency_ms = np.concatenate(self._latency_s).T.ravel() * 1e3
-        return latency_ms, self._cells(self._rows[np.concatenate(self._served).T.ravel()])
+        instances = self._rows[np.concatenate(self._served).T.ravel()]
+        return self._latency_ms(np.concatenate(self._spent_s).T.ravel(), instances), self._cells(instances)
 
     def _seen_parts(self) -> Indices:
-        return np.zeros(len(self._observed()[0]), dtype=np.intp) if self.quick else super()._seen_parts()
+        return np.zeros(sum(rows.size for rows in self._served), dtype=np.intp) if self.quick else super()._seen_parts()
 
     def _serve(self, each: int) -> None:
         rng, kinds = self._rng, self._instances.kinds
@@ -136,7 +136,7 @@ class Replications(Simulator):
             host, gpu = log_normal(rng, kinds.host_sigma, shape), log_normal(rng, kinds.gpu_sigma, shape)
             finish_s, row = self._matrix.serve(arrival_s, host, gpu)
             self._at_s = arrival_s[-1]
-            self._latency_s.append(finish_s - arrival_s)
+            self._spent_s.append(finish_s - arrival_s)
             self._served.append(row)
 
     def _make_matrix(self, agents: Sequence[AgentFleet]) -> Matrix:

@@ -178,10 +178,14 @@ class Simulator:
             # What arrived during the warm-up is nobody's; it may begin after it.
             mine = begun.number >= self._warm_up
             numbers = begun.number[mine] - self._warm_up
-            beside_s = self._instances.kinds.beside_s[self._instances.kind[begun.instance[mine]]]
-            latency_ms[numbers] = (begun.finish_s[mine] - arrival_s[numbers] + beside_s) * 1e3
+            spent_s = begun.finish_s[mine] - arrival_s[numbers]
+            latency_ms[numbers] = self._latency_ms(spent_s, begun.instance[mine])
             cells[numbers] = self._cells(begun.instance[mine])
         return latency_ms, cells
+
+    def _latency_ms(self, spent_s: Floats, instances: Indices) -> Floats:
+        """Return latencies of requests that waited and were served for so long: what they take beside is added."""
+        return (spent_s + self._instances.kinds.beside_s[self._instances.kind[instances]]) * 1e3
 
     def _seen_parts(self) -> Indices:
         return np.concatenate([piece.part for piece in self._seen.arrivals])

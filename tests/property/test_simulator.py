@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable
+from dataclasses import replace
 from random import Random
 from typing import cast
 
@@ -18,6 +19,7 @@ from clover.agents.instance import Instance
 from clover.agents.pool import InstancePool
 from clover.catalog import load_service
 from clover.core.application import ServiceModel
+from clover.core.closed_form import Floats
 from clover.core.configuration import Configuration, FleetCounts, GpuConfiguration, GpuId, InstanceKind
 from clover.core.dispatch import Demand, DispatchRule
 from clover.core.queueing import FleetSearch, evaluate
@@ -25,7 +27,7 @@ from clover.plan.certify import LEAST_BATCHES, LEAST_REQUESTS, certify, student_
 from clover.plan.engines import Requests
 from clover.plan.instances import InstanceArrays, make_engine
 from clover.plan.replications import AgentsMatrix, Replications, preferences
-from clover.plan.simulator import log_normal, simulate
+from clover.plan.simulator import Simulator, log_normal, simulate
 from clover.plan.space import all_gpu_configurations, uniform_fleets
 from clover.plan.sweep import SweepRule, sweep
 from clover.plan.traffic import AgentFleet, RequestClass, Traffic, agents_of, one_agent
@@ -160,6 +162,22 @@ def test_replications_agree_with_one_long_run(rule: str) -> None:
     assert found.late_fraction == pytest.approx(long.late_fraction, abs=0.004)
     assert found.accuracy_pct == pytest.approx(long.accuracy_pct, abs=0.03)
     assert found.dynamic_j == pytest.approx(long.dynamic_j, rel=0.005)
+
+
+@pytest.mark.parametrize("kind", [Simulator, Replications])
+def test_what_a_request_takes_beside_its_service_is_in_every_latency(kind: type[Simulator]) -> None:
+    fleet = AgentFleet(kinds=FLEET.kinds)
+    traffic = Traffic(rate_rps=0.5 * _capacity(YOLO, FLEET))
+    far = replace(YOLO, table=replace(YOLO.table, transport_ms=7.0))
+    near_ms, far_ms = (_latencies(kind(model, [fleet], traffic, seed=3)) for model in (YOLO, far))
+    assert len(near_ms) >= 2_000
+    assert far_ms == pytest.approx(near_ms + 7.0, abs=1e-6)
+
+
+def _latencies(simulator: Simulator) -> Floats:
+    simulator.run(2_000)
+    simulator.finish()
+    return simulator.latency_ms()
 
 
 def test_what_forgets_slowly_or_is_large_is_simulated_in_one_run() -> None:
