@@ -72,10 +72,11 @@ class ControlView:
 
     async def follow(self, *, block_s: float) -> None:
         """Take in what is known, then everything that comes."""
+        # First where to go on from: what is published while the known is read comes twice rather than never.
+        cursors = {feed: await self._bus.newest_id(feed) for feed in (Feed.CARBON, Feed.TELEMETRY)}
         now = await self._bus.carbon_now()
         if isinstance(intensity := now.get("intensity"), IntensityReading):
             self._see_intensity(intensity)
-        cursors = {feed: await self._bus.newest_id(feed) for feed in (Feed.CARBON, Feed.TELEMETRY)}
         for telemetry in (await self._bus.node_states()).values():
             self._see_node(telemetry)
         while True:
