@@ -112,47 +112,6 @@ def check(parts: Parts) -> str:
     return "\n".join(text)
 
 
-def parking(parts: Parts) -> str:
-    """Return what parking saves against its analytic maximum."""
-    names = [f"parking-{app}-{gpus}-{lambda_:g}" for app, gpus, lambda_ in acceptance.parking_keys()]
-    rows = [
-        (
-            f"{p['app']}, {p['gpus']} GPUs, lambda {p['lambda']:g}",
-            str(p["k_min"]),
-            str(p["k_wanted"]),
-            str(p["active_gpus"]),
-            "-" if p["gap"] is None else f"{p['gap']:.4f}",
-            f"{p['analytic_j']:.2f}",
-            f"{p['idle_saved_j']:.2f}",
-            f"{p['saved_j']:.2f}",
-            "-" if p["part"] is None else f"{100.0 * p['part']:.1f}",
-            "-" if p["part_of_wanted"] is None else f"{100.0 * p['part_of_wanted']:.1f}",
-            f"{p['accuracy_pct']['none']:.2f} / {p['accuracy_pct']['parked']:.2f}",
-        )
-        for p in (parts[name] for name in names if name in parts)
-    ]
-    header = (
-        "case at 1x",
-        "k_min",
-        "k wanted",
-        "serving",
-        "gap",
-        "maximum J",
-        "idle J saved",
-        "J saved",
-        "% of maximum",
-        "idle: % of what is wanted",
-        "accuracy on / parked %",
-    )
-    return table(header, rows)
-
-
-def idle_watts(parts: Parts) -> str:
-    """Return what an idle GPU draws in the tables."""
-    watts = sorted({p["idle_w"] for name, p in parts.items() if name.startswith("parking-")})
-    return " or ".join(f"{w:g} W" for w in watts) if watts else "not computed"
-
-
 def rightsized_proofs(parts: Parts) -> str:
     """Say which fleets of right-sized BASE, chosen by the closed form, have no certificate."""
     proofs = [parts[f"rightsized-{app}"] for app in APPLICATIONS if f"rightsized-{app}" in parts]

@@ -18,7 +18,19 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from clover.analysis import acceptance, ladder, ladder_parts, meaning, page, paper, plots, sensitivity, work
+from clover.analysis import (
+    acceptance,
+    ladder,
+    ladder_parts,
+    meaning,
+    page,
+    paper,
+    parking,
+    parking_page,
+    plots,
+    sensitivity,
+    work,
+)
 from clover.analysis.experiment import LEAST_SEEDS
 from clover.analysis.row_files import flat_ladder_row, read_ladder_rows, write_rows
 from clover.plan.following import KEPT_WITHIN
@@ -39,7 +51,8 @@ def parts_of(groups: Sequence[str], long_traces: str | None) -> dict[str, work.P
         parts |= _named("paper", paper.run, paper.all_keys())
     if "acceptance" in groups:
         parts |= _named("gap", acceptance.gap, acceptance.gap_keys())
-        parts |= _named("parking", acceptance.parking, acceptance.parking_keys())
+        parts |= _named("parking", parking.parking, parking.parking_keys())
+        parts |= _named("number", parking.by_number, parking.number_keys())
         parts |= _named("rightsized", acceptance.rightsized_proof, acceptance.rightsized_keys())
     if long_traces and "sensitivity" in groups:
         parts |= _named("forecast", sensitivity.forecast, sensitivity.all_keys(), long_traces)
@@ -77,8 +90,9 @@ def write_page(parts: page.Parts, docs: Path) -> None:
         check=page.check(parts),
         kept=KEPT_WITHIN,
         seeds=LEAST_SEEDS,
-        parking=page.parking(parts),
-        idle=page.idle_watts(parts),
+        parking=parking_page.parking(parts),
+        numbers=parking_page.numbers(parts),
+        idle=parking_page.idle_watts(parts),
         proofs=page.rightsized_proofs(parts),
         host=ladder.HOST_W,
         draws=ladder.DRAWS,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clover.analysis import acceptance, ladder, paper, results, row_files, work
+from clover.analysis import ladder, paper, parking, results, row_files, work
 from clover.analysis.cases import Case, gpu_ids, own_rate_rps, problem_of
 from clover.analysis.long_traces import load_long_traces
 from clover.catalog import load_service
@@ -159,4 +159,4 @@ def test_rows_of_the_ladder_come_back_from_their_file(tmp_path: Path):
 
 def test_the_fewest_gpus_of_a_light_load_is_one():
     model = load_service("efficientnet", "a100-40gb")
-    assert acceptance.fewest(problem_of(model, Case(gpus=2, rate_rps=own_rate_rps(model, 2, 0.2)))) == 1
+    assert parking.fewest(problem_of(model, Case(gpus=2, rate_rps=own_rate_rps(model, 2, 0.2)))) == 1

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clover.analysis.acceptance import ruled_out
 from clover.analysis.cases import Case, own_rate_rps, problem_of, with_table
+from clover.analysis.parking import by_number, ruled_out, serving_alone
 from clover.catalog import load_service
 from clover.core.configuration import InstanceKind
 from clover.core.queueing import FleetSearch
@@ -73,3 +73,21 @@ def test_certificates_are_shared_where_only_watts_differ() -> None:
     assert len(proofs) == known
     assert second.objective == alone.objective
     assert second.configuration == alone.configuration == first.configuration
+
+
+def test_each_number_of_serving_gpus_is_scored_as_a_plan_of_the_whole_fleet() -> None:
+    asked = question(gpus=2)
+    answer = ExactScheme(seed=0).plan(asked)
+    found = by_number("yolov5", 2, 0.1)
+    one, two = found["rows"]
+    assert found["active_gpus"] == 2
+    assert two["score"] == pytest.approx(answer.score, abs=1e-6)
+    assert two["upper_bound"] >= two["score"]
+    assert one["upper_bound"] < two["score"]
+
+
+def test_gpus_that_serve_alone_weigh_joules_against_accuracy_as_the_whole_fleet_does() -> None:
+    asked = question()
+    whole, part = (each.asked(each.baseline()) for each in (asked, serving_alone(asked, 4)))
+    assert part.per_energy_j / part.per_accuracy_pct == pytest.approx(whole.per_energy_j / whole.per_accuracy_pct)
+    assert part.per_energy_j != pytest.approx(whole.per_energy_j)
