@@ -215,7 +215,9 @@ def make_controller(
         ConfigurationError: The scheme is unknown, or cannot be evaluated live.
     """
     live = checked_evaluate(evaluate, scheme, goals) == "live"
-    settings = left_alone(replace(settings, gpu_model=fleet.board.name), scheme, goals, live=live)
+    settings = left_alone(
+        replace(settings, gpu_model=fleet.board.name, emulated=fleet.backend == "cpu"), scheme, goals, live=live
+    )
     maker = DecisionMaker(
         model=fleet.model,
         multisets=fleet.multisets,

@@ -138,7 +138,11 @@ class ControlView:
         self._put(control.IntensitySeen(effective=reading.g_per_kwh * reading.pue))
 
     def _see_node(self, telemetry: NodeTelemetry) -> None:
-        kind = Kind(application=telemetry.application, gpu_model=telemetry.gpu_model)
+        kind = Kind(
+            application=telemetry.application,
+            gpu_model=telemetry.gpu_model,
+            emulated=telemetry.backend == "cpu",
+        )
         if reason := why_foreign(kind, self._expected):
             self.nodes.pop(telemetry.node, None)
             self._put(control.ForeignSeen(node=telemetry.node, reason=reason))

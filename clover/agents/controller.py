@@ -53,6 +53,8 @@ class ControllerSettings:
         name: Unique among controllers.
         rate_rps: Load to plan for until it is measured.
         gpu_model: The board that plans are made for; nodes with another one are refused.
+        emulated: Whether plans are made with the table of emulated GPUs (backend `cpu`); nodes of the other sort are
+            refused.
         expected_nodes: The first decision waits for this many nodes.
         tick_s: How often lost nodes, the load, and late answers are looked at.
         lease_s: After this long without a sign of life a standby may take over.
@@ -70,6 +72,7 @@ class ControllerSettings:
     name: str
     rate_rps: float
     gpu_model: str = "a100-40gb"
+    emulated: bool = False
     expected_nodes: int = 1
     tick_s: float = 1.0
     lease_s: float = 6.0
@@ -133,7 +136,11 @@ class ControllerAgent:
         return ControlView(
             bus=self._bus,
             clock=self._clock,
-            expected=Kind(application=maker.model.application.name, gpu_model=settings.gpu_model),
+            expected=Kind(
+                application=maker.model.application.name,
+                gpu_model=settings.gpu_model,
+                emulated=settings.emulated,
+            ),
             load=LoadEstimator(horizon_s=ahead_s, profile=settings.load_profile),
             sampler=Sampler(maker.model, calibrator),
             # What is not asked for is measured, but nothing follows from it.

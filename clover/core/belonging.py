@@ -12,10 +12,12 @@ class Kind:
     Attributes:
         application: What it serves.
         gpu_model: The board of its GPUs, such as `a100-40gb`.
+        emulated: Whether they are slices of a processor's cores (backend `cpu`), whose times another table describes.
     """
 
     application: str
     gpu_model: str
+    emulated: bool = False
 
 
 def why_foreign(node: Kind, expected: Kind) -> str:
@@ -28,4 +30,8 @@ def why_foreign(node: Kind, expected: Kind) -> str:
         return f"application {node.application!r}: expected {expected.application!r}"
     if node.gpu_model != expected.gpu_model:
         return f"board {node.gpu_model!r}: expected {expected.gpu_model!r}, which plans are made for"
+    if node.emulated != expected.emulated:
+        backends = ("sim or nvml", "cpu")
+        told, wanted = backends[node.emulated], backends[expected.emulated]
+        return f"backend {told}: expected {wanted}, whose performance table plans are made with"
     return ""

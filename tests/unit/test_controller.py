@@ -341,6 +341,7 @@ def test_without_a_guard_nothing_follows_from_late_answers(guarded: bool) -> Non
         (Kind(application="albert", gpu_model="a100-80gb"), "board 'a100-80gb': expected 'a100-40gb'"),
         (Kind(application="bert", gpu_model="a100-40gb"), "application 'bert': expected 'albert'"),
         (Kind(application="bert", gpu_model="h100-80gb"), "application 'bert': expected 'albert'"),
+        (Kind(application="albert", gpu_model="a100-40gb", emulated=True), "backend cpu: expected sim or nvml"),
     ],
 )
 def test_which_nodes_are_planned_for(node: Kind, told: str) -> None:

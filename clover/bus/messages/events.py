@@ -30,7 +30,7 @@ EVENT_KINDS: dict[str, str] = {
     "gpu.rolled_back": "a GPU that failed to change is to be again what it was before",
     "gpu.returned": "a GPU that was fenced off is healthy again and part of the fleet",
     "node.joined": "a node was heard for the first time",
-    "node.refused": "a node cannot be planned for: it serves another application, or has another board",
+    "node.refused": "a node cannot be planned for: it has another application, board or kind of backend",
     "node.lost": "a node has been silent for too long",
     "node.restarted": "a node came back as a new process",
     "node.taken": "a node was taken by hand: the controller leaves it alone from now on",
