@@ -12,7 +12,6 @@ from clover.core.calibration import Calibrator, Sample
 from clover.core.configuration import InstanceKind
 from clover.core.contention import CONTENTION_TIME_CONSTANT_S
 
-#: Contention is a running mean of the busy fraction (see `clover.agents.pool`): the table is asked for the same one.
 #: Requests of a kind that make a sample.
 SAMPLE_REQUESTS = 50
 
@@ -94,6 +93,7 @@ class Sampler:
         self._take_energy(last, now, rho)
 
     def _contention(self, node: str, busy_s: float, length_s: float) -> float:
+        # A running mean as the node itself keeps (`clover.agents.pool`): the table is asked for the same contention.
         keep = math.exp(-length_s / CONTENTION_TIME_CONSTANT_S)
         before = self._rho.get(node, 0.0)
         self._rho[node] = before * keep + min(1.0, busy_s / length_s) * (1.0 - keep)
