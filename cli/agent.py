@@ -237,7 +237,7 @@ def controller(
     Example: clover agent controller --scheme exact --expect-nodes 2 --rate 12.5
     """
     from clover.agents.assembly import checked_evaluate, make_controller  # noqa: PLC0415 - keeps --help fast
-    from clover.agents.controller import ControllerSettings  # noqa: PLC0415
+    from clover.agents.controller_settings import ControllerSettings  # noqa: PLC0415
     from clover.agents.plan_metrics import PlanWatch  # noqa: PLC0415
     from clover.agents.planner import in_a_yielding_thread  # noqa: PLC0415
     from clover.plan.schemes import make_scheme  # noqa: PLC0415

@@ -63,7 +63,8 @@ async def bench_of(
     amount: Amount,
 ) -> AsyncIterator[Bench]:
     """Give a bench on the fleet's backend; everything that it starts has ended afterwards."""
-    from clover.agents.bench import Bench, BenchSettings  # noqa: PLC0415 - keeps --help fast
+    from clover.agents.bench import Bench  # noqa: PLC0415 - keeps --help fast
+    from clover.agents.bench_settings import BenchSettings  # noqa: PLC0415 - keeps --help fast
     from clover.agents.system_clock import SystemClock  # noqa: PLC0415
     from mig.simulated import SimulatedGpu  # noqa: PLC0415
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from random import Random
 
 from clover.agents.carbon_monitor import CarbonMonitor, CarbonSettings
-from clover.agents.controller import ControllerAgent, ControllerSettings
+from clover.agents.controller import ControllerAgent
+from clover.agents.controller_settings import ControllerSettings
 from clover.agents.decision import Decision, DecisionMaker
 from clover.agents.fleet import Fleet
 from clover.agents.goals import Goals

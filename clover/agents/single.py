@@ -11,7 +11,7 @@ from typing import Any
 from clover.agents.assembly import make_carbon_monitor, make_controller, make_node
 from clover.agents.backoff import Backoff
 from clover.agents.carbon_monitor import CarbonSettings
-from clover.agents.controller import ControllerSettings
+from clover.agents.controller_settings import ControllerSettings
 from clover.agents.fleet import Fleet
 from clover.agents.goals import Goals
 from clover.agents.node import NodeSettings

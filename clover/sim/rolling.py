@@ -16,7 +16,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from clover.agents.controller import ControllerAgent, ControllerSettings
+from clover.agents.controller import ControllerAgent
+from clover.agents.controller_settings import ControllerSettings
 from clover.agents.decision import DecisionMaker
 from clover.agents.fleet import Fleet
 from clover.agents.goals import Goals

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from clover.agents.assembly import make_carbon_monitor, make_controller, make_node
 from clover.agents.carbon_monitor import CarbonSettings
-from clover.agents.controller import ControllerSettings
+from clover.agents.controller_settings import ControllerSettings
 from clover.agents.fleet import Fleet
 from clover.agents.generator import Generator
 from clover.agents.generator_settings import GeneratorSettings

@@ -15,7 +15,7 @@ from control_stage import MODEL, Stage, check, nothing, pin_all, play, settings
 
 from clover.agents.assembly import make_controller
 from clover.agents.control_writer import ControlWriter
-from clover.agents.controller import ControllerSettings
+from clover.agents.controller_settings import ControllerSettings
 from clover.agents.fleet import Fleet, make_fleet
 from clover.agents.goals import Goals
 from clover.bus.messages import NodeTelemetry, Override

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clover.agents.assembly import left_alone
-from clover.agents.controller import ControllerSettings
+from clover.agents.controller_settings import ControllerSettings
 from clover.agents.goals import Goals
 from clover.core.belonging import Kind, why_foreign
 from clover.core.configuration import Configuration, GpuConfiguration, GpuId, InstanceKind

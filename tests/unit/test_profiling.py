@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from clover.agents.bench import Bench, BenchSettings
+from clover.agents.bench import Bench
+from clover.agents.bench_settings import BenchSettings
 from clover.agents.path_bench import PathSettings, measure_path
 from clover.agents.sweep import SweepFile, SweepHead, sweep
 from clover.analysis.profiles import differences

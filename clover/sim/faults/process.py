@@ -23,7 +23,7 @@ import msgspec
 
 from clover.agents.assembly import make_carbon_monitor, make_controller, make_node
 from clover.agents.carbon_monitor import CarbonSettings
-from clover.agents.controller import ControllerSettings
+from clover.agents.controller_settings import ControllerSettings
 from clover.agents.fleet import Fleet, make_fleet
 from clover.agents.generator import Generator
 from clover.agents.generator_settings import GeneratorSettings
