@@ -1,17 +1,20 @@
 """Keeps the promise when the model is wrong: escalates while too many requests are late, and steps back slowly. Pure.
 
-P(late) over a sliding window comes with Wilson's confidence interval (E. B. Wilson, "Probable inference", JASA 22,
-1927). Raised when its lower bound is above the limit, lowered when its upper bound has been below for a while; that
-takes twice as long after each relapse.
+P(late) is watched over a short and a long window, as alerts on error budgets are (Google, "The Site Reliability
+Workbook", 2018, chapter 5): raised when the short one proves a breach by itself, or the long one does and the short
+one shows that it goes on; lowered when all since the last step proves that the promise has been kept for a while, which
+must last twice as long after each relapse. Plans run close to the promise, and lateness comes in bursts: what counts
+as proof allows for that (`clover.core.lateness`).
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Literal
+
+from clover.core.lateness import DesignEffect, Lateness, LateWindow
 
 GuardLevel = Literal["none", "wake", "dispatch", "plan", "shed"]
 
@@ -34,8 +37,8 @@ class GuardSettings:
 
     Attributes:
         late_limit: Promised P(late).
-        window_s: Length of the sliding window.
-        least_answered: Fewer answers in the window say nothing.
+        window_s, long_s: Lengths of the two windows.
+        least_answered: Fewer answers in the short window say nothing.
         settle_s: After a step its effect is awaited for so long before the next one up.
         lower_s: So long below the limit before a step down, doubled with each relapse up to `lower_most_s`.
         stalled_slas: The first request in the stream is older than so many SLAs: requests are stuck.
@@ -45,6 +48,7 @@ class GuardSettings:
     sla_ms: float
     late_limit: float = 0.05
     window_s: float = 60.0
+    long_s: float = 900.0
     least_answered: int = 100
     settle_s: float = 20.0
     lower_s: float = 120.0
@@ -73,21 +77,6 @@ class Verdict:
     reason: str
 
 
-#: One-sided 99 %.
-_Z = 2.326
-
-
-def wilson(late: int, answered: int) -> tuple[float, float]:
-    """Return the one-sided 99 % lower and upper bounds of P(late)."""
-    if answered == 0:
-        return 0.0, 1.0
-    p, z2 = late / answered, _Z * _Z
-    centre = p + z2 / (2 * answered)
-    half = _Z * math.sqrt(p * (1.0 - p) / answered + z2 / (4.0 * answered * answered))
-    scale = 1.0 + z2 / answered
-    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
-
-
 @dataclass(slots=True)
 class SlaGuard:
     """Watches what becomes of requests.
@@ -99,12 +88,17 @@ class SlaGuard:
 
     settings: GuardSettings
     level: GuardLevel = "none"
-    _window: deque[tuple[float, int, int]] = field(default_factory=deque[tuple[float, int, int]])
+    _short: LateWindow = field(init=False)
+    _long: LateWindow = field(init=False)
+    _bursts: DesignEffect = field(default_factory=DesignEffect)
     _moved_s: float = -math.inf
     _below_s: float | None = None
     _relapses: int = 0
     _lowered_s: float = -math.inf
     _stalled: int = 0
+
+    def __post_init__(self) -> None:
+        self._short, self._long = LateWindow(self.settings.window_s), LateWindow(self.settings.long_s)
 
     def restore(self, level: GuardLevel, now_s: float) -> None:
         """Go on where another controller left off."""
@@ -112,10 +106,8 @@ class SlaGuard:
 
     def observe(self, now_s: float, answered: int, late: int, oldest_wait_s: float) -> None:
         """Take in how many requests were answered since the last call, how many late, and how long the first waits."""
-        if answered:
-            self._window.append((now_s, answered, late))
-        while self._window and now_s - self._window[0][0] > self.settings.window_s:
-            self._window.popleft()
+        for window in (self._short, self._long, self._bursts):
+            window.observe(now_s, answered, late)
         stuck = oldest_wait_s > self.settings.stalled_slas * self.settings.sla_ms / 1e3
         self._stalled = self._stalled + 1 if stuck else 0
 
@@ -129,75 +121,84 @@ class SlaGuard:
         """
         if busy:
             self._moved_s = now_s
-            self._window.clear()
-        answered = sum(count for _, count, _ in self._window)
-        late = sum(count for _, _, count in self._window)
-        low, high = wilson(late, answered)
-        enough = answered >= self.settings.least_answered
-        stalled = self._stalled >= 2
-        limit = self.settings.late_limit
-        if (enough and low > limit) or stalled:
+            self._forget()
+        short, long = self._short.seen(self._bursts.value), self._long.seen(self._bursts.value)
+        enough = short.answered >= self.settings.least_answered
+        breach = self._breach(short, long) if enough else None
+        if breach is not None or self._stalled >= 2:
             self._below_s = None
-            return None if busy else self._raise(now_s, able, answered, late)
-        if not (enough and high <= limit):
+            return None if busy else self._raise(now_s, able, breach or short)
+        if not self._kept(short, long, enough=enough):
             # Nothing is proven; idle hours, in which hardly a request comes, prove that nobody is late.
-            self._below_s = self._below_s if not enough and late == 0 else None
-            if enough or late:
+            self._below_s = self._below_s if not enough and not short.late else None
+            if enough or short.late:
                 return None
         self._below_s = now_s if self._below_s is None else self._below_s
-        return self._lower(now_s, answered, late)
+        return self._lower(now_s, long)
 
-    def _raise(self, now_s: float, able: Collection[GuardLevel], answered: int, late: int) -> Verdict | None:
+    def _breach(self, short: Lateness, long: Lateness) -> Lateness | None:
+        """Return the window that proves a breach which goes on."""
+        limit = self.settings.late_limit
+        if short.low > limit:
+            return short
+        return long if long.low > limit and short.share > limit else None
+
+    def _kept(self, short: Lateness, long: Lateness, *, enough: bool) -> bool:
+        """Return whether all that was seen since the last step proves that the promise is kept."""
+        return enough and long.high <= self.settings.late_limit and short.share <= self.settings.late_limit
+
+    def _forget(self) -> None:
+        """Forget what was seen: it says nothing about what comes after a step."""
+        self._short.clear()
+        self._long.clear()
+
+    def _raise(self, now_s: float, able: Collection[GuardLevel], seen: Lateness) -> Verdict | None:
         if now_s - self._moved_s < self.settings.settle_s:
             return None
         higher: tuple[GuardLevel, ...] = LEVELS[LEVELS.index(self.level) + 1 :]
         level: GuardLevel | None = next((each for each in higher if each in able), None)
         if level is None:
             return None
-        if now_s - self._lowered_s < 2.0 * self._hold_s():
-            self._relapses += 1
-        return self._move(level, now_s, answered, late, raised=True)
+        self._relapses = self._relapses + 1 if now_s - self._lowered_s < 2.0 * self._hold_s() else 0
+        return self._move(level, now_s, seen, raised=True)
 
-    def _lower(self, now_s: float, answered: int, late: int) -> Verdict | None:
+    def _lower(self, now_s: float, seen: Lateness) -> Verdict | None:
         if self.level == "none" or self._below_s is None:
             return None
         if now_s - max(self._below_s, self._moved_s) < self._hold_s():
             return None
         self._lowered_s = now_s
         level: GuardLevel = LEVELS[LEVELS.index(self.level) - 1]
-        return self._move(level, now_s, answered, late, raised=False)
+        return self._move(level, now_s, seen, raised=False)
 
     def _hold_s(self) -> float:
         return min(self.settings.lower_most_s, self.settings.lower_s * 2.0**self._relapses)
 
-    def _move(self, level: GuardLevel, now_s: float, answered: int, late: int, *, raised: bool) -> Verdict:
-        reason = self._reason(level, answered, late, raised=raised)
-        low, high = wilson(late, answered)
+    def _move(self, level: GuardLevel, now_s: float, seen: Lateness, *, raised: bool) -> Verdict:
+        reason = self._reason(level, seen, raised=raised)
         self.level, self._moved_s, self._below_s = level, now_s, None
-        # What was seen before says nothing about what comes after.
-        self._window.clear()
+        self._forget()
         self._stalled = 0
-        known = answered > 0
+        known = seen.answered > 0
         return Verdict(
             level=level,
             raised=raised,
-            late_pct=100.0 * late / answered if known else None,
-            low_pct=100.0 * low if known else None,
-            high_pct=100.0 * high if known else None,
-            answered=answered,
+            late_pct=100.0 * seen.share if known else None,
+            low_pct=100.0 * seen.low if known else None,
+            high_pct=100.0 * seen.high if known else None,
+            answered=seen.answered,
             reason=reason,
         )
 
-    def _reason(self, level: GuardLevel, answered: int, late: int, *, raised: bool) -> str:
-        low, high = wilson(late, answered)
+    def _reason(self, level: GuardLevel, seen: Lateness, *, raised: bool) -> str:
         if raised and self._stalled >= 2:
-            seen = f"requests wait for more than {self.settings.stalled_slas:g} SLAs"
-        elif answered == 0:
-            seen = "nobody is late"
+            told = f"requests wait for more than {self.settings.stalled_slas:g} SLAs"
+        elif seen.answered == 0:
+            told = "nobody is late"
         else:
-            seen = f"{late} of {answered} requests late within {self.settings.window_s:.0f} s "
-            seen += f"(at least {100.0 * low:.1f} %)" if raised else f"(at most {100.0 * high:.1f} %)"
-        return f"{seen}: {self.level} -> {level}, {MEASURES[level]}"
+            told = f"{seen.late} of {seen.answered} requests late within {max(1.0, seen.window_s):.0f} s "
+            told += f"(at least {100.0 * seen.low:.1f} %)" if raised else f"(at most {100.0 * seen.high:.1f} %)"
+        return f"{told}: {self.level} -> {level}, {MEASURES[level]}"
 
 
 def measures(*, parked: bool) -> tuple[GuardLevel, ...]:

@@ -54,7 +54,8 @@ def next_step(
 
     GPUs that serve nobody change at once; what wakes serves before anything stops. Of those that serve, as many change
     as the rest can do without (predicted P(late) at most 5 %), never more than one in five of all, and at least one,
-    since a roll must come to its end: then the one that is missed least.
+    since a roll must come to its end: then the one that is missed least. What is to serve in the end changes before
+    anything is parked: afterwards few are left to do without it.
 
     Args:
         assigned: Newest targets.
@@ -69,7 +70,8 @@ def next_step(
     if waking or not serving:
         return Step(tuple(sorted(at_once)))
     rest = {gpu: assigned[gpu] for gpu, phase in phases.items() if phase == "serving" and gpu in assigned}
-    stopping, late = _stopping(serving, rest, max(1, len(wanted) // ROLL_FRACTION), late_of)
+    staying = [gpu for gpu in serving if wanted[gpu].mode == "serving"]
+    stopping, late = _stopping(staying or serving, rest, max(1, len(wanted) // ROLL_FRACTION), late_of)
     return Step(tuple(sorted([*at_once, *stopping])), late)
 
 
