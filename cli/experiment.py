@@ -150,7 +150,8 @@ def _tasks(
 ) -> list[Task]:
     from clover.analysis.cases import Case, own_rate_rps  # noqa: PLC0415 - keeps --help fast
     from clover.analysis.experiment import Task  # noqa: PLC0415
-    from clover.catalog import application_names, gpu_models_with_table  # noqa: PLC0415
+    from clover.catalog import application_names  # noqa: PLC0415
+    from clover.performance_tables import gpu_models_with_table  # noqa: PLC0415
 
     known = [name for name in application_names() if board in gpu_models_with_table(name)]
     tasks: list[Task] = []

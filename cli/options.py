@@ -184,7 +184,8 @@ def where(deployment: str, redis: str | None, state_dir: Path | None, wait_s: fl
 def fleet(app: str, backend: str, board: str, profile: Path | None, park_w: float | None = None) -> Fleet:
     """Load what an application needs on a backend; every mismatch is a clear error."""
     from clover.agents.fleet import make_fleet, table_model  # noqa: PLC0415 - keeps --help fast
-    from clover.catalog import gpu_models_with_table, load_application, load_service  # noqa: PLC0415
+    from clover.catalog import load_application, load_service  # noqa: PLC0415
+    from clover.performance_tables import gpu_models_with_table  # noqa: PLC0415
     from mig.profiles import gpu_model  # noqa: PLC0415
 
     gpu_model(board)
@@ -245,7 +246,7 @@ def goals(
 
 def require_cpu_table(app: str, name: str) -> None:
     """Refuse an application that nobody has measured on a CPU yet, and say how to."""
-    from clover.catalog import gpu_models_with_table  # noqa: PLC0415 - keeps --help fast
+    from clover.performance_tables import gpu_models_with_table  # noqa: PLC0415 - keeps --help fast
 
     if "cpu" not in gpu_models_with_table(name):
         raise ConfigurationError(

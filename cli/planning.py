@@ -93,7 +93,7 @@ def problem(
 
 def _backend_of(profile: Path | None) -> str:
     """Return the backend that a table is for: one that was measured on a CPU plans for emulated GPUs."""
-    from clover.catalog import read_table  # noqa: PLC0415 - keeps --help fast
+    from clover.performance_tables import read_table  # noqa: PLC0415 - keeps --help fast
 
     return "cpu" if profile is not None and read_table(profile)["gpu_model"] == "cpu" else "sim"
 
