@@ -18,7 +18,8 @@ from cli.recording import RunName, RunsDir
 from clover.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from clover.analysis.experiment import Result, Task
+    from clover.analysis.experiment import Task
+    from clover.analysis.experiment_rows import Result
     from clover.core.intensity_trace import IntensityTrace
     from clover.plan.problem import Parking
 

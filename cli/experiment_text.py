@@ -8,14 +8,14 @@ from cli.output import tell
 from cli.planning import table
 
 if TYPE_CHECKING:
-    from clover.analysis.experiment import Result
+    from clover.analysis.experiment_rows import Result
 
 
 def print_results(results: list[Result]) -> None:
     """Print a table per case, best scheme first."""
     from itertools import groupby  # noqa: PLC0415
 
-    from clover.analysis.experiment import ranked  # noqa: PLC0415 - keeps --help fast
+    from clover.analysis.experiment_rows import ranked  # noqa: PLC0415 - keeps --help fast
 
     columns = [
         (header, header == "scheme")
