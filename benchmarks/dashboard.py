@@ -20,7 +20,8 @@ from rich.console import Console
 from cli.dashboard import ViewOptions, view
 from cli.dashboard_screen import Screen
 from clover.analysis.view import DeploymentView
-from clover.bus.codec import VERSION, decode, encode
+from clover.bus.codec import decode, encode
+from clover.bus.envelope import VERSION
 from clover.bus.messages import (
     EnergyCounters,
     Event,

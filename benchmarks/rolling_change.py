@@ -19,7 +19,8 @@ from pathlib import Path
 from clover.agents.fleet import make_fleet
 from clover.catalog import load_service
 from clover.core.configuration import GpuConfiguration, InstanceKind
-from clover.sim.rolling import RollingSettings, capacity, highest_rate, rolling_change
+from clover.sim.rolling.change import rolling_change
+from clover.sim.rolling.settings import RollingSettings, capacity, highest_rate
 
 LATE_LIMIT_PCT = 6.0
 NODES = (4, 4)

@@ -13,6 +13,8 @@ from cli import carbon_options, options, real_models
 from cli.agent_generator import generator
 from cli.agent_process import run_agent_process
 from cli.batching_options import MaxBatchSize, MaxQueueDelay, batching_of
+from cli.fleets import default_gpus, fleet_of, rate_of
+from cli.goals import check_goals, goals_of
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -71,9 +73,9 @@ def node(
     from clover.agents.survivors import WorkerRecord  # noqa: PLC0415
 
     here = options.where(deployment, redis, state_dir, wait)
-    fleet = options.fleet(application, backend, board, profile, park_w)
+    fleet = fleet_of(application, backend, board, profile, park_w)
     node_name = name or options.host_name()
-    count = gpus or options.default_gpus(backend)
+    count = gpus or default_gpus(backend)
     folder = here.state_folder / here.deployment
     record = WorkerRecord(folder, node_name)
     batching = batching_of(fleet, max_batch_size, max_queue_delay)
@@ -168,7 +170,7 @@ def carbon(
     from clover.agents.metrics import carbon_metrics  # noqa: PLC0415
 
     here = options.where(deployment, redis, state_dir, wait)
-    options.check_goals(0.5, pue)
+    check_goals(0.5, pue)
     choice = carbon_options.CarbonChoice(
         source=source,
         trace=trace,
@@ -183,7 +185,7 @@ def carbon(
     choice.check()
     settings = CarbonSettings(
         pue=pue,
-        idle_power_w=options.fleet(application, backend, board, profile).model.table.idle_power_w,
+        idle_power_w=fleet_of(application, backend, board, profile).model.table.idle_power_w,
     )
 
     def build(bus: Bus, clock: Clock) -> Callable[[asyncio.Event], Awaitable[None]]:
@@ -244,8 +246,8 @@ def controller(
 
     here = options.where(deployment, redis, state_dir, wait)
     make_scheme(scheme, seed=seed)
-    fleet = options.fleet(application, backend, board, profile, park_w)
-    goals = options.goals(
+    fleet = fleet_of(application, backend, board, profile, park_w)
+    goals = goals_of(
         fleet,
         lambda_=lambda_,
         sla=sla,
@@ -262,7 +264,7 @@ def controller(
     compute = in_a_yielding_thread() if backend == "cpu" else asyncio.to_thread
     settings = ControllerSettings(
         name=name or options.unique_name(),
-        rate_rps=options.rate_of(rate, gpus, fleet),
+        rate_rps=rate_of(rate, gpus, fleet),
         expected_nodes=expect_nodes,
     )
 

@@ -10,6 +10,7 @@ import typer
 
 from cli import arrival_options, options, real_models
 from cli.agent_process import run_agent_process
+from cli.fleets import fleet_of, rate_of
 from cli.output import print_json
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def generator(
     from clover.core.arrivals import from_on  # noqa: PLC0415
 
     here = options.where(deployment, redis, state_dir, wait)
-    fleet = options.fleet(application, backend, board, profile)
+    fleet = fleet_of(application, backend, board, profile)
     choice = arrival_options.ArrivalChoice(
         process=arrivals,
         smoothness=smoothness,
@@ -73,7 +74,7 @@ def generator(
         scale_to_rps=scale_to,
     )
     choice.check(rate=rate)
-    load = choice.load(rate_rps=options.rate_of(rate, gpus, fleet), duration_s=duration)
+    load = choice.load(rate_rps=rate_of(rate, gpus, fleet), duration_s=duration)
     settings = GeneratorSettings(
         name=name or f"generator-{options.unique_name()}",
         application=fleet.model.application.name,

@@ -147,8 +147,8 @@ def import_(
     from clover.carbon.dialects import Options, read_table  # noqa: PLC0415
     from clover.carbon.factors import load_factors  # noqa: PLC0415
     from clover.carbon.importing import import_table  # noqa: PLC0415
-    from clover.catalog import read_text  # noqa: PLC0415
     from clover.core.intensity_trace import write_trace  # noqa: PLC0415
+    from clover.data_files import read_text  # noqa: PLC0415
     from clover.errors import ConfigurationError  # noqa: PLC0415
 
     if stamps not in {None, "start", "end"}:

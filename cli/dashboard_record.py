@@ -18,7 +18,8 @@ import msgspec
 import orjson
 
 from clover.analysis.view import DeploymentView
-from clover.bus.codec import VERSION, decode, encode
+from clover.bus.codec import decode, encode
+from clover.bus.envelope import VERSION
 from clover.bus.messages import (
     IntensityForecast,
     IntensityReading,

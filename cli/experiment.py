@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from cli import options, planning, recording
+from cli.experiment_text import print_results
+from cli.fleets import fleet_of, spread_gpus
+from cli.goals import check_goals, sla_of
 from cli.output import print_json, tell
 from cli.recording import RunName, RunsDir
 from clover.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from clover.analysis.experiment import Result, Task
+    from clover.analysis.experiment import Task
+    from clover.analysis.experiment_rows import Result
     from clover.core.intensity_trace import IntensityTrace
     from clover.plan.problem import Parking
 
@@ -112,7 +116,7 @@ def experiment(
         if as_json:
             print_json(told)
         else:
-            _print(results)
+            print_results(results)
         run.summary(told)
 
 
@@ -150,18 +154,19 @@ def _tasks(
 ) -> list[Task]:
     from clover.analysis.cases import Case, own_rate_rps  # noqa: PLC0415 - keeps --help fast
     from clover.analysis.experiment import Task  # noqa: PLC0415
-    from clover.catalog import application_names, gpu_models_with_table  # noqa: PLC0415
+    from clover.catalog import application_names  # noqa: PLC0415
+    from clover.performance_tables import gpu_models_with_table  # noqa: PLC0415
 
     known = [name for name in application_names() if board in gpu_models_with_table(name)]
     tasks: list[Task] = []
     for application in _words("--apps", applications, known, unknown=application_names()):
-        fleet = options.fleet(application, "sim", board, None, park_w)
-        model, sla_ms = fleet.model, options.sla_of(sla, fleet)
+        fleet = fleet_of(application, "sim", board, None, park_w)
+        model, sla_ms = fleet.model, sla_of(sla, fleet)
         for load in loads:
             for lambda_ in lambdas:
-                options.check_goals(lambda_, pue)
+                check_goals(lambda_, pue)
                 for how in parking:
-                    options.spread_gpus(gpus, nodes or 1)
+                    spread_gpus(gpus, nodes or 1)
                     case = Case(
                         gpus=gpus,
                         nodes=nodes or min(2, gpus),
@@ -254,60 +259,3 @@ def _numbers(name: str, text: str) -> list[float]:
         except ValueError:
             raise ConfigurationError(f"{name}: {part!r} is not a number") from None
     return numbers
-
-
-def _print(results: list[Result]) -> None:
-    from itertools import groupby  # noqa: PLC0415
-
-    from clover.analysis.experiment import ranked  # noqa: PLC0415 - keeps --help fast
-
-    columns = [
-        (header, header == "scheme")
-        for header in (
-            "#",
-            "scheme",
-            "saved %",
-            "right-sized %",
-            "orig. way %",
-            "loss %",
-            "p95 ms",
-            "late %",
-            "objective",
-            "MIG",
-            "explored bad",
-        )
-    ]
-
-    def case(item: tuple[int | None, Result]) -> tuple[Any, ...]:
-        row = item[1].row
-        return row.app, row.trace, row.rate_rps, row.gpus, row.lambda_, row.parking
-
-    for key, group in groupby(ranked(results), key=case):
-        app, trace, rate, gpus, lambda_, parking = key
-        planning.table(
-            f"{app}, {trace}, {rate:g} requests/s on {gpus} GPUs, lambda {lambda_:g}, parking {parking}",
-            columns,
-            [_cells(place, result) for place, result in group],
-            caption="modelled; saved against BASE / right-sized BASE at the same load; - = above 5 % late, not ranked",
-        )
-    if any(not result.row.baseline_feasible for result in results):
-        tell("BASE itself misses the SLA in some cases: what is saved against it there is no fair comparison")
-
-
-def _cells(place: int | None, result: Result) -> tuple[str, ...]:
-    row = result.row
-    spread = result.ranges.get("objective")
-    span = f" ({spread[0]:.4f}..{spread[2]:.4f})" if spread else ""
-    return (
-        "-" if place is None else str(place),
-        row.scheme + ("" if row.feasible else " (infeasible)"),
-        f"{row.saved_pct:.1f}" + ("" if row.baseline_feasible else "!"),
-        f"{row.saved_pct_rightsized:.1f}",
-        f"{row.saved_pct_original_way:.1f}",
-        f"{row.accuracy_loss_pct:.2f}",
-        "-" if row.p95_ms is None else f"{row.p95_ms:.0f}",
-        f"{row.late_pct:.2f}",
-        f"{row.objective:.4f}{span}",
-        f"{row.mig_changes:g}",
-        f"{row.explored_violations:g}",
-    )

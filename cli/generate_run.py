@@ -12,15 +12,14 @@ from typing import TYPE_CHECKING, Any
 from cli import options, recording
 from cli.archiving import archiving, present
 from cli.connection import connected
+from cli.generate_load import LoadSender, changed_order
 from cli.generate_observing import observed, of_deployment
 from cli.generate_text import print_load, print_trial, progress_bar
 from cli.output import print_json, tell
 from clover.agents.backoff import Backoff
 from clover.agents.deployment import find_url
 from clover.agents.find_max import find_max
-from clover.agents.load_fleet import LoadResult, run_here, run_processes
 from clover.agents.load_order import LoadOrder
-from clover.agents.load_process import inputs_of
 from clover.agents.readiness import wait_until_serving
 from clover.agents.system_clock import SystemClock
 from clover.analysis.summary import RunSummary
@@ -28,7 +27,7 @@ from clover.core.criteria import judge
 from clover.core.load_report import hgrm, load_figures
 from clover.core.rate_search import RateSearch
 from clover.core.tally import Tally
-from clover.errors import BusError, BusUnavailableError, NotReadyError
+from clover.errors import NotReadyError
 
 if TYPE_CHECKING:
     import typer
@@ -42,9 +41,6 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 #: The plan must be in force after this long, unless --wait gives more.
 READY_WITHIN_S = 60.0
-#: A server that has been away for so long ends the load; it is asked so often.
-AWAY_S = 30.0
-_PING_S = 2.0
 
 
 class GenerateRun:
@@ -109,12 +105,13 @@ class GenerateRun:
     ) -> tuple[dict[str, Any], int]:
         from clover.runs.folder import LATENCIES, REQUESTS  # noqa: PLC0415
 
-        order = _replace(order, requests_file=str(run.folder.path / REQUESTS) if self._settings.keep_requests else None)
+        kept = str(run.folder.path / REQUESTS) if self._settings.keep_requests else None
+        order = changed_order(order, requests_file=kept)
         summary = RunSummary(sla_p95_ms=plan.sla_p95_ms)
         async with self._archive(bus, plan, run) as troubles:
             with progress_bar(order) as advance:
                 load, complete = await observed(
-                    self._settings.where, plan, summary, lambda: self._load(bus, order, advance)
+                    self._settings.where, plan, summary, lambda: self._sender(bus).send(order, advance)
                 )
         closed = order.arrivals.concurrency > 0
         figures = load_figures(load.tally, sla_p95_ms=plan.sla_p95_ms, closed=closed)
@@ -154,60 +151,19 @@ class GenerateRun:
         lost = result["requests"]["lost"] > 0
         return result | {"conditions": conditions, "failed": failed}, 10 if failed else 11 if lost else 0
 
-    async def _load(self, bus: Bus, order: LoadOrder, progress: Callable[[Tally], bool]) -> LoadResult:
-        """Run the generators of one load test."""
-        own_stop = asyncio.Event()
-        of = self._settings.processes
-
-        async def run() -> LoadResult:
-            if of == 1:
-                inputs = inputs_of(order)
-                return await run_here(
-                    order, bus=bus, clock=self._clock, inputs=inputs, stop=own_stop, progress=progress
-                )
-            parts = order.parts(of)
-            if order.requests_file is not None:
-                parts = [
-                    _replace(part, requests_file=order.requests_file.replace(".jsonl", f"-{part.index + 1}.jsonl"))
-                    for part in parts
-                ]
-            return await run_processes(parts, url=self._url, stop=own_stop, progress=progress)
-
-        async with asyncio.TaskGroup() as group:
-            running = group.create_task(run())
-            watching = group.create_task(self._watch_server(bus))
-            stopping = group.create_task(self._stop.wait())
-            stopping.add_done_callback(lambda task: None if task.cancelled() else own_stop.set())
-            await asyncio.wait({running, watching}, return_when=asyncio.FIRST_COMPLETED)
-            stopping.cancel()
-            watching.cancel()
-        return running.result()
-
-    async def _watch_server(self, bus: Bus) -> None:
-        """End the load when the server has been away for so long that nobody can be waiting for it any more."""
-        away_s = 0.0
-        while True:
-            await asyncio.sleep(_PING_S)
-            try:
-                await bus.ping()
-                away_s = 0.0
-            except BusUnavailableError as error:
-                away_s += _PING_S
-                if away_s >= AWAY_S:
-                    raise BusError(f"the server has been away for {AWAY_S:g} s: {error}") from error
-
     # --- a search
 
     async def _search(self, bus: Bus, plan: PlanRecord, order: LoadOrder) -> dict[str, Any]:
         promise = self._settings.promise
         if promise is None:
             raise AssertionError("asked for by --find-max")
+        sender = self._sender(bus)
 
         async def trial(one: LoadOrder, enough: Callable[[Tally], bool]) -> Tally:
             if await self._serving(bus) is None:
                 return Tally()
             with progress_bar(one) as advance:
-                return (await self._load(bus, one, lambda tally: advance(tally) or enough(tally))).tally
+                return (await sender.send(one, lambda tally: advance(tally) or enough(tally))).tally
 
         return await find_max(
             order,
@@ -221,6 +177,9 @@ class GenerateRun:
         )
 
     # --- the deployment
+
+    def _sender(self, bus: Bus) -> LoadSender:
+        return LoadSender(bus, url=self._url, processes=self._settings.processes, clock=self._clock, stop=self._stop)
 
     async def _serving(self, bus: Bus) -> PlanRecord | None:
         """Return the plan in force, waiting for it; None if somebody stops that."""
@@ -307,9 +266,3 @@ class GenerateRun:
 
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, on_signal)
-
-
-def _replace(order: LoadOrder, **changes: Any) -> LoadOrder:
-    import msgspec  # noqa: PLC0415
-
-    return msgspec.structs.replace(order, **changes)

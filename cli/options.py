@@ -1,9 +1,8 @@
-"""Options that several commands share, and the values that they mean."""
+"""Options that several commands share; which fleet and goals they describe is told by `cli.fleets` and `cli.goals`."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 import os
 import re
@@ -11,7 +10,7 @@ import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeAlias, cast
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
@@ -20,10 +19,7 @@ from cli.output import tell
 from clover.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from clover.agents.fleet import Fleet
-    from clover.agents.goals import Goals
     from clover.agents.metrics import Metrics
-    from clover.plan.problem import Parking as ParkingMode
 
 _UNITS_S = {"": 1.0, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
@@ -181,107 +177,11 @@ def where(deployment: str, redis: str | None, state_dir: Path | None, wait_s: fl
     )
 
 
-def fleet(app: str, backend: str, board: str, profile: Path | None, park_w: float | None = None) -> Fleet:
-    """Load what an application needs on a backend; every mismatch is a clear error."""
-    from clover.agents.fleet import make_fleet, table_model  # noqa: PLC0415 - keeps --help fast
-    from clover.catalog import gpu_models_with_table, load_application, load_service  # noqa: PLC0415
-    from mig.profiles import gpu_model  # noqa: PLC0415
-
-    gpu_model(board)
-    application = load_application(app)
-    if backend == "cpu" and profile is None and application.servicer != "table":
-        require_cpu_table(app, application.name)
-    table = table_model(backend, board)
-    if backend == "nvml" and profile is None and table not in gpu_models_with_table(application.name):
-        # Better a plan from the wrong figures, and to say so, than none: whoever measures gives a table of his own.
-        tell(f"no table of {app} on {board}: predictions use the CPU's (--profile FILE names a measured one)")
-        table = "cpu"
-    model = load_service(app, table, path=profile)
-    if park_w is not None:
-        if not (math.isfinite(park_w) and park_w >= 0.0):
-            raise ConfigurationError(f"--park-w = {park_w}: expected a number of 0 or more")
-        model = dataclasses.replace(model, table=dataclasses.replace(model.table, parked_power_w=park_w))
-    return make_fleet(backend=backend, board=board, model=model)
-
-
-def goals(
-    fleet: Fleet,
-    *,
-    lambda_: float,
-    sla: str | None,
-    parking: str,
-    reserve: int,
-    accuracy_floor: float | None,
-    carbon_budget: float | None,
-    gpus: int,
-) -> Goals:
-    """Check what is asked of the planner; every value that cannot be is a clear error."""
-    from clover.agents.goals import Goals  # noqa: PLC0415 - keeps --help fast
-
-    check_goals(lambda_, 1.0)
-    if parking not in {"none", "parked", "off"}:
-        raise ConfigurationError(f"--parking = {parking}: expected none, parked or off")
-    if not 0 <= reserve < gpus:
-        raise ConfigurationError(f"--reserve = {reserve}: expected 0 to {gpus - 1} of {gpus} GPUs")
-    if accuracy_floor is not None and carbon_budget is not None:
-        raise ConfigurationError("--accuracy-floor and --carbon-budget: expected at most one of them")
-    best = fleet.model.application.largest
-    if accuracy_floor is not None and not accuracy_floor <= best.accuracy_pct:
-        raise ConfigurationError(
-            f"--accuracy-floor = {accuracy_floor:g}: expected at most {best.accuracy_pct:g}, "
-            f"the accuracy of {best.name}, the best variant of {fleet.model.application.name}"
-        )
-    if carbon_budget is not None:
-        check_positive("--carbon-budget", carbon_budget)
-    return Goals(
-        lambda_=lambda_,
-        sla_ms=sla_of(sla, fleet),
-        parking=cast("ParkingMode", parking),
-        reserve=reserve,
-        accuracy_floor_pct=accuracy_floor,
-        carbon_budget_g=carbon_budget,
-    )
-
-
-def require_cpu_table(app: str, name: str) -> None:
-    """Refuse an application that nobody has measured on a CPU yet, and say how to."""
-    from clover.catalog import gpu_models_with_table  # noqa: PLC0415 - keeps --help fast
-
-    if "cpu" not in gpu_models_with_table(name):
-        raise ConfigurationError(
-            f"application {name} has not been measured on a CPU yet: there is no performance table to plan with",
-            hint=f"measure it: clover profile sweep --backend cpu --app {app} --out {name}.json; "
-            f"then give --profile {name}.json",
-        )
-
-
 def check_positive(name: str, value: float) -> float:
     """Return a number above 0, or raise ConfigurationError."""
     if not (math.isfinite(value) and value > 0):
         raise ConfigurationError(f"{name} = {value}: expected a number above 0")
     return value
-
-
-def sla_of(sla: str | None, fleet: Fleet) -> float:
-    """Return the promised p95 in ms: the table's, a multiple of it (`1.5x`), or as given."""
-    table_ms = fleet.model.table.sla_p95_ms
-    if sla is None:
-        return table_ms
-    try:
-        number = float(sla.removesuffix("x"))
-    except ValueError:
-        raise ConfigurationError(
-            f"--sla = {sla!r}: expected milliseconds such as 200, or a multiple such as 1.5x"
-        ) from None
-    return check_positive("--sla", number) * (table_ms if sla.endswith("x") else 1.0)
-
-
-def check_goals(lambda_: float, pue: float) -> None:
-    """Raise ConfigurationError if a goal is out of range."""
-    if not 0.0 <= lambda_ <= 1.0:
-        raise ConfigurationError(f"--lambda = {lambda_}: expected a number from 0 to 1")
-    if not (math.isfinite(pue) and pue >= 1.0):
-        raise ConfigurationError(f"--pue = {pue}: expected a number of at least 1")
 
 
 def host_name() -> str:
@@ -292,25 +192,6 @@ def host_name() -> str:
 def unique_name() -> str:
     """Return a name that no other process has: host and pid."""
     return f"{host_name()}-{os.getpid()}"
-
-
-def default_gpus(backend: str) -> int:
-    """Return how many GPUs a node has unless told: one, or on the CPU a core each but for one."""
-    return max(1, (os.cpu_count() or 2) - 1) if backend == "cpu" else 1
-
-
-def rate_of(rate: float | None, gpus: int, fleet: Fleet) -> float:
-    """Return the arrival rate in requests/s: as given, or BASE's own load."""
-    if rate is None:
-        return gpus * fleet.model.application.default_rate_rps_per_gpu
-    return check_positive("--rate", rate)
-
-
-def spread_gpus(gpus: int, nodes: int) -> tuple[int, ...]:
-    """Spread GPUs over nodes as evenly as possible."""
-    if nodes > gpus:
-        raise ConfigurationError(f"--nodes = {nodes}: expected at most --gpus = {gpus}")
-    return tuple(gpus // nodes + (1 if index < gpus % nodes else 0) for index in range(nodes))
 
 
 @contextlib.contextmanager

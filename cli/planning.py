@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, cast
 
 import typer
 
-from cli import options
+from cli.fleets import fleet_of, rate_of, spread_gpus
+from cli.goals import check_goals, goals_of, sla_of
 from clover.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -54,9 +55,9 @@ def problem(
     from clover.analysis.cases import Case, problem_of  # noqa: PLC0415 - keeps --help fast
     from clover.core.carbon import MAX_INTENSITY_G_PER_KWH  # noqa: PLC0415
 
-    fleet = options.fleet(application, _backend_of(profile), board, profile, park_w)
-    options.check_goals(lambda_, pue)
-    options.goals(
+    fleet = fleet_of(application, _backend_of(profile), board, profile, park_w)
+    check_goals(lambda_, pue)
+    goals_of(
         fleet,
         lambda_=lambda_,
         sla=sla,
@@ -70,14 +71,14 @@ def problem(
         raise ConfigurationError(
             f"--intensity = {intensity}: expected a number from 0 to {MAX_INTENSITY_G_PER_KWH:g} gCO2e per kWh"
         )
-    options.spread_gpus(gpus, nodes or 1)
+    spread_gpus(gpus, nodes or 1)
     case = Case(
         gpus=gpus,
         nodes=nodes or min(2, gpus),
-        rate_rps=options.rate_of(rate, gpus, fleet),
+        rate_rps=rate_of(rate, gpus, fleet),
         lambda_=lambda_,
         parking=cast("Parking", parking),
-        sla_ms=options.sla_of(sla, fleet),
+        sla_ms=sla_of(sla, fleet),
         intensity_g_per_kwh=intensity,
         pue=pue,
         reserve=reserve,
@@ -93,7 +94,7 @@ def problem(
 
 def _backend_of(profile: Path | None) -> str:
     """Return the backend that a table is for: one that was measured on a CPU plans for emulated GPUs."""
-    from clover.catalog import read_table  # noqa: PLC0415 - keeps --help fast
+    from clover.performance_tables import read_table  # noqa: PLC0415 - keeps --help fast
 
     return "cpu" if profile is not None and read_table(profile)["gpu_model"] == "cpu" else "sim"
 

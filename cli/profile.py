@@ -9,16 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import options, real_models
-from cli.batching_options import check_batches
 from cli.output import print_json, tell
+from cli.profile_cells import amount_of, cells_of, fleet_to_measure, partition_of, variant_of
 from cli.profile_files import energy_source, host, provenance, read, weights_text, write
-from cli.profile_measuring import Amount, bench_of, path_ms, sweep_cells
+from cli.profile_measuring import bench_of, path_ms, sweep_cells
 from cli.profile_power import power
 from cli.profile_tables import print_difference, print_figures, print_table
 
 if TYPE_CHECKING:
-    from clover.agents.fleet import Fleet
-    from clover.core.configuration import GpuConfiguration
     from clover.core.profiling import CellMeasurement
 
 app = typer.Typer(no_args_is_help=True)
@@ -79,15 +77,15 @@ def run(
     from clover.errors import ConfigurationError  # noqa: PLC0415
     from clover.serving.port import ServingError  # noqa: PLC0415
 
-    fleet = _fleet(application, backend, board, profile)
-    sizes = _partition(fleet, partition)
+    fleet = fleet_to_measure(application, backend, board, profile)
+    sizes = partition_of(fleet, partition)
     names = variants.split(",") if variants else [fleet.model.application.largest.name]
     names = names * len(sizes) if len(names) == 1 else names
     if len(names) != len(sizes):
         raise ConfigurationError(f"--variants = {variants!r}: expected one, or one for each of {'+'.join(sizes)}")
-    cell = GpuConfiguration(tuple(InstanceKind(s, _variant(fleet, v)) for s, v in zip(sizes, names, strict=True)))
+    cell = GpuConfiguration(tuple(InstanceKind(s, variant_of(fleet, v)) for s, v in zip(sizes, names, strict=True)))
 
-    amount = _amount(fleet, requests, warm_up, cell_limit, think_time, batch_size)
+    amount = amount_of(fleet, requests, warm_up, cell_limit, think_time, batch_size)
 
     async def measure() -> CellMeasurement:
         async with bench_of(fleet, application, gpus, weights, inputs, amount) as bench:
@@ -152,11 +150,11 @@ def sweep_command(
     from clover.core.table_fit import fit_table  # noqa: PLC0415
     from clover.errors import ConfigurationError  # noqa: PLC0415
 
-    fleet = _fleet(application, backend, board, profile)
+    fleet = fleet_to_measure(application, backend, board, profile)
     name = fleet.model.application.name
     table_path = out or Path(f"profile-{name}-{backend}.json")
-    cells = _cells(fleet, variants, profiles, partitions, all_assignments=all_assignments)
-    amount = _amount(fleet, requests, warm_up, cell_limit, think_time, batch_size)
+    cells = cells_of(fleet, variants, profiles, partitions, all_assignments=all_assignments)
+    amount = amount_of(fleet, requests, warm_up, cell_limit, think_time, batch_size)
     head = SweepHead(
         application=name,
         backend=backend,
@@ -235,68 +233,3 @@ def diff(
         print_json({"first": str(first), "second": str(second), "rows": rows})
     else:
         print_difference(rows, str(first), str(second))
-
-
-# --- what is asked for
-
-
-def _amount(
-    fleet: Fleet, requests: int, warm_up: int, limit_s: float, think_s: float | None, batch_size: int
-) -> Amount:
-    """Return how much is to be measured, if the backend and the family can do it."""
-    check_batches(fleet, batch_size, option="--batch-size")
-    # A simulated instance does not care about the time between requests, and nobody wants to wait for it.
-    pause_s = (0.1 if fleet.backend != "sim" else 0.0) if think_s is None else think_s
-    return Amount(requests=requests, warm_up=warm_up, limit_s=limit_s, think_s=pause_s, batch_size=batch_size)
-
-
-def _fleet(app_name: str, backend: str, board: str, profile: Path | None) -> Fleet:
-    """Return the fleet to measure: simulation needs a table, a real backend none."""
-    from clover.agents.fleet import make_fleet, table_model  # noqa: PLC0415 - keeps --help fast
-    from clover.catalog import unmeasured_service  # noqa: PLC0415
-    from clover.errors import ConfigurationError  # noqa: PLC0415
-
-    if backend == "nvml":
-        raise ConfigurationError(
-            "--backend nvml: measuring on real GPUs is not built yet", hint="expected cpu (real models) or sim (tables)"
-        )
-    if table_model(backend, board) != "cpu":
-        return options.fleet(app_name, backend, board, profile)
-    return make_fleet(backend=backend, board=board, model=unmeasured_service(app_name, "cpu"))
-
-
-def _cells(
-    fleet: Fleet, variants: str, profiles: str, partitions: str, *, all_assignments: bool
-) -> list[GpuConfiguration]:
-    from clover.core.configuration import GpuConfiguration, InstanceKind  # noqa: PLC0415 - keeps --help fast
-    from clover.core.profiling import assignment_cells, single_cells  # noqa: PLC0415
-    from clover.errors import ConfigurationError  # noqa: PLC0415
-
-    names = [_variant(fleet, v) for v in variants.split(",")] if variants else list(fleet.model.table.variants)
-    if not partitions:
-        if all_assignments:
-            raise ConfigurationError("--all-assignments needs --partitions: expected codes such as 0,1,3,4,7,10,17")
-        sizes = profiles.split(",") if profiles else [p.size for p in fleet.board.basic_profiles]
-        return single_cells(names, [fleet.board.profile(size).size for size in sizes])
-    cuts = [_partition(fleet, code) for code in partitions.split(",")]
-    if all_assignments:
-        return assignment_cells(cuts, names)
-    return [GpuConfiguration(tuple(InstanceKind(size, v) for size in cut)) for cut in cuts for v in names]
-
-
-def _partition(fleet: Fleet, text: str) -> tuple[str, ...]:
-    """Return profile sizes from a code (`4`) or a list (`4g+3g`)."""
-    from mig.codes import multiset_of_code  # noqa: PLC0415 - keeps --help fast
-
-    if text.strip().isdigit():
-        return multiset_of_code(fleet.board, int(text))
-    return tuple(fleet.board.profile(size.strip()).size for size in text.split("+"))
-
-
-def _variant(fleet: Fleet, name: str) -> str:
-    from clover.errors import ConfigurationError  # noqa: PLC0415 - keeps --help fast
-
-    try:
-        return fleet.model.application.variant(name.strip()).name
-    except ValueError as error:
-        raise ConfigurationError(str(error)) from error

@@ -18,9 +18,9 @@ def provenance(
     fleet: Fleet, backend: str, weights: str, *, think_s: float, batch_size: int, path_ms: tuple[float, ...]
 ) -> Provenance:
     """Return what a closed loop does not measure: from the shipped table if there is one, else assumed."""
-    from clover.catalog import gpu_models_with_table, load_table  # noqa: PLC0415 - keeps --help fast
     from clover.core.application import ChangeTimes  # noqa: PLC0415
     from clover.core.table_fit import Provenance  # noqa: PLC0415
+    from clover.performance_tables import gpu_models_with_table, load_table  # noqa: PLC0415 - keeps --help fast
 
     table = fleet.model.table
     source = "of the simulated table"
@@ -53,7 +53,7 @@ def provenance(
 def read(file: Path | None, app_name: str, backend: str, board: str) -> dict[str, Any]:
     """Return a table as it is written, once it is known to be one."""
     from clover.agents.fleet import table_model  # noqa: PLC0415 - keeps --help fast
-    from clover.catalog import read_table  # noqa: PLC0415
+    from clover.performance_tables import read_table  # noqa: PLC0415
 
     return read_table(file) if file else read_table(None, app_name, table_model(backend, board))
 

@@ -157,14 +157,14 @@ def _mean_w(rows: list[dict[str, Any]], state: str) -> float | None:
 def _check_table(into: Path | None, application: str, board: str) -> None:
     if into is None:
         return
-    from clover.catalog import load_table  # noqa: PLC0415 - keeps --help fast
+    from clover.performance_tables import load_table  # noqa: PLC0415 - keeps --help fast
 
     load_table(application, board, path=into)
 
 
 def _into(path: Path, rows: list[dict[str, Any]], date: str) -> dict[str, Any]:
     """Write what was measured into a table; what was not stays as it is."""
-    from clover.catalog import read_table  # noqa: PLC0415 - keeps --help fast
+    from clover.performance_tables import read_table  # noqa: PLC0415 - keeps --help fast
 
     table = read_table(path)
     how = f"measured by the GPUs' energy counter (nvml), {date}"

@@ -40,7 +40,7 @@ def report(
 
     Examples: clover report; clover report last --open; clover report <run> --baseline <run>
     """
-    from clover.analysis.report.make import write  # noqa: PLC0415 - keeps --help fast
+    from clover.analysis.report.writing import write  # noqa: PLC0415 - keeps --help fast
 
     folder = run_folder(run, runs_dir, state_dir)
     page = _page(folder, None if baseline is None else run_folder(baseline, runs_dir, state_dir), png=png)

@@ -16,6 +16,7 @@ from cli.archiving import ARCHIVE, archive_spec, keep_archive
 from cli.doctor import require_fit
 from cli.following import follow_into
 from cli.output import tell
+from cli.up_children import GENERATOR, UpChildren
 from cli.up_dashboard import UpDashboard
 from clover.agents.backoff import Backoff
 from clover.agents.deployment import claim_state, given_url, release_state
@@ -34,7 +35,6 @@ from clover.bus.redis import connect
 from clover.errors import BusUnavailableError, CloverError, NotReadyError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from cli.up_settings import UpSettings
@@ -50,8 +50,6 @@ LEDGER_WITHIN_S = 15.0
 NOTICE_RETRY_S = 0.5
 #: Notices that are kept while the server is away; the newest win.
 MAX_NOTICES = 1000
-
-GENERATOR = "generator"
 
 
 class UpSession:
@@ -79,6 +77,7 @@ class UpSession:
         self._dashboard: UpDashboard | None = None
         self._notices: asyncio.Queue[Event] = asyncio.Queue(MAX_NOTICES)
         self._generating_since_s: float | None = None
+        self._children = UpChildren(settings, generated_s=self._generated_s)
         self._nodes: dict[str, NodeTelemetry] = {}
 
     async def run(self) -> dict[str, Any]:
@@ -147,7 +146,7 @@ class UpSession:
                 if self._archive is not None:
                     spec = archive_spec(where.deployment, self._archive, cursors)
                     group.create_task(keep_archive(supervisor, spec, partial(self._notice, "archive.failed", ARCHIVE)))
-                for spec in self._children():
+                for spec in self._children.specs():
                     group.create_task(self._keep(supervisor, spec))
                 await self._until_over()
                 with contextlib.suppress(BusUnavailableError):
@@ -206,74 +205,13 @@ class UpSession:
         await supervisor.end([name for name in supervisor.pids if name != ARCHIVE])
         # Last, so that it has everything that the others said.
         await supervisor.end([ARCHIVE])
-        await supervisor.end([spec.name for spec in self._children()])
-
-    # --- children
-
-    def _children(self) -> Sequence[ChildSpec]:
-        s = self._settings
-        common = ["--deployment", s.where.deployment, *s.shared]
-        fleet = ["--gpus", str(sum(s.gpus))]
-        park = _given("--park-w", s.park_w)
-        nodes = [
-            ChildSpec(
-                name=f"node-n{number}",
-                arguments=lambda number=number, gpus=gpus: [
-                    *("agent", "node", "--name", f"n{number}", "--gpus", str(gpus)),
-                    # Emulated GPUs of nodes on one host have cores of their own.
-                    *("--first-core", str(1 + sum(s.gpus[: number - 1]))),
-                    *common,
-                    *s.node_options,
-                    *s.batches,
-                    *park,
-                    # Nodes must not repeat each other's random numbers.
-                    *("--seed", str(s.seed * 100 + number)),
-                    *self._metrics(number),
-                ],
-            )
-            for number, gpus in enumerate(s.gpus, start=1)
-        ]
-        carbon = ["agent", "carbon", *s.carbon.arguments(), "--pue", str(s.pue), *common, *self._metrics(0)]
-        controller = [
-            *("agent", "controller", "--name", "controller", "--scheme", s.scheme, "--lambda", str(s.goals.lambda_)),
-            *("--sla", str(s.goals.sla_ms), "--rate", str(s.rate_rps), "--expect-nodes", str(len(s.gpus))),
-            *("--parking", s.goals.parking, "--reserve", str(s.goals.reserve), *park),
-            *_given("--accuracy-floor", s.goals.accuracy_floor_pct),
-            *_given("--carbon-budget", s.goals.carbon_budget_g),
-            *(["--faithful"] if s.faithful else []),
-            *("--evaluate", s.evaluate),
-            *fleet,
-            *common,
-            *s.batches,
-            *self._metrics(len(s.gpus) + 1),
-        ]
-        generator = ChildSpec(name=GENERATOR, arguments=lambda: self._generator_arguments([*fleet, *common]), once=True)
-        return [
-            *nodes,
-            ChildSpec(name="carbon", arguments=lambda: carbon),
-            ChildSpec(name="controller", arguments=lambda: controller),
-            *([generator] if s.own_load else []),
-        ]
-
-    def _metrics(self, number: int) -> Sequence[str]:
-        """Return the option for metrics: the monitor has the given port, nodes, controller and generator the next."""
-        port = self._settings.metrics_port
-        return [] if port is None else ["--metrics-port", str(port and port + number)]
-
-    def _generator_arguments(self, common: list[str]) -> list[str]:
-        """Return the generator's arguments; one that is started again goes on with the schedule."""
-        settings = self._settings
-        arguments = ["agent", "generator", *common, *self._metrics(len(settings.gpus) + 2)]
-        if settings.arrivals.trace is None:
-            arguments += ["--rate", str(settings.rate_rps)]
-        arguments += settings.arrivals.arguments(duration_s=settings.duration_s)
-        gone_s = self._clock.now_s() - self._generating_since_s if self._generating_since_s is not None else 0.0
-        arguments += ["--begin-at", f"{gone_s:.3f}"]
-        if settings.duration_s is None:
-            return arguments
-        return [*arguments, "--duration", f"{max(0.1, settings.duration_s - gone_s)}s"]
+        await supervisor.end([spec.name for spec in self._children.specs()])
 
     # --- observing
+
+    def _generated_s(self) -> float:
+        """Return for how long requests have become due."""
+        return self._clock.now_s() - self._generating_since_s if self._generating_since_s is not None else 0.0
 
     def _note_progress(self) -> None:
         if self._summary.started and not self._started.is_set():
@@ -327,8 +265,3 @@ class UpSession:
         hang_up = [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL else []
         for number in (signal.SIGINT, signal.SIGTERM, *hang_up):
             loop.add_signal_handler(number, on_signal)
-
-
-def _given(flag: str, value: float | None) -> list[str]:
-    """Return a flag with its value, or nothing if it was not given."""
-    return [] if value is None else [flag, str(value)]

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from cli import carbon_options, options, real_models
 from cli.arrival_options import ArrivalChoice
 from cli.batching_options import batching_arguments, batching_of
+from cli.fleets import default_gpus, fleet_of, rate_of, spread_gpus
+from cli.goals import check_goals, goals_of
 from clover.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -101,13 +103,13 @@ def check(
     from clover.agents.assembly import checked_evaluate  # noqa: PLC0415 - keeps --help fast
     from clover.plan.schemes import make_scheme  # noqa: PLC0415
 
-    options.check_goals(lambda_, pue)
+    check_goals(lambda_, pue)
     make_scheme(scheme, seed=seed)
-    fleet = options.fleet(application, backend, board, profile, park_w)
+    fleet = fleet_of(application, backend, board, profile, park_w)
     carbon.check()
     real_models.inputs_of(fleet, inputs)
     count = _gpus(gpus, backend, helper, board)
-    spread = options.spread_gpus(count, nodes or (min(2, count) if backend == "sim" else 1))
+    spread = spread_gpus(count, nodes or (min(2, count) if backend == "sim" else 1))
     if backend == "nvml" and len(spread) > 1:
         raise ConfigurationError(
             "--nodes: a host with real GPUs is one node", hint="Start `clover agent node` on others."
@@ -115,7 +117,7 @@ def check(
     if backend != "sim":
         real_models.process_servicer(None, fleet, app=application, weights=weights)
         real_models.tell_weights(weights)
-    goals = options.goals(fleet, lambda_=lambda_, sla=sla, gpus=count, **asks)
+    goals = goals_of(fleet, lambda_=lambda_, sla=sla, gpus=count, **asks)
     checked_evaluate(rest["evaluate"], scheme, goals)
     batching = batching_of(fleet, *served_together, sla_ms=goals.sla_ms)
     if backend == "cpu":
@@ -158,7 +160,7 @@ def check(
 def _rate(arrivals: ArrivalChoice, rate: float | None, gpus: int, fleet: Fleet, duration_s: float | None) -> float:
     """Return the mean arrival rate; reads a trace of arrivals, so that a broken one is said before anything starts."""
     arrivals.check(rate=rate)
-    load = arrivals.load(rate_rps=options.rate_of(rate, gpus, fleet), duration_s=duration_s)
+    load = arrivals.load(rate_rps=rate_of(rate, gpus, fleet), duration_s=duration_s)
     return load.rate_rps if load.mean_rps is None else load.mean_rps
 
 
@@ -187,7 +189,7 @@ def _environment(weights: str, inputs: Path | None, input_roots: list[str]) -> d
 def _gpus(given: int | None, backend: str, helper: Path | None, board: str) -> int:
     """Return how many GPUs there shall be; of real ones at most those that can be used."""
     if backend != "nvml":
-        return given or (options.default_gpus(backend) if backend == "cpu" else 10)
+        return given or (default_gpus(backend) if backend == "cpu" else 10)
     from clover.agents.nvml_node import count_usable  # noqa: PLC0415 - needed for this backend only
 
     usable = asyncio.run(count_usable(helper, board))

@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 from clover.analysis.cases import APPLICATIONS, SHORT_TRACES, Case, own_rate_rps
-from clover.analysis.experiment import LEAST_SEEDS, RANDOM_SCHEMES, Bench, Known, Result, Task
+from clover.analysis.experiment import LEAST_SEEDS, RANDOM_SCHEMES, Bench, Known, Task
+from clover.analysis.experiment_rows import Result
 from clover.catalog import load_service, load_trace
 
 LOADS = (1.0, 2.5, 5.0)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clover.analysis.grid import GridHistory
+from clover.analysis.plan_history import PlanHistory, Span
 from clover.bus.messages import (
     DecisionData,
     Event,
@@ -20,28 +21,13 @@ from clover.bus.messages import (
     Message,
     NodeTelemetry,
     PlanData,
-    Prediction,
     RequestLog,
     RequestRecord,
     data_of,
 )
 from clover.bus.repeats import Repeats
 from clover.core.histogram import LatencyHistogram
-from clover.core.mixture import Part, p95_of_all
 from clover.core.outcome import ProducerOutcome
-from clover.core.units import J_PER_KWH, footprint_g
-
-#: Seconds of requests per bucket when dynamic energy is weighted by the grid.
-_BUCKET_MS = 1000.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Predictions:
-    """What was predicted for the targets of one epoch, and for the two baselines at the same load."""
-
-    plan: Prediction
-    base: Prediction
-    rightsized: Prediction
 
 
 @dataclass(slots=True)
@@ -79,12 +65,10 @@ class RunSummary:
         self._latencies = LatencyHistogram()
         self._accuracy_sum = 0.0
         self._sent: dict[str, tuple[int, int]] = {}
-        self._answered_at: Counter[tuple[int, int]] = Counter()
         self._grid = GridHistory()
+        self._plans = PlanHistory(self._grid)
         self._ledgers: deque[LedgerReading] = deque(maxlen=4)
         self._ledger_at_start: LedgerReading | None = None
-        self._predictions: dict[int, Predictions] = {}
-        self._in_force: list[tuple[float, Predictions]] = []
         self._decisions: dict[int, str] = {}
         self._rolled: set[int] = set()
         self._change = _Change()
@@ -129,7 +113,7 @@ class RunSummary:
 
     def _take_answer(self, record: RequestRecord) -> None:
         self._accuracy_sum += record.accuracy_pct or 0.0
-        self._answered_at[(record.epoch, int((record.received_ms or record.due_ms) // _BUCKET_MS))] += 1
+        self._plans.answered(record.epoch, record.received_ms or record.due_ms)
 
     def _take_ledger(self, reading: LedgerReading) -> None:
         self._ledgers.append(reading)
@@ -157,9 +141,7 @@ class RunSummary:
                 return
 
     def _take_plan(self, event: Event, data: PlanData) -> None:
-        predictions = Predictions(plan=data.prediction, base=data.base, rightsized=data.base_rightsized)
-        self._predictions[event.epoch] = predictions
-        self._in_force.append((event.at_ms, predictions))
+        self._plans.take(event, data)
         if event.kind == "plan.step" and data.changed:
             self._rolled.add(data.decision)
 
@@ -172,7 +154,8 @@ class RunSummary:
         bad = finished - self._outcomes[ProducerOutcome.OK]
         energy_j, grams = self._used()
         changes, change_s = self._change.since_start()
-        base_feasible, base_late_pct = self._baseline()
+        span = self._span()
+        base_late_pct = self._plans.base_late_pct(span)
         return {
             "arrivals": "; ".join(self._arrivals) or None,
             "requests": {
@@ -190,12 +173,12 @@ class RunSummary:
             "energy_j": energy_j,
             "energy_j_per_request": _ratio(energy_j, answered),
             "footprint_g": grams,
-            "saved_pct": self._saved(grams, "base"),
-            "saved_pct_rightsized": self._saved(grams, "rightsized"),
+            "saved_pct": self._plans.saved_pct(grams, "base", span),
+            "saved_pct_rightsized": self._plans.saved_pct(grams, "rightsized", span),
             "baseline": "modelled",
             "baseline_late_pct": base_late_pct,
-            "baseline_feasible": base_feasible,
-            "predicted": self._predicted(answered),
+            "baseline_feasible": None if base_late_pct is None else base_late_pct <= 5.0,
+            "predicted": self._plans.predicted(answered, span, sla_ms=self._sla_p95_ms),
             "replans": sum(trigger != "start" for trigger in self._decisions.values()),
             "reconfigurations": sum(self._decisions.get(d, "start") != "start" for d in self._rolled),
             "mig_changes": changes,
@@ -230,77 +213,11 @@ class RunSummary:
             return self._ended_ms
         return self._ledgers[-1].at_ms if self._ledgers else (self._started_ms or 0.0)
 
+    def _span(self) -> Span | None:
+        return (self._started_ms, self._end_ms()) if self._started_ms is not None else None
+
     def _run_s(self) -> float:
         return (self._end_ms() - self._started_ms) / 1e3 if self._started_ms is not None else 0.0
-
-    def _saved(self, grams: float, against: str) -> float | None:
-        other = self._modelled_g(against)
-        return None if other <= 0.0 else 100.0 * (1.0 - grams / other)
-
-    def _modelled_g(self, which: str) -> float:
-        """Return the footprint that the answered requests would have by a prediction (`plan`, `base`, `rightsized`)."""
-        dynamic = sum(
-            footprint_g(n * self._of(epoch, which).dynamic_j, self._grid.at((bucket + 0.5) * _BUCKET_MS), 1.0)
-            for (epoch, bucket), n in self._answered_at.items()
-            if epoch in self._predictions
-        )
-        idle = sum(
-            getattr(predictions, which).idle_power_w * self._grid.integral(from_ms, to_ms) / J_PER_KWH
-            for from_ms, to_ms, predictions in self._segments()
-        )
-        return dynamic + idle
-
-    def _segments(self) -> list[tuple[float, float, Predictions]]:
-        """Return when which predictions were in force during the run."""
-        if self._started_ms is None:
-            return []
-        ends = [at for at, _ in self._in_force[1:]] + [self._end_ms()]
-        spans = zip(self._in_force, ends, strict=False)
-        cut = [(max(at, self._started_ms), min(end, self._end_ms()), p) for (at, p), end in spans]
-        return [(from_ms, to_ms, p) for from_ms, to_ms, p in cut if to_ms > from_ms]
-
-    def _of(self, epoch: int, which: str) -> Prediction:
-        return getattr(self._predictions[epoch], which)
-
-    def _predicted(self, answered: int) -> dict[str, float | None]:
-        per_epoch: Counter[int] = Counter()
-        for (epoch, _), n in self._answered_at.items():
-            per_epoch[epoch] += n
-        known = {epoch: n for epoch, n in per_epoch.items() if epoch in self._predictions}
-        total = sum(known.values())
-        if not total or not answered:
-            return dict.fromkeys(("p95_ms", "accuracy_pct", "energy_j_per_request", "saved_pct"))
-
-        def mean(name: str) -> float | None:
-            values = [(getattr(self._of(epoch, "plan"), name), n) for epoch, n in known.items()]
-            return None if any(v is None for v, _ in values) else sum(v * n for v, n in values) / total
-
-        idle_j = sum(p.plan.idle_power_w * (to_ms - from_ms) / 1e3 for from_ms, to_ms, p in self._segments())
-        return {
-            "p95_ms": self._predicted_p95(known),
-            "accuracy_pct": mean("accuracy_pct"),
-            "energy_j_per_request": (mean("dynamic_j") or 0.0) + idle_j / answered,
-            "saved_pct": self._saved(self._modelled_g("plan"), "base"),
-        }
-
-    def _predicted_p95(self, answered: dict[int, int]) -> float | None:
-        plans = [(self._of(epoch, "plan"), n) for epoch, n in answered.items()]
-        parts = [
-            Part(requests=n, p95_ms=plan.p95_ms, late_fraction=plan.late_pct / 100.0)
-            for plan, n in plans
-            if plan.p95_ms is not None
-        ]
-        return p95_of_all(parts, self._sla_p95_ms) if len(parts) == len(plans) else None
-
-    def _baseline(self) -> tuple[bool | None, float | None]:
-        if not self._in_force:
-            return None, None
-        late_pct = (
-            max(p.base.late_pct for _, _, p in self._segments())
-            if self._segments()
-            else self._in_force[-1][1].base.late_pct
-        )
-        return late_pct <= 5.0, late_pct
 
 
 def _ratio(part: float, whole: float) -> float | None:

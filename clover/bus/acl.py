@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import get_args
 
 from clover.bus.key_names import checked_deployment, checked_name
-from clover.bus.keys import REGISTRY, Role
+from clover.bus.keys import REGISTRY
+from clover.bus.roles import Role
 from clover.errors import CloverError, ConfigurationError, MessageRejectedError
 
 ROLES: tuple[Role, ...] = get_args(Role)

@@ -14,9 +14,10 @@ from typing import Any
 import msgspec
 
 from clover import __version__
-from clover.bus import codec
-from clover.bus.keys import REGISTRY, KeySpec, Role
+from clover.bus.envelope import MAX_ID_LENGTH, MAX_PAYLOAD_BYTES, MAX_TRACE_LENGTH, VERSION
+from clover.bus.keys import REGISTRY, KeySpec
 from clover.bus.messages import MESSAGE_TYPES, Message, Reply, Request
+from clover.bus.roles import Role
 
 #: Messages of each stream, by the pattern of its key.
 _CARRIED: dict[str, tuple[str, ...]] = {
@@ -36,18 +37,18 @@ _SCHEMAS = "#/components/schemas/{name}"
 #: Raw fields of an entry besides `v`, `t` and `d`, by type.
 _FIELDS: dict[str, dict[str, Any]] = {
     "request": {
-        "id": {"type": "string", "minLength": 1, "maxLength": codec.MAX_ID_LENGTH},
+        "id": {"type": "string", "minLength": 1, "maxLength": MAX_ID_LENGTH},
         "due": {"type": "string", "description": "due_ms as a decimal number"},
         "dl": {"type": "string", "description": "deadline_ms as a decimal number"},
         "rt": {"type": "string", "description": "reply_to"},
         "prio": {"type": "string", "enum": ["normal", "high"]},
         "acc": {"type": "string", "description": "min_accuracy as a decimal number, empty if any will do"},
-        "tp": {"type": "string", "maxLength": codec.MAX_TRACE_LENGTH, "description": "W3C traceparent"},
-        "p": {"type": "string", "format": "binary", "description": f"payload, at most {codec.MAX_PAYLOAD_BYTES} bytes"},
+        "tp": {"type": "string", "maxLength": MAX_TRACE_LENGTH, "description": "W3C traceparent"},
+        "p": {"type": "string", "format": "binary", "description": f"payload, at most {MAX_PAYLOAD_BYTES} bytes"},
     },
     "reply": {
-        "id": {"type": "string", "minLength": 1, "maxLength": codec.MAX_ID_LENGTH},
-        "p": {"type": "string", "format": "binary", "description": f"payload, at most {codec.MAX_PAYLOAD_BYTES} bytes"},
+        "id": {"type": "string", "minLength": 1, "maxLength": MAX_ID_LENGTH},
+        "p": {"type": "string", "format": "binary", "description": f"payload, at most {MAX_PAYLOAD_BYTES} bytes"},
     },
     "target": {"epoch": {"type": "string", "description": "overrides the one in the payload"}},
 }
@@ -79,7 +80,7 @@ def asyncapi_document() -> dict[str, Any]:
         "info": {
             "title": "Clover",
             "version": __version__,
-            "description": f"Streams of one deployment on Redis or Valkey, envelope version {codec.VERSION}. "
+            "description": f"Streams of one deployment on Redis or Valkey, envelope version {VERSION}. "
             "docs/wire.md has all keys; {deployment} stands for the deployment's name.",
         },
         "defaultContentType": "application/json",
@@ -124,7 +125,7 @@ def _operation(action: str, pattern: str) -> dict[str, Any]:
 
 
 def _message(name: str, cls: type[Message]) -> dict[str, Any]:
-    fields = {"v": {"const": codec.VERSION}, "t": {"const": name}, **_FIELDS.get(name, {})}
+    fields = {"v": {"const": VERSION}, "t": {"const": name}, **_FIELDS.get(name, {})}
     return {
         "name": name,
         "title": cls.__name__,

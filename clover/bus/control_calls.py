@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from clover.bus import codec, scripts
+from clover.bus import codec, envelope, scripts
 from clover.bus.calls import Calls, Patience, block_args
 from clover.bus.messages import Override, PlanRecord, Target
 
@@ -34,7 +34,7 @@ class ControlCalls(Calls):
     async def set_override(self, override: Override) -> None:
         """See `clover.bus.port.Bus`."""
         kind, header = codec.encode(override)
-        fields = ("v", codec.VERSION, "t", kind, "d", header)
+        fields = ("v", envelope.VERSION, "t", kind, "d", header)
         await self._link.command("HSET", self._keys.override, *fields)
 
     async def send_by_hand(self, target: Target, *, above: int = 0) -> int:

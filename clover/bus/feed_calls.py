@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from clover.bus import codec, scripts
 from clover.bus.calls import Calls, Patience, block_args, entries_by_stream
-from clover.bus.keys import FEED_MAXLEN
+from clover.bus.limits import FEED_MAXLEN
 from clover.bus.link import Argument
 from clover.bus.messages import LedgerCheckpoint, Message, NodeTelemetry
 from clover.bus.port import Entry, Feed, FeedExtent

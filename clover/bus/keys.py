@@ -1,7 +1,8 @@
 """The one registry of everything that Clover keeps on the server: key, type, writers, readers, bound, time to live.
 
 docs/wire.md and the ACL file are generated from this module (`clover.bus.wire`, `clover.bus.acl`). Names of concrete
-keys are made in `clover.bus.key_names`.
+keys are made in `clover.bus.key_names`, the numbers behind bounds and times to live stand in `clover.bus.limits`, roles
+and their commands in `clover.bus.roles`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from clover.bus.key_names import is_deployment
+from clover.bus.limits import DEAD_MAXLEN, FEED_MAXLEN, REPLY_MAXLEN, TARGET_MAXLEN
 from clover.bus.port import Feed
+from clover.bus.roles import ADMIT, BURY, CLOSE, FOLLOW, LOOK, SERVE, TEND, Role, may
 from clover.core.tiers import MAX_TIERS
 
 #: Consumer group of the request streams.
@@ -19,61 +22,6 @@ GROUP = "serve"
 #: Pseudo-consumer that holds what was handed back, idle for so long that every claim takes it.
 RELEASED = "released"
 RELEASED_IDLE_MS = 100_000_000
-#: Most open requests that one look for vanished entries goes through.
-VANISHED_SCAN = 10_000
-#: First entries of each request stream that a sweep looks at if some were never admitted.
-STRANGERS_SCAN = 10
-
-#: An id stays known until this long after the request's deadline.
-IDEMPOTENCY_AFTER_DEADLINE_MS = 60_000
-#: Replies that nobody fetches vanish this long after the last one was written.
-REPLY_TTL_MS = 600_000
-#: Last intensity and ledger; long enough to see over a weekend what the grid monitor last said.
-NOW_TTL_MS = 7 * 86_400_000
-#: Heartbeats older than this are forgotten.
-LIVE_WINDOW_MS = 3_600_000
-
-REPLY_MAXLEN = 20_000
-DEAD_MAXLEN = 10_000
-TARGET_MAXLEN = 100
-FEED_MAXLEN: dict[Feed, int] = {
-    Feed.LOG: 100_000,
-    Feed.TELEMETRY: 50_000,
-    Feed.CARBON: 20_000,
-    Feed.EVENTS: 100_000,
-}
-
-#: Who connects to the server; each role has a user of its own where access is controlled.
-Role = Literal["generator", "node", "controller", "monitor", "dashboard", "operator"]
-
-#: Commands on request streams: to admit, to serve, to look after, to look at.
-_ADMIT = "xadd xlen xpending xgroup|create"
-_SERVE = "xreadgroup xack xdel xrange xlen xpending xclaim xautoclaim xinfo|stream xgroup|create xgroup|delconsumer"
-_TEND = "xack xdel xrange xlen xpending xinfo|stream xinfo|consumers xgroup|create xgroup|delconsumer"
-_LOOK = "xlen xpending xinfo|stream"
-#: Commands on feeds: to follow, and for agents also to move what is malformed out of the way.
-_FOLLOW = "xread xrevrange xinfo|stream"
-_BURY = "xrange xdel"
-#: Commands on the open requests: to close them, to find those that are overdue.
-_CLOSE = "zrem zrangebyscore zrange zcard"
-
-
-def _may(*, all: str = "", agents: str = "", **roles: str) -> Mapping[Role, tuple[str, ...]]:  # noqa: A002
-    """Return groups of commands by role; groups are separated by `+`.
-
-    Args:
-        all: For every role but the operator, who may everything.
-        agents: For every role that has something to say, so not for the dashboard.
-        roles: For one role each.
-    """
-    speaking: tuple[Role, ...] = ("generator", "node", "controller", "monitor")
-    granted: dict[Role, tuple[str, ...]] = {}
-    for role in (*speaking, "dashboard"):
-        texts = (all, agents if role in speaking else "", roles.get(role, ""))
-        groups = tuple(group for text in texts for group in text.split("+") if group)
-        if groups:
-            granted[role] = groups
-    return granted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +63,7 @@ REGISTRY: tuple[KeySpec, ...] = (
         bound="admission bound; never trimmed, deleted on acknowledge",
         ttl="",
         what="requests of normal priority",
-        commands=_may(generator=_ADMIT, node=_SERVE, controller=_TEND, dashboard=_LOOK),
+        commands=may(generator=ADMIT, node=SERVE, controller=TEND, dashboard=LOOK),
     ),
     KeySpec(
         pattern="{d}:req:hi",
@@ -125,7 +73,7 @@ REGISTRY: tuple[KeySpec, ...] = (
         bound="admission bound, shared with `{d}:req`",
         ttl="",
         what="requests of high priority, read first",
-        commands=_may(generator=_ADMIT, node=_SERVE, controller=_TEND, dashboard=_LOOK),
+        commands=may(generator=ADMIT, node=SERVE, controller=TEND, dashboard=LOOK),
     ),
     KeySpec(
         pattern="{d}:req:t<tier>",
@@ -135,7 +83,7 @@ REGISTRY: tuple[KeySpec, ...] = (
         bound="the tier's bound, and the admission bound, shared with `{d}:req`",
         ttl="",
         what=f"requests that ask for an accuracy, one stream per tier from 2 to {MAX_TIERS}, read strictest first",
-        commands=_may(generator=_ADMIT, node=_SERVE, controller=_TEND, dashboard=_LOOK),
+        commands=may(generator=ADMIT, node=SERVE, controller=TEND, dashboard=LOOK),
     ),
     KeySpec(
         pattern="{d}:open",
@@ -146,7 +94,7 @@ REGISTRY: tuple[KeySpec, ...] = (
         ttl="",
         what="admitted requests without an answer, scored by deadline (ms): `h`, `n` or the tier for the stream, entry "
         "id, producer and request id, separated by blanks; who sweeps it answers what nobody else will",
-        commands=_may(generator="zadd", node=_CLOSE, controller=_CLOSE),
+        commands=may(generator="zadd", node=CLOSE, controller=CLOSE),
     ),
     KeySpec(
         pattern="{d}:rep:<producer>",
@@ -156,7 +104,7 @@ REGISTRY: tuple[KeySpec, ...] = (
         bound=f"~{REPLY_MAXLEN} entries",
         ttl="10 min after the last reply",
         what="replies to one producer",
-        commands=_may(generator="xread xrange xdel", node="xadd pexpire", controller="xadd pexpire"),
+        commands=may(generator="xread xrange xdel", node="xadd pexpire", controller="xadd pexpire"),
     ),
     KeySpec(
         pattern="{d}:idm:<id>",
@@ -166,7 +114,7 @@ REGISTRY: tuple[KeySpec, ...] = (
         bound="one per admitted request",
         ttl="until 60 s after the request's deadline",
         what="a request id that was admitted already",
-        commands=_may(generator="set exists mget"),
+        commands=may(generator="set exists mget"),
     ),
     KeySpec(
         pattern="{d}:dead",
@@ -177,7 +125,7 @@ REGISTRY: tuple[KeySpec, ...] = (
         ttl="",
         what="malformed entries and exhausted requests: `stream`, `id`, `reason`, and the raw fields as `raw:<field>`, "
         "cut to 4 KiB in all",
-        commands=_may(generator="xadd", node="xadd", controller="xadd", monitor="xadd"),
+        commands=may(generator="xadd", node="xadd", controller="xadd", monitor="xadd"),
     ),
     KeySpec(
         pattern="{d}:log",
@@ -187,7 +135,7 @@ REGISTRY: tuple[KeySpec, ...] = (
         bound=f"~{FEED_MAXLEN[Feed.LOG]} entries",
         ttl="",
         what="finished requests in batches (`requests`) and log lines from warning up (`log`)",
-        commands=_may(agents="xadd", controller=f"{_FOLLOW}+{_BURY}", dashboard=_FOLLOW),
+        commands=may(agents="xadd", controller=f"{FOLLOW}+{BURY}", dashboard=FOLLOW),
     ),
     KeySpec(
         pattern="{d}:tel",
@@ -197,7 +145,7 @@ REGISTRY: tuple[KeySpec, ...] = (
         bound=f"~{FEED_MAXLEN[Feed.TELEMETRY]} entries",
         ttl="",
         what="telemetry (`telemetry`)",
-        commands=_may(node="xadd", monitor=f"{_FOLLOW}+{_BURY}", controller=f"{_FOLLOW}+{_BURY}", dashboard=_FOLLOW),
+        commands=may(node="xadd", monitor=f"{FOLLOW}+{BURY}", controller=f"{FOLLOW}+{BURY}", dashboard=FOLLOW),
     ),
     KeySpec(
         pattern="{d}:carbon",
@@ -207,7 +155,7 @@ REGISTRY: tuple[KeySpec, ...] = (
         bound=f"~{FEED_MAXLEN[Feed.CARBON]} entries",
         ttl="",
         what="carbon intensity (`intensity`), what is expected of it (`forecast`) and the ledger (`ledger`)",
-        commands=_may(monitor="xadd", controller=f"{_FOLLOW}+{_BURY}", dashboard=_FOLLOW),
+        commands=may(monitor="xadd", controller=f"{FOLLOW}+{BURY}", dashboard=FOLLOW),
     ),
     KeySpec(
         pattern="{d}:evt",
@@ -217,7 +165,7 @@ REGISTRY: tuple[KeySpec, ...] = (
         bound=f"~{FEED_MAXLEN[Feed.EVENTS]} entries",
         ttl="",
         what="decisions and lifecycle events (`event`)",
-        commands=_may(agents="xadd", generator=f"{_FOLLOW}+{_BURY}", dashboard=_FOLLOW),
+        commands=may(agents="xadd", generator=f"{FOLLOW}+{BURY}", dashboard=FOLLOW),
     ),
     KeySpec(
         pattern="{d}:state:<node>",
@@ -227,7 +175,7 @@ REGISTRY: tuple[KeySpec, ...] = (
         bound="one per node",
         ttl="ten telemetry intervals, at least 60 s",
         what="last telemetry of a node: `v`, `t`, `d`",
-        commands=_may(all="hgetall", node="hset pexpire"),
+        commands=may(all="hgetall", node="hset pexpire"),
     ),
     KeySpec(
         pattern="{d}:nodes",
@@ -237,7 +185,7 @@ REGISTRY: tuple[KeySpec, ...] = (
         bound="expired nodes are removed at each write",
         ttl="",
         what="nodes that have a state, scored by when it expires (ms)",
-        commands=_may(all="zrange", node="zadd zremrangebyscore"),
+        commands=may(all="zrange", node="zadd zremrangebyscore"),
     ),
     KeySpec(
         pattern="{d}:now",
@@ -247,7 +195,7 @@ REGISTRY: tuple[KeySpec, ...] = (
         bound="four fields",
         ttl="7 days",
         what="newest `intensity`, `forecast` and `ledger` as JSON, and `v`",
-        commands=_may(all="hgetall", monitor="hset pexpire"),
+        commands=may(all="hgetall", monitor="hset pexpire"),
     ),
     KeySpec(
         pattern="{d}:ledger",
@@ -257,7 +205,7 @@ REGISTRY: tuple[KeySpec, ...] = (
         bound="one",
         ttl="",
         what="energy checkpoint (`checkpoint`): `v`, `t`, `d`",
-        commands=_may(dashboard="hgetall", monitor="hset hgetall"),
+        commands=may(dashboard="hgetall", monitor="hset hgetall"),
     ),
     KeySpec(
         pattern="{d}:live",
@@ -267,7 +215,7 @@ REGISTRY: tuple[KeySpec, ...] = (
         bound="heartbeats older than one hour are removed at each write",
         ttl="",
         what="agents, scored by their last heartbeat (ms)",
-        commands=_may(agents="zadd zremrangebyscore", all="zrangebyscore"),
+        commands=may(agents="zadd zremrangebyscore", all="zrangebyscore"),
     ),
     KeySpec(
         pattern="{d}:lease",
@@ -277,7 +225,7 @@ REGISTRY: tuple[KeySpec, ...] = (
         bound="one",
         ttl="the lease's",
         what="who is the acting controller",
-        commands=_may(controller="get set del"),
+        commands=may(controller="get set del"),
     ),
     KeySpec(
         pattern="{d}:name:<node>",
@@ -287,7 +235,7 @@ REGISTRY: tuple[KeySpec, ...] = (
         bound="one per node",
         ttl="the lease's",
         what="which agent (its boot id) is the node of this name; a second one is refused",
-        commands=_may(node="get set del"),
+        commands=may(node="get set del"),
     ),
     KeySpec(
         pattern="{d}:epoch",
@@ -297,7 +245,7 @@ REGISTRY: tuple[KeySpec, ...] = (
         bound="one",
         ttl="",
         what="counts published plans; fences targets",
-        commands=_may(controller="get incr"),
+        commands=may(controller="get incr"),
     ),
     KeySpec(
         pattern="{d}:plan",
@@ -308,7 +256,7 @@ REGISTRY: tuple[KeySpec, ...] = (
         ttl="",
         what="plan in force (`plan`): `v`, `t`, `epoch`, `d`; the field `epoch` overrides the one in `d`; `tiers`: "
         "accuracy and bound of each tier, for admission",
-        commands=_may(all="hgetall", generator="hget", controller="hset"),
+        commands=may(all="hgetall", generator="hget", controller="hset"),
     ),
     KeySpec(
         pattern="{d}:override",
@@ -318,7 +266,7 @@ REGISTRY: tuple[KeySpec, ...] = (
         bound="one",
         ttl="",
         what="what people have decided over the controller's head (`override`): `v`, `t`, `d`",
-        commands=_may(controller="hgetall", dashboard="hgetall"),
+        commands=may(controller="hgetall", dashboard="hgetall"),
     ),
     KeySpec(
         pattern="{d}:target:<node>",
@@ -328,7 +276,7 @@ REGISTRY: tuple[KeySpec, ...] = (
         bound=f"~{TARGET_MAXLEN} entries",
         ttl="",
         what="complete desired state of one node (`target`); the field `epoch` overrides the one in `d`",
-        commands=_may(controller="xadd xrevrange", node=f"{_FOLLOW}+{_BURY}"),
+        commands=may(controller="xadd xrevrange", node=f"{FOLLOW}+{BURY}"),
     ),
 )
 

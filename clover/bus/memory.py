@@ -13,7 +13,7 @@ import msgspec
 
 from clover.bus import codec
 from clover.bus.feed_calls import state_ttl_ms
-from clover.bus.keys import FEED_MAXLEN, LIVE_WINDOW_MS, NOW_TTL_MS, TARGET_MAXLEN
+from clover.bus.limits import FEED_MAXLEN, LIVE_WINDOW_MS, NOW_TTL_MS, TARGET_MAXLEN
 from clover.bus.memory_requests import MemoryRequests, until
 from clover.bus.memory_streams import BoundedStream
 from clover.bus.messages import (

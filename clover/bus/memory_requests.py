@@ -13,14 +13,8 @@ import msgspec
 from clover.bus import codec
 from clover.bus.care_calls import EXPIRED
 from clover.bus.key_names import Keys
-from clover.bus.keys import (
-    DEAD_MAXLEN,
-    IDEMPOTENCY_AFTER_DEADLINE_MS,
-    RELEASED,
-    RELEASED_IDLE_MS,
-    REPLY_MAXLEN,
-    REPLY_TTL_MS,
-)
+from clover.bus.keys import RELEASED, RELEASED_IDLE_MS
+from clover.bus.limits import DEAD_MAXLEN, IDEMPOTENCY_AFTER_DEADLINE_MS, REPLY_MAXLEN, REPLY_TTL_MS
 from clover.bus.memory_streams import Bell, BoundedStream, Pending, RequestQueue
 from clover.bus.messages import Message, Reply, Request, Tier
 from clover.bus.port import ALL_TIERS, NO_TIERS, Admission, Claimed, Completion, Delivery, QueueStatus, Swept

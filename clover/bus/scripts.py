@@ -6,8 +6,8 @@ import hashlib
 from dataclasses import dataclass
 from importlib.resources import files
 
-from clover.bus import keys
-from clover.bus.codec import VERSION
+from clover.bus import keys, limits
+from clover.bus.envelope import VERSION
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,15 +25,15 @@ def _constants() -> str:
         "GROUP": f"'{keys.GROUP}'",
         "RELEASED": f"'{keys.RELEASED}'",
         "RELEASED_IDLE_MS": keys.RELEASED_IDLE_MS,
-        "VANISHED_SCAN": keys.VANISHED_SCAN,
-        "STRANGERS_SCAN": keys.STRANGERS_SCAN,
-        "IDEMPOTENCY_AFTER_DEADLINE_MS": keys.IDEMPOTENCY_AFTER_DEADLINE_MS,
-        "REPLY_MAXLEN": keys.REPLY_MAXLEN,
-        "REPLY_TTL_MS": keys.REPLY_TTL_MS,
-        "DEAD_MAXLEN": keys.DEAD_MAXLEN,
-        "TARGET_MAXLEN": keys.TARGET_MAXLEN,
-        "NOW_TTL_MS": keys.NOW_TTL_MS,
-        "LIVE_WINDOW_MS": keys.LIVE_WINDOW_MS,
+        "VANISHED_SCAN": limits.VANISHED_SCAN,
+        "STRANGERS_SCAN": limits.STRANGERS_SCAN,
+        "IDEMPOTENCY_AFTER_DEADLINE_MS": limits.IDEMPOTENCY_AFTER_DEADLINE_MS,
+        "REPLY_MAXLEN": limits.REPLY_MAXLEN,
+        "REPLY_TTL_MS": limits.REPLY_TTL_MS,
+        "DEAD_MAXLEN": limits.DEAD_MAXLEN,
+        "TARGET_MAXLEN": limits.TARGET_MAXLEN,
+        "NOW_TTL_MS": limits.NOW_TTL_MS,
+        "LIVE_WINDOW_MS": limits.LIVE_WINDOW_MS,
     }
     return "".join(f"local {name} = {value}\n" for name, value in values.items())
 

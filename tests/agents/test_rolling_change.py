@@ -11,7 +11,8 @@ import pytest
 from clover.agents.fleet import make_fleet
 from clover.catalog import load_service
 from clover.core.configuration import GpuConfiguration, InstanceKind
-from clover.sim.rolling import RollingSettings, capacity, highest_rate, rolling_change
+from clover.sim.rolling.change import rolling_change
+from clover.sim.rolling.settings import RollingSettings, capacity, highest_rate
 
 SHIPPED = Path(__file__).parents[2] / "clover" / "data" / "profiles" / "a100-40gb" / "albert.json"
 WHOLE = GpuConfiguration((InstanceKind("7g", "base"),))

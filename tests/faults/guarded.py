@@ -10,8 +10,8 @@ from servers import REDIS_SERVER, RealServer, required, running
 
 from clover.bus.acl import ROLES, acl_rules, digests_of, secret_name, user_name
 from clover.bus.key_names import Keys
-from clover.bus.keys import Role
 from clover.bus.redis import RedisBus, RedisLink
+from clover.bus.roles import Role
 
 DEPLOYMENT = "guarded"
 KEYS = Keys(DEPLOYMENT)

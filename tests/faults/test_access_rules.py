@@ -11,9 +11,10 @@ from guarded import DEPLOYMENT, KEYS, guarded
 from support import a_checkpoint, a_plan, a_request, a_target, an_event, done, intensity, run, telemetry
 
 from clover.bus.acl import ROLES, acl_rules, main, user_name
-from clover.bus.keys import REGISTRY, Role
+from clover.bus.keys import REGISTRY
 from clover.bus.port import Feed
 from clover.bus.redis import RedisBus
+from clover.bus.roles import Role
 from clover.errors import BusDeniedError, BusError, BusUnavailableError
 
 

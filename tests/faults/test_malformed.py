@@ -9,9 +9,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from support import a_request, run
 
-from clover.bus import codec
+from clover.bus import codec, envelope
 from clover.bus.embedded import EmbeddedServer
 from clover.bus.key_names import Keys
+from clover.bus.messages import MESSAGE_TYPES
 from clover.bus.redis import RedisBus, RedisLink
 from clover.core.outcome import Outcome
 from clover.errors import MessageRejectedError
@@ -56,7 +57,7 @@ def test_no_entry_at_all_stops_a_reader(raw: list[bytes]) -> None:
             decode(raw)
 
 
-@given(kind=st.sampled_from(sorted(codec.MESSAGE_TYPES)), head=NASTY)
+@given(kind=st.sampled_from(sorted(MESSAGE_TYPES)), head=NASTY)
 @settings(max_examples=200, deadline=None)
 def test_a_damaged_header_of_any_type_is_refused(kind: str, head: bytes) -> None:
     assume(head.strip() != b"{}")  # an override may be empty: nothing was decided
@@ -65,7 +66,7 @@ def test_a_damaged_header_of_any_type_is_refused(kind: str, head: bytes) -> None
 
 
 def test_64_mib_and_one_byte_are_refused_before_they_are_decoded(valkey: EmbeddedServer) -> None:
-    too_much = b"x" * (codec.MAX_PAYLOAD_BYTES + 1)
+    too_much = b"x" * (envelope.MAX_PAYLOAD_BYTES + 1)
 
     async def test() -> None:
         deployment = f"m-{uuid.uuid4().hex[:8]}"

@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 from cli.main import app
 from clover.agents.power_bench import STATES, PowerBench, StatePower
 from clover.agents.system_clock import SystemClock
-from clover.catalog import load_table, read_table
 from clover.core.configuration import GpuConfiguration, InstanceKind
 from clover.errors import NodeError
+from clover.performance_tables import load_table, read_table
 from clover.power.measure import Window, mean_power
 from clover.power.nvml import NvmlMeter
 from clover.serving.port import InstanceSpec, ServableRequest, Served, ServingError

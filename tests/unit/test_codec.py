@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import a_checkpoint, a_plan, a_reply, a_request, a_target, an_event, intensity, ledger, telemetry
 
-from clover.bus import codec
+from clover.bus import codec, envelope
 from clover.bus.messages import (
     EnergyCounters,
     Event,
@@ -161,9 +161,9 @@ def test_garbage_in_a_header_is_refused(name: str, header: bytes):
         (b"d", b"{}", "field 'd'"),
         (b"d", b'{"application": 1}', "field 'd'"),
         (b"d", b'{"application": "\xff"}', "field 'd'"),
-        (b"d", b" " * (codec.MAX_HEADER_BYTES + 1), "expected at most 1048576"),
+        (b"d", b" " * (envelope.MAX_HEADER_BYTES + 1), "expected at most 1048576"),
         (b"p", None, "field 'p': missing"),
-        (b"p", bytes(codec.MAX_PAYLOAD_BYTES + 1), "expected at most 67108864"),
+        (b"p", bytes(envelope.MAX_PAYLOAD_BYTES + 1), "expected at most 67108864"),
     ],
 )
 def test_what_is_wrong_is_said(field: bytes, value: bytes | None, says: str):
@@ -226,8 +226,8 @@ def test_what_json_cannot_carry_is_refused(data: dict[str, Any]):
 
 def test_too_much_is_refused_by_the_writer():
     with pytest.raises(MessageRejectedError, match="field 'p'"):
-        codec.encode_request(a_request("r1", payload=bytes(codec.MAX_PAYLOAD_BYTES + 1)))
+        codec.encode_request(a_request("r1", payload=bytes(envelope.MAX_PAYLOAD_BYTES + 1)))
     with pytest.raises(MessageRejectedError, match="header of"):
-        codec.encode_reply(a_reply("r1", reason="x" * codec.MAX_HEADER_BYTES))
+        codec.encode_reply(a_reply("r1", reason="x" * envelope.MAX_HEADER_BYTES))
     with pytest.raises(MessageRejectedError, match="field 'tp'"):
         codec.encode_request(a_request("r1", traceparent="ü"))

@@ -20,7 +20,7 @@ from clover.analysis.profiles import differences
 from clover.bus.memory import MemoryBus
 from clover.bus.messages import Request
 from clover.bus.port import Admission
-from clover.catalog import load_service, load_table, read_table, unmeasured_service
+from clover.catalog import load_service, unmeasured_service
 from clover.core.application import ChangeTimes
 from clover.core.configuration import GpuConfiguration, InstanceKind
 from clover.core.profiling import (
@@ -31,6 +31,7 @@ from clover.core.profiling import (
 )
 from clover.core.table_fit import Provenance, base_p95, fit_table
 from clover.errors import ConfigurationError
+from clover.performance_tables import load_table, read_table
 from clover.serving.simulated import SimulatedServicer
 from clover.sim.clock import VirtualClock, run_virtual
 from mig.codes import CODES

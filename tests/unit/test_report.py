@@ -22,8 +22,9 @@ from clover.analysis.logs.archiver import Archiver
 from clover.analysis.palette import LOOKS, look_of, order_of
 from clover.analysis.report.experiment import experiment_report, is_experiment
 from clover.analysis.report.fleet import series_of
-from clover.analysis.report.make import report, write
+from clover.analysis.report.make import report
 from clover.analysis.report.other_pictures import frontier_of
+from clover.analysis.report.writing import write
 from clover.bus.port import Feed
 from clover.errors import ConfigurationError
 

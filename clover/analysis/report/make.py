@@ -1,11 +1,8 @@
-"""Makes the report of a run, or of an experiment, and writes it: whole, or not at all."""
+"""Makes the report of a run: its figures, pictures, tables and notes on one page."""
 
 from __future__ import annotations
 
 import dataclasses
-import errno
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +14,11 @@ from clover.analysis.load import Run, load
 from clover.analysis.logs.reconcile import reconcile
 from clover.analysis.palette import order_of
 from clover.analysis.report import other_pictures, over_time
-from clover.analysis.report.drawing import Drawer, Picture, save
+from clover.analysis.report.baseline import MeasuredBaseline
+from clover.analysis.report.drawing import Drawer, Picture
 from clover.analysis.report.figures import figures_of
 from clover.analysis.report.fleet import producers_say, series_of
-from clover.analysis.report.page import Page, html, markdown
+from clover.analysis.report.page import Page
 from clover.analysis.report.series import Numbers, Series
 from clover.analysis.report.words import (
     checks_table,
@@ -30,12 +28,9 @@ from clover.analysis.report.words import (
     sci_table,
     streams_table,
 )
+from clover.analysis.report.writing import KIND
 from clover.catalog import load_application
 from clover.errors import ConfigurationError
-
-#: Files of a report's folder.
-HTML, MARKDOWN, JSON, FIGURES = "report.html", "report.md", "report.json", "figures"
-_KIND = "clover report"
 
 
 def report(folder: Path, *, baseline: Path | None = None, png: bool = True) -> Page:
@@ -68,7 +63,7 @@ def summary_of(folder: Path) -> dict[str, Any] | None:
 def _page(run: Run, other: Run | None, *, png: bool) -> Page:
     series = series_of(run)
     figures = figures_of(run, series)
-    compared = _Baseline(other, series, figures) if other is not None else None
+    compared = MeasuredBaseline(other, series, figures) if other is not None else None
     pictures = _pictures(run, series, figures, compared, png=png)
     checks = reconcile(run)
     name = figures["run"]
@@ -81,7 +76,7 @@ def _page(run: Run, other: Run | None, *, png: bool) -> Page:
     ]
     data = {
         "schema": 1,
-        "kind": _KIND,
+        "kind": KIND,
         "figures": figures,
         "baseline": compared.figures if compared else None,
         "baseline_saved_pct": compared.saved_pct if compared else None,
@@ -100,49 +95,8 @@ def _page(run: Run, other: Run | None, *, png: bool) -> Page:
     )
 
 
-class _Baseline:
-    """A measured run to compare with, laid on the same axis; grams are per answer, times the answers of the run."""
-
-    def __init__(self, run: Run, series: Series, figures: dict[str, Any]) -> None:
-        theirs = series_of(run)
-        self.figures = figures_of(run, theirs)
-        self.run = run
-        self.notes: list[str] = []
-        self.used_g: Numbers | None = None
-        self.saved_pct: float | None = None
-        if theirs.carbon is None or series.carbon is None:
-            self.notes.append("The runs are not compared in carbon: one of them has no readings of the grid or ledger.")
-            return
-        answered = sum(figures["requests"][outcome] for outcome in ("ok", "late"))
-        others = sum(self.figures["requests"][outcome] for outcome in ("ok", "late"))
-        scale = answered / others if others else 1.0
-        at_s = series.axis.edges_s
-        self.used_g = scale * np.interp(at_s, theirs.axis.edges_s, theirs.carbon.used_g)
-        if self.used_g[-1] > 0.0:
-            self.saved_pct = 100.0 * (1.0 - float(series.carbon.used_g[-1] / self.used_g[-1]))
-            self.notes.append(
-                f"Against the measured run {self.figures['run']}, per answered request: "
-                f"{self.saved_pct:.1f} % less gCO2e."
-            )
-        self.notes += self._differences(series, theirs)
-
-    def _differences(self, ours: Series, theirs: Series) -> list[str]:
-        """Say what makes the comparison unfair."""
-        found: list[str] = []
-        lengths = [s.axis.end_ms - s.axis.start_ms for s in (ours, theirs)]
-        if abs(lengths[0] - lengths[1]) > 0.02 * max(lengths):
-            found.append("The two runs are not equally long; the shorter one's last value is carried on.")
-        grids = [float(np.mean(s.carbon.effective)) for s in (ours, theirs) if s.carbon is not None]
-        if len(grids) == 2 and abs(grids[0] - grids[1]) > 0.02 * max(grids):
-            found.append(
-                f"The two runs saw different grids (mean intensity x PUE {grids[0]:.4g} and {grids[1]:.4g} gCO2e/kWh): "
-                "part of the difference is the grid's."
-            )
-        return found
-
-
 def _pictures(
-    run: Run, series: Series, figures: dict[str, Any], compared: _Baseline | None, *, png: bool
+    run: Run, series: Series, figures: dict[str, Any], compared: MeasuredBaseline | None, *, png: bool
 ) -> list[Picture]:
     known, bounds = _variants(run)
     drawer = Drawer(order_of(known, series.requests.variants), png=png)
@@ -244,67 +198,3 @@ def _plain(series: Series) -> Any:
         return value
 
     return plain(dataclasses.asdict(series))
-
-
-# --- writing --------------------------------------------------------------------------------------------------------
-
-
-def write(page: Page, out: Path) -> Path:
-    """Write a report into a folder, whole or not at all; return its HTML page. An older report there is replaced.
-
-    Raises:
-        ConfigurationError: The folder holds something else, cannot be written, or the disk is full; it stays as it was.
-    """
-    if out.exists() and not _is_report(out):
-        raise ConfigurationError(
-            f"{out}: it exists and is no report; nothing was written",
-            hint="Choose a folder that does not exist (--out).",
-        )
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    except OSError as error:
-        raise _cannot(out, error) from error
-    try:
-        fresh.chmod(0o755)
-        save(page.pictures, fresh / FIGURES)
-        (fresh / HTML).write_text(html(page), encoding="utf-8")
-        (fresh / MARKDOWN).write_text(markdown(page, FIGURES), encoding="utf-8")
-        (fresh / JSON).write_bytes(orjson.dumps(page.data, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY))
-        _swap(fresh, out)
-    except OSError as error:
-        raise _cannot(out, error) from error
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-    return out / HTML
-
-
-def _is_report(folder: Path) -> bool:
-    try:
-        return orjson.loads((folder / JSON).read_bytes()).get("kind") == _KIND
-    except (OSError, orjson.JSONDecodeError, AttributeError):
-        return folder.is_dir() and not any(folder.iterdir())
-
-
-def _swap(fresh: Path, out: Path) -> None:
-    """Put a folder in the place of another; the old one goes last."""
-    if not out.exists():
-        fresh.replace(out)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
-    out.replace(old / out.name)
-    try:
-        fresh.replace(out)
-    except OSError:
-        (old / out.name).replace(out)
-        raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def _cannot(out: Path, error: OSError) -> ConfigurationError:
-    full = error.errno in {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
-    return ConfigurationError(
-        f"report {out}: {error.strerror or error}; nothing was written",
-        hint="Make room, or choose another folder (--out)." if full else "Choose a folder that can be written (--out).",
-    )

@@ -3,7 +3,7 @@
 Times on the wire are milliseconds since the Unix epoch (`*_at_ms`, `due_ms`, `deadline_ms`) as floats; durations
 carry their unit (`_ms`, `_s`). Energy is in joules and cumulative since the boot of the node agent named beside it,
 unless a name says otherwise. Unknown fields are ignored on decoding so that a newer writer does not break an older
-reader; a changed meaning is a new envelope version (`clover.bus.codec`).
+reader; a changed meaning is a new envelope version (`clover.bus.envelope`).
 """
 
 from __future__ import annotations

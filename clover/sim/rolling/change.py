@@ -8,61 +8,32 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import sys
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from random import Random
 from typing import Any
 
 from clover.agents.controller import ControllerAgent
 from clover.agents.controller_settings import ControllerSettings
 from clover.agents.decision import DecisionMaker
-from clover.agents.fleet import Fleet
 from clover.agents.goals import Goals
 from clover.agents.system_clock import SystemClock
 from clover.bus.embedded import EmbeddedServer
-from clover.bus.messages import IntensityReading, LedgerCheckpoint, LedgerReading, RequestLog, RequestRecord
+from clover.bus.messages import IntensityReading, LedgerCheckpoint, LedgerReading
 from clover.bus.port import Entry, Feed
 from clover.bus.redis import RedisBus, connect
-from clover.core.configuration import Configuration, FleetCounts, GpuConfiguration, GpuId
-from clover.core.outcome import ProducerOutcome
+from clover.core.configuration import Configuration, GpuConfiguration, GpuId
 from clover.core.queueing import evaluate
 from clover.errors import BusUnavailableError, NotReadyError
 from clover.plan.fixed import FixedScheme
 from clover.plan.problem import Answer, Problem
-
-LATE_LIMIT = 0.05
+from clover.sim.rolling.finished import FinishedRequests, Window
+from clover.sim.rolling.processes import AGENTS_LOG, nodes_and_generator
+from clover.sim.rolling.settings import DEPLOYMENT, LATE_LIMIT, RollingSettings
 
 #: Longest wait for a deployment to start or a change to be through, s.
 _WITHIN_S = 600.0
 _ORIGINAL, _ROLLED = "original", "rolling"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RollingSettings:
-    """An experiment.
-
-    Attributes:
-        folder: For data, logs and state.
-        fleet: Application, table and board.
-        gpus: GPUs of each node.
-        layouts: What all GPUs are, in turn; the first is what they start with and end with.
-        rate_rps: Arrival rate.
-        lead_s: Quiet time before each change.
-        profile: Table file that the processes are given, None for the shipped one.
-        seed: Of everything random.
-    """
-
-    folder: Path
-    fleet: Fleet
-    gpus: tuple[int, ...]
-    layouts: tuple[GpuConfiguration, GpuConfiguration]
-    rate_rps: float
-    lead_s: float = 5.0
-    profile: Path | None = None
-    seed: int = 0
 
 
 @dataclass(slots=True)
@@ -92,24 +63,6 @@ class SetScheme:
         )
 
 
-def highest_rate(fleet: Fleet, gpu: GpuConfiguration, gpus: int, sla_ms: float) -> float:
-    """Return the highest load in requests/s at which equal GPUs keep P(latency > SLA) within 5 % (closed form)."""
-    counts = FleetCounts.uniform(gpu, gpus)
-    low, high = 0.0, capacity(fleet, gpu, gpus)
-    while high - low > 1e-3 * high:
-        middle = (low + high) / 2.0
-        if evaluate(fleet.model, counts, middle, sla_ms).meets(LATE_LIMIT):
-            low = middle
-        else:
-            high = middle
-    return low
-
-
-def capacity(fleet: Fleet, gpu: GpuConfiguration, gpus: int) -> float:
-    """Return what equal GPUs can serve without a pause, in requests/s."""
-    return gpus * sum(1e3 / fleet.model.mean_ms(kind.variant, kind.profile, 1.0) for kind in gpu.instances)
-
-
 class RollingChange:
     """One deployment that is changed back and forth, each way of changing in turn."""
 
@@ -117,21 +70,20 @@ class RollingChange:
         self._settings = settings
         self._clock = SystemClock()
         self._scheme = SetScheme(settings.layouts[0])
-        self._records: list[RequestRecord] = []
-        self._cursor = "0"
         self._g_per_kwh = 100.0
 
     async def run(self) -> list[dict[str, Any]]:
         """Return the figures of each change, in order."""
         settings = self._settings
-        windows: list[dict[str, Any]] = []
+        windows: list[Window] = []
         async with EmbeddedServer(settings.folder / "data") as server, asyncio.TaskGroup() as group:
-            self._bus = connect(server.url, "rolling", "rolling")
-            async with closing(self._bus), self._processes(server.url) as generator:
+            self._bus = connect(server.url, DEPLOYMENT, "rolling")
+            finished = FinishedRequests(self._bus)
+            async with closing(self._bus), nodes_and_generator(settings, server.url) as generator:
                 stop = asyncio.Event()
                 carbon = group.create_task(self._say_intensity(), name="carbon")
                 controller = group.create_task(self._controller().run(stop), name="controller")
-                follower = group.create_task(self._follow(), name="records")
+                follower = group.create_task(finished.follow(), name="records")
                 await self._settled(settings.layouts[0], "the deployment does not serve")
                 for way in (_ROLLED, _ORIGINAL):
                     if way == _ORIGINAL:
@@ -144,58 +96,10 @@ class RollingChange:
                 generator.terminate()
                 await generator.wait()
                 follower.cancel()
-                await self._read_all()
-        return [self._figures(window) for window in windows]
+                await finished.read_all()
+        return [finished.figures(window) for window in windows]
 
-    # --- processes
-
-    @contextlib.asynccontextmanager
-    async def _processes(self, url: str) -> AsyncIterator[asyncio.subprocess.Process]:
-        """Run nodes and generator; gives the generator."""
-        settings = self._settings
-        started: list[asyncio.subprocess.Process] = []
-        profile = ["--profile", str(settings.profile)] if settings.profile else []
-        try:
-            for number, gpus in enumerate(settings.gpus, start=1):
-                node = [
-                    "node",
-                    "--name",
-                    f"n{number}",
-                    "--gpus",
-                    str(gpus),
-                    "--seed",
-                    str(settings.seed * 100 + number),
-                ]
-                started.append(await self._agent(url, *node, *profile))
-            generator = await self._agent(
-                url, "generator", "--rate", f"{settings.rate_rps:g}", "--seed", str(settings.seed), *profile
-            )
-            started.append(generator)
-            yield generator
-        finally:
-            for process in started:
-                if process.returncode is None:
-                    process.terminate()
-            for process in started:
-                await process.wait()
-
-    async def _agent(self, url: str, *arguments: str) -> asyncio.subprocess.Process:
-        folder = self._settings.folder
-        model = self._settings.fleet.model
-        common = ["--app", model.application.name, "--deployment", "rolling", "--state-dir", str(folder / "state")]
-        with (folder / "agents.log").open("ab") as log:
-            return await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "cli",
-                "agent",
-                *arguments,
-                *common,
-                env={**os.environ, "CLOVER_REDIS": url},
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
+    # --- what decides
 
     def _controller(self) -> ControllerAgent:
         settings, model = self._settings, self._settings.fleet.model
@@ -243,7 +147,7 @@ class RollingChange:
 
     # --- changing
 
-    async def _change(self, way: str, layout: GpuConfiguration) -> dict[str, Any]:
+    async def _change(self, way: str, layout: GpuConfiguration) -> Window:
         """Change everything to a layout; return when the first command was given and when the last GPU served."""
         before = await self._bus.node_states()
         cursor = await self._bus.newest_id(Feed.EVENTS)
@@ -258,13 +162,13 @@ class RollingChange:
         after = await self._bus.node_states()
         changes = {name: sum(state.mig_changes for state in states.values()) for name, states in
                    (("before", before), ("after", after))}  # fmt: skip
-        return {
-            "way": way,
-            "to": str(layout),
-            "from_ms": begun_ms,
-            "until_ms": self._clock.now_ms(),
-            "mig_changes": changes["after"] - changes["before"],
-        }
+        return Window(
+            way=way,
+            to=str(layout),
+            from_ms=begun_ms,
+            until_ms=self._clock.now_ms(),
+            mig_changes=changes["after"] - changes["before"],
+        )
 
     async def _first_step(self, cursor: str) -> float:
         """Wait for the first command of the roll; return when it was given."""
@@ -318,41 +222,7 @@ class RollingChange:
                 return
             for entry in await self._new({Feed.TELEMETRY: cursor}, 1.0):
                 cursor = entry.id
-        raise NotReadyError(problem, hint=f"see {self._settings.folder / 'agents.log'}")
-
-    # --- figures
-
-    async def _follow(self) -> None:
-        while True:
-            with contextlib.suppress(BusUnavailableError):
-                await self._read_some(1.0)
-
-    async def _read_some(self, block_s: float) -> int:
-        entries = await self._bus.follow({Feed.LOG: self._cursor}, block_s=block_s)
-        for entry in entries:
-            self._cursor = entry.id
-            if isinstance(entry.message, RequestLog):
-                self._records += entry.message.records
-        return len(entries)
-
-    async def _read_all(self) -> None:
-        while await self._read_some(0.0):
-            pass
-
-    def _figures(self, window: dict[str, Any]) -> dict[str, Any]:
-        inside = [one for one in self._records if window["from_ms"] <= one.due_ms <= window["until_ms"]]
-        ended = {outcome.value: sum(one.outcome is outcome for one in inside) for outcome in ProducerOutcome}
-        waits = sorted(one.latency_ms if one.latency_ms is not None else float("inf") for one in inside)
-        p95 = waits[min(len(waits) - 1, int(0.95 * len(waits)))] if waits else float("inf")
-        return {
-            "way": window["way"],
-            "to": window["to"],
-            "seconds": round((window["until_ms"] - window["from_ms"]) / 1e3, 2),
-            "requests": {"sent": len(inside), **ended},
-            "late_pct": round(100.0 * (1.0 - ended["ok"] / len(inside)), 3) if inside else None,
-            "p95_ms": round(p95, 1) if p95 < float("inf") else None,
-            "mig_changes": window["mig_changes"],
-        }
+        raise NotReadyError(problem, hint=f"see {self._settings.folder / AGENTS_LOG}")
 
 
 @contextlib.asynccontextmanager
