@@ -23,6 +23,7 @@ from clover.core.queueing import Evaluation, evaluate
 from clover.core.units import J_PER_KWH
 from clover.plan.counting import HOUR_S, Hour, Totals
 from clover.plan.exact import ExactScheme
+from clover.plan.following import LayoutKeeper
 from clover.plan.points import fleet_of
 from clover.plan.problem import Problem
 from clover.plan.replay import Replay
@@ -100,8 +101,14 @@ def question(application: str, *, parked_w: float, lambda_: float = 0.5, load: f
     return problem_of(model, case)
 
 
-def follow_problem(problem: Problem, trace: Sequence[float], *, scheme: ExactScheme | None = None) -> Hourly:
-    """Replay `exact` for a question, hour by hour."""
+def follow_problem(
+    problem: Problem,
+    trace: Sequence[float],
+    *,
+    scheme: ExactScheme | None = None,
+    keeper: LayoutKeeper | None = None,
+) -> Hourly:
+    """Replay `exact` for a question, hour by hour; scheme and keeper may know something from other replays."""
     scheme = scheme or ExactScheme(seed=0)
     scheme.look_ahead(problem)
     intensity = np.array(trace, dtype=np.float64)
@@ -110,7 +117,7 @@ def follow_problem(problem: Problem, trace: Sequence[float], *, scheme: ExactSch
     def note(_number: int, totals: Totals) -> None:
         seen.append((totals.requests, totals.energy_j, totals.accuracy_pct, totals.late))
 
-    replay = Replay(scheme, problem)
+    replay = Replay(scheme, problem, keeper=keeper)
     totals = replay.run([Hour(rate_rps=problem.rate_rps, intensity_g_per_kwh=float(g)) for g in trace], tell=note)
     requests, energy, accuracy, late = np.diff(np.array([(0.0, 0.0, 0.0, 0.0), *seen]), axis=0).T
     mean_accuracy = float(accuracy.sum() / requests.sum())
