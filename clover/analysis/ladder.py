@@ -27,7 +27,7 @@ from clover.plan.following import LayoutKeeper
 from clover.plan.points import fleet_of
 from clover.plan.problem import Problem
 from clover.plan.replay import Replay
-from clover.plan.uniform import StaticScheme, best_static
+from clover.plan.uniform import StaticScheme, UniformSpace, best_static
 
 BOARD = "a100-40gb"
 GPUS, NODES = 10, 2
@@ -107,8 +107,9 @@ def follow_problem(
     *,
     scheme: ExactScheme | None = None,
     keeper: LayoutKeeper | None = None,
+    space: UniformSpace | None = None,
 ) -> Hourly:
-    """Replay `exact` for a question, hour by hour; scheme and keeper may know something from other replays."""
+    """Replay `exact` for a question, hour by hour; scheme, keeper and space may know something from other replays."""
     scheme = scheme or ExactScheme(seed=0)
     scheme.look_ahead(problem)
     intensity = np.array(trace, dtype=np.float64)
@@ -138,7 +139,7 @@ def follow_problem(
                 *(replay.steady(a, problem.rate_rps) for a in totals.answers if a.late_upper is not None),
             ]
         ),
-        uniform=_uniform(problem, mean_accuracy),
+        uniform=_uniform(problem, mean_accuracy, space),
         mig_changes=totals.mig_changes,
         replans=totals.replans,
         pue=problem.pue,
@@ -166,8 +167,8 @@ def _above(edge: tuple[float, float, float, float], accuracy: float, energy: flo
     return (e1 - e0) * (accuracy - a0) >= (energy - e0) * (a1 - a0)
 
 
-def _uniform(problem: Problem, least_accuracy_pct: float) -> tuple[float, float] | None:
-    scheme: StaticScheme = best_static([problem], least_accuracy_pct=least_accuracy_pct)
+def _uniform(problem: Problem, least_accuracy_pct: float, space: UniformSpace | None) -> tuple[float, float] | None:
+    scheme: StaticScheme = best_static([problem], least_accuracy_pct=least_accuracy_pct, space=space)
     if scheme.layout is None:
         return None
     seen = evaluate(problem.model, fleet_of(scheme.layout), problem.rate_rps, problem.sla_ms)

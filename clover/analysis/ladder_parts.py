@@ -13,6 +13,7 @@ from clover.catalog import load_trace
 from clover.plan.exact import ExactScheme
 from clover.plan.following import LayoutKeeper
 from clover.plan.prover import Proofs
+from clover.plan.uniform import UniformSpace
 
 LAMBDAS = (0.5, 0.1)
 
@@ -49,9 +50,9 @@ def run(
     rows: list[dict[str, Any]] = []
     for watts in parked_w:
         problem = ladder.question(application, parked_w=watts, lambda_=lambda_)
-        scheme = ExactScheme(seed=0, proofs=proofs)
+        scheme, space = ExactScheme(seed=0, proofs=proofs), UniformSpace()
         for name, values in traces.items():
-            hourly = ladder.follow_problem(problem, values, scheme=scheme, keeper=keeper)
+            hourly = ladder.follow_problem(problem, values, scheme=scheme, keeper=keeper, space=space)
             rows += [
                 {"app": application, "trace": name, "lambda": lambda_, "parked_w": watts}
                 | ladder.figures(hourly, host_w=host_w)

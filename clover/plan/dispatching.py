@@ -125,19 +125,18 @@ class _Search:
 
     def _certified(self, rule: Fleetwide) -> DispatchPlan | None:
         problem, present = self._problem, self._present
-        dispatch = rule.by_node(present)
         key = (self._nodes, problem.rate_rps, problem.sla_ms, self._seed, rule.key)
         if key not in self._proofs:
             while len(self._proofs) >= _MOST_PROOFS:
                 del self._proofs[next(iter(self._proofs))]
-            self._proofs[key] = self._see(dispatch)
+            self._proofs[key] = self._see(rule.by_node(present))
             self._simulated += 1
         seen = self._proofs[key]
         evaluation = replace(seen.evaluation, idle_power_w=self._idle_w)
         if not seen.certified or not _keeps(self._asked, evaluation):
             return None
         return DispatchPlan(
-            dispatch=dispatch,
+            dispatch=rule.by_node(present),
             name=rule.name,
             evaluation=evaluation,
             score=self._asked.score(evaluation.accuracy_pct, evaluation.energy_j_per_request),

@@ -195,7 +195,7 @@ def _costs(asked: Asked, accuracy_pct: Floats, dynamic_j: Floats, service_s: Flo
     accuracy, energy = accuracy_pct.max(), dynamic_j.max()
     scale = (asked.per_accuracy_pct * accuracy + asked.per_energy_j * energy) or 1.0
     score = asked.per_accuracy_pct * (accuracy_pct - late * accuracy) - asked.per_energy_j * (dynamic_j + late * energy)
-    return score * (_COSTS / scale)
+    return score / scale * _COSTS
 
 
 class SharesMemory:
