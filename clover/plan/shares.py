@@ -86,6 +86,7 @@ class FleetShares:
         self._at_rho: dict[float, tuple[Floats, Floats]] = {}
         #: By room and floor of accuracy: (ratio, found), ascending. Tuples, so that two threads may look.
         self._lines: dict[tuple[Room, float | None], tuple[tuple[float, _Found], ...]] = {}
+        #: How many programs were solved.
         self.programs = 0
 
     def best(self, asked: Asked, room: Room, idle_j: float) -> Shares | None:
