@@ -23,10 +23,11 @@ from clover.core.queueing import Evaluation, evaluate
 from clover.core.units import J_PER_KWH
 from clover.plan.counting import HOUR_S, Hour, Totals
 from clover.plan.exact import ExactScheme
+from clover.plan.following import LayoutKeeper
 from clover.plan.points import fleet_of
 from clover.plan.problem import Problem
 from clover.plan.replay import Replay
-from clover.plan.uniform import StaticScheme, best_static
+from clover.plan.uniform import StaticScheme, UniformSpace, best_static
 
 BOARD = "a100-40gb"
 GPUS, NODES = 10, 2
@@ -100,8 +101,15 @@ def question(application: str, *, parked_w: float, lambda_: float = 0.5, load: f
     return problem_of(model, case)
 
 
-def follow_problem(problem: Problem, trace: Sequence[float], *, scheme: ExactScheme | None = None) -> Hourly:
-    """Replay `exact` for a question, hour by hour."""
+def follow_problem(
+    problem: Problem,
+    trace: Sequence[float],
+    *,
+    scheme: ExactScheme | None = None,
+    keeper: LayoutKeeper | None = None,
+    space: UniformSpace | None = None,
+) -> Hourly:
+    """Replay `exact` for a question, hour by hour; scheme, keeper and space may know something from other replays."""
     scheme = scheme or ExactScheme(seed=0)
     scheme.look_ahead(problem)
     intensity = np.array(trace, dtype=np.float64)
@@ -110,7 +118,7 @@ def follow_problem(problem: Problem, trace: Sequence[float], *, scheme: ExactSch
     def note(_number: int, totals: Totals) -> None:
         seen.append((totals.requests, totals.energy_j, totals.accuracy_pct, totals.late))
 
-    replay = Replay(scheme, problem)
+    replay = Replay(scheme, problem, keeper=keeper)
     totals = replay.run([Hour(rate_rps=problem.rate_rps, intensity_g_per_kwh=float(g)) for g in trace], tell=note)
     requests, energy, accuracy, late = np.diff(np.array([(0.0, 0.0, 0.0, 0.0), *seen]), axis=0).T
     mean_accuracy = float(accuracy.sum() / requests.sum())
@@ -131,7 +139,7 @@ def follow_problem(problem: Problem, trace: Sequence[float], *, scheme: ExactSch
                 *(replay.steady(a, problem.rate_rps) for a in totals.answers if a.late_upper is not None),
             ]
         ),
-        uniform=_uniform(problem, mean_accuracy),
+        uniform=_uniform(problem, mean_accuracy, space),
         mig_changes=totals.mig_changes,
         replans=totals.replans,
         pue=problem.pue,
@@ -159,8 +167,8 @@ def _above(edge: tuple[float, float, float, float], accuracy: float, energy: flo
     return (e1 - e0) * (accuracy - a0) >= (energy - e0) * (a1 - a0)
 
 
-def _uniform(problem: Problem, least_accuracy_pct: float) -> tuple[float, float] | None:
-    scheme: StaticScheme = best_static([problem], least_accuracy_pct=least_accuracy_pct)
+def _uniform(problem: Problem, least_accuracy_pct: float, space: UniformSpace | None) -> tuple[float, float] | None:
+    scheme: StaticScheme = best_static([problem], least_accuracy_pct=least_accuracy_pct, space=space)
     if scheme.layout is None:
         return None
     seen = evaluate(problem.model, fleet_of(scheme.layout), problem.rate_rps, problem.sla_ms)

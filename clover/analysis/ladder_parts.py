@@ -11,7 +11,9 @@ from clover.analysis.cases import APPLICATIONS, SHORT_TRACES
 from clover.analysis.long_traces import load_long_traces
 from clover.catalog import load_trace
 from clover.plan.exact import ExactScheme
+from clover.plan.following import LayoutKeeper
 from clover.plan.prover import Proofs
+from clover.plan.uniform import UniformSpace
 
 LAMBDAS = (0.5, 0.1)
 
@@ -40,14 +42,17 @@ def run(
     *,
     parked_w: Sequence[float] = ladder.PARKED_W,
 ) -> dict[str, Any]:
-    """Return `rows` for every parked power, trace and host power; certificates are shared, as no watt changes them."""
-    proofs: Proofs = {}
+    """Return `rows` for every parked power, trace and host power.
+
+    Certificates and shares are found once for all of them, as no parked watt changes them.
+    """
+    proofs, keeper = Proofs(), LayoutKeeper(seed=0)
     rows: list[dict[str, Any]] = []
     for watts in parked_w:
         problem = ladder.question(application, parked_w=watts, lambda_=lambda_)
-        scheme = ExactScheme(seed=0, proofs=proofs)
+        scheme, space = ExactScheme(seed=0, proofs=proofs), UniformSpace()
         for name, values in traces.items():
-            hourly = ladder.follow_problem(problem, values, scheme=scheme)
+            hourly = ladder.follow_problem(problem, values, scheme=scheme, keeper=keeper, space=space)
             rows += [
                 {"app": application, "trace": name, "lambda": lambda_, "parked_w": watts}
                 | ladder.figures(hourly, host_w=host_w)

@@ -2,7 +2,7 @@
 
 The short tables take minutes; the ladder over a year has its own command (`--year`, with `--long-traces` or
 CLOVER_LONG_TRACES). Parts are kept in the work folder, so that a run goes on where it was broken off; `--fresh` begins
-anew. All is deterministic.
+anew. Of what is in no part the page keeps what it said before. All is deterministic.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from clover.analysis import (
     acceptance,
+    earlier,
     ladder,
     ladder_parts,
     meaning,
@@ -36,6 +37,19 @@ from clover.analysis.row_files import flat_ladder_row, read_ladder_rows, write_r
 from clover.plan.following import KEPT_WITHIN
 
 _NO_YEAR = "Not computed for this page: the ladder ran on the short traces only.\n"
+#: Of which kind of parts each field of the page is made; `year` has a file to come back from, `summary` several kinds.
+_KINDS = {
+    "paper": "paper",
+    "check": "paper",
+    "parking": "parking",
+    "numbers": "number",
+    "idle": "parking",
+    "proofs": "rightsized",
+    "gaps": "gap",
+    "ladder": "ladder",
+    "zero": "ladder",
+    "sensitivity": "sensitivity",
+}
 _GROUPS = ("paper", "ladder", "acceptance", "sensitivity")
 
 
@@ -73,37 +87,69 @@ def _named(
 
 
 def write_page(parts: page.Parts, docs: Path) -> None:
-    """Write results.md, its pictures and the rows of the 54 cases."""
-    missing, parts = _missing(parts), _with_year(parts, docs)
+    """Write results.md, its pictures and the rows of the 54 cases.
+
+    Of what has not been computed at all, the page keeps what it said before.
+    """
+    template = (resources.files("clover") / "data" / "results.md").read_text()
+    before = _before(template, docs / "results.md")
+    nothing = _fields({})
+    kept = {
+        name: before[name]
+        for name, kind in _KINDS.items()
+        if not _has(parts, kind) and before.get(name, nothing[name]) != nothing[name]
+    }
+    missing, parts = _missing(parts, kept), _with_year(parts, docs)
     found = page.paper_parts(parts)
     short, year = page.ladder_rows(parts, "ladder"), page.ladder_rows(parts, "year")
     plots.draw_all(docs / "results", paper=found, ladder=short)
     if found:
         write_rows(docs / "results" / "paper.csv", [row for part in found for row in part["rows"]])
-    template = (resources.files("clover") / "data" / "results.md").read_text()
     for name, rows in (("ladder", short), ("year", year)):
         if rows and not (name == "year" and page.year_is_earlier(parts)):
             write_rows(docs / "results" / f"{name}.csv", [flat_ladder_row(row) for row in rows])
     text = template.format(
-        summary=meaning.summary(parts),
-        paper=page.paper_way(parts),
-        check=page.check(parts),
+        **_fields(parts) | kept,
+        summary=meaning.summary(parts, before.get("summary", "")),
+        missing=missing,
         kept=KEPT_WITHIN,
         seeds=LEAST_SEEDS,
-        parking=parking_page.parking(parts),
-        numbers=parking_page.numbers(parts),
-        idle=parking_page.idle_watts(parts),
-        proofs=page.rightsized_proofs(parts),
         host=ladder.HOST_W,
         draws=ladder.DRAWS,
-        gaps=page.gaps(parts),
-        ladder=page.ladder_table(_shown(short)),
-        zero=page.zero_watts(short),
-        year=(page.year_note(parts) + page.ladder_table(_shown(year))) if year else _NO_YEAR,
-        sensitivity=page.sensitivities(parts),
-        missing=missing,
     )
     (docs / "results.md").write_text(text)
+
+
+def _before(template: str, file: Path) -> dict[str, str]:
+    """Return the fields of the page that is there."""
+    if not file.is_file():
+        return {}
+    found = earlier.fields(template, file.read_text())
+    if not found:
+        _say(f"{file} is not of the present template: nothing of it is kept")
+    return found
+
+
+def _fields(parts: page.Parts) -> dict[str, str]:
+    """Return the fields that are made of parts, but for the summary."""
+    short, year = page.ladder_rows(parts, "ladder"), page.ladder_rows(parts, "year")
+    return {
+        "paper": page.paper_way(parts),
+        "check": page.check(parts),
+        "parking": parking_page.parking(parts),
+        "numbers": parking_page.numbers(parts),
+        "idle": parking_page.idle_watts(parts),
+        "proofs": page.rightsized_proofs(parts),
+        "gaps": page.gaps(parts),
+        "ladder": page.ladder_table(_shown(short)),
+        "zero": page.zero_watts(short),
+        "year": (page.year_note(parts) + page.ladder_table(_shown(year))) if year else _NO_YEAR,
+        "sensitivity": page.sensitivities(parts),
+    }
+
+
+def _has(parts: page.Parts, kind: str) -> bool:
+    return any(name.startswith(f"{kind}-") for name in parts)
 
 
 def _shown(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -123,13 +169,20 @@ def _with_year(parts: page.Parts, docs: Path) -> page.Parts:
     return parts | earlier
 
 
-def _missing(parts: page.Parts) -> str:
+def _missing(parts: page.Parts, kept: Mapping[str, str]) -> str:
+    """Say what was not computed, and of what the page before is kept."""
     wanted = parts_of((*_GROUPS, "year"), "folder")
     kinds = dict.fromkeys(name.partition("-")[0] for name in wanted)
     counts = {kind: sum(name.startswith(f"{kind}-") for name in wanted) for kind in kinds}
     there = {kind: sum(name.startswith(f"{kind}-") for name in parts) for kind in kinds}
+    # The table of the forecasts stands under that of the other assumptions.
+    stands = {_KINDS[name] for name in kept} | ({"forecast"} if "sensitivity" in kept else set())
     lacking = [f"{kind} {there[kind]} of {counts[kind]}" for kind in kinds if there[kind] < counts[kind]]
-    return f"**Not everything was computed for this page:** {', '.join(lacking)}." if lacking else ""
+    lacking = [text for text in lacking if text.partition(" ")[0] not in stands]
+    texts = [f"**Not everything was computed for this page:** {', '.join(lacking)}."] if lacking else []
+    if stands:
+        texts.append(f"**Kept from the page before:** {', '.join(kind for kind in kinds if kind in stands)}.")
+    return " ".join(texts)
 
 
 def _compute(folder: Path, parts: dict[str, work.Part], *, processes: int) -> None:

@@ -11,10 +11,6 @@ import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-import highspy
-import numpy as np
-
-from clover.core.closed_form import Floats, KindArrays, service_tail
 from clover.core.configuration import Configuration
 from clover.core.dispatch import DispatchRule
 from clover.core.objective import LATE_LIMIT
@@ -23,18 +19,19 @@ from clover.plan.asking import Asked
 from clover.plan.certify import certify
 from clover.plan.points import Fleetwide
 from clover.plan.problem import Problem
-from clover.plan.program import QuietHighs
 from clover.plan.prover import Proofs, Seen
+from clover.plan.shares import Room, Shares, SharesMemory
 from clover.plan.traffic import Traffic, agents_of
 
 #: How busy a kind may be and how many services may be too long, by which shares leave room for waiting.
 _UTILISATIONS, _LATE = (0.95, 0.85, 0.75, 0.65, 0.5), (LATE_LIMIT, 0.045, 0.035, 0.02)
-#: Steps to the fixed point of contention; one goes a good way into its neighbourhood.
-_ROUNDS = 4
+_ROOMS = tuple(Room(utilisation=busy, late=late) for busy, late in itertools.product(_UTILISATIONS, _LATE))
 #: Shares are tried until so many have failed.
 _MOST_FAILURES = 4
 #: What shares must score above a rule that needs none.
 _WORTH_MORE = 5e-5
+#: Certificates that are remembered; beyond, the oldest are forgotten.
+_MOST_PROOFS = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,26 +55,42 @@ class DispatchPlan:
     simulated: int
 
 
-def best_dispatch(problem: Problem, *, seed: int = 0, proofs: Proofs | None = None) -> DispatchPlan | None:
+def best_dispatch(
+    problem: Problem, *, seed: int = 0, proofs: Proofs | None = None, memory: SharesMemory | None = None
+) -> DispatchPlan | None:
     """Return the best certified dispatch for what is asked on the present configuration, None if none keeps the SLA.
 
     Args:
         problem: With `present`, the configuration that stays.
         seed: Of the certificates.
-        proofs: Certificates that are known, by configuration, load and rule; new ones are added.
+        proofs: Certificates that are known, by instances of each node, load and rule; new ones are added. They hold for
+            all tables that differ in nothing but idle, parked and off watts.
+        memory: Shares that are known; likewise.
 
     Raises:
         ValueError: There is no present configuration, or it serves nobody.
     """
     if problem.present is None or not problem.present.fleet.instances:
         raise ValueError(f"present = {problem.present}: expected a configuration that serves")
-    return _Search(problem, problem.present, seed, {} if proofs is None else proofs).best()
+    return _Search(
+        problem,
+        problem.present,
+        seed,
+        {} if proofs is None else proofs,
+        SharesMemory() if memory is None else memory,
+    ).best()
 
 
 class _Search:
-    def __init__(self, problem: Problem, present: Configuration, seed: int, proofs: Proofs) -> None:
+    def __init__(
+        self, problem: Problem, present: Configuration, seed: int, proofs: Proofs, memory: SharesMemory
+    ) -> None:
         self._problem, self._present, self._seed, self._proofs = problem, present, seed, proofs
+        self._memory = memory.of(problem, present)
         self._asked: Asked = problem.asked(problem.baseline())
+        self._idle_w = idle_power_w(problem.model, present.fleet)
+        # Which GPU of a node an instance is on changes nothing.
+        self._nodes = tuple(agent.kinds for agent in agents_of(present))
         self._simulated = 0
 
     def best(self) -> DispatchPlan | None:
@@ -91,37 +104,39 @@ class _Search:
 
     def _better_shares(self, best: DispatchPlan | None) -> DispatchPlan | None:
         failures = 0
-        for promised, rule in sorted(self._shares(), key=lambda item: -item[0]):
+        for promised, shares in sorted(self._shares(), key=lambda item: -item[0]):
             if failures == _MOST_FAILURES or (best is not None and promised <= best.score + _WORTH_MORE):
                 break
-            found = self._certified(rule)
+            found = self._certified(shares.rule)
             failures += found is None
             if found is not None and (best is None or found.score > best.score + _WORTH_MORE):
                 return found
         return best
 
-    def _shares(self) -> Iterator[tuple[float, Fleetwide]]:
+    def _shares(self) -> Iterator[tuple[float, Shares]]:
         """Give shares with what they promise, the same ones only once."""
+        idle_j = self._idle_w / self._problem.rate_rps
         seen: set[tuple[object, ...]] = set()
-        for utilisation, late in itertools.product(_UTILISATIONS, _LATE):
-            found = shares_of(self._problem, self._present, self._asked, utilisation=utilisation, late=late)
-            if found is not None and found[1].key not in seen:
-                seen.add(found[1].key)
-                yield found
+        for room in _ROOMS:
+            found = self._memory.best(self._asked, room, idle_j)
+            if found is not None and found.key not in seen:
+                seen.add(found.key)
+                yield self._asked.score(found.accuracy_pct, found.dynamic_j + idle_j), found
 
     def _certified(self, rule: Fleetwide) -> DispatchPlan | None:
         problem, present = self._problem, self._present
-        dispatch = rule.by_node(present)
-        key = (present, problem.rate_rps, problem.sla_ms, self._seed, rule.key)
+        key = (self._nodes, problem.rate_rps, problem.sla_ms, self._seed, rule.key)
         if key not in self._proofs:
-            self._proofs[key] = self._see(dispatch)
+            while len(self._proofs) >= _MOST_PROOFS:
+                del self._proofs[next(iter(self._proofs))]
+            self._proofs[key] = self._see(rule.by_node(present))
             self._simulated += 1
         seen = self._proofs[key]
-        evaluation = seen.evaluation
+        evaluation = replace(seen.evaluation, idle_power_w=self._idle_w)
         if not seen.certified or not _keeps(self._asked, evaluation):
             return None
         return DispatchPlan(
-            dispatch=dispatch,
+            dispatch=rule.by_node(present),
             name=rule.name,
             evaluation=evaluation,
             score=self._asked.score(evaluation.accuracy_pct, evaluation.energy_j_per_request),
@@ -136,7 +151,6 @@ class _Search:
             agents_of(self._present, dispatch),
             Traffic(rate_rps=problem.rate_rps),
             sla_ms=problem.sla_ms,
-            idle_power_w=idle_power_w(problem.model, self._present.fleet),
             seed=self._seed,
         )
         return Seen(
@@ -153,7 +167,13 @@ def _keeps(asked: Asked, seen: Evaluation) -> bool:
 
 
 def shares_of(
-    problem: Problem, present: Configuration, asked: Asked, *, utilisation: float, late: float
+    problem: Problem,
+    present: Configuration,
+    asked: Asked,
+    *,
+    utilisation: float,
+    late: float,
+    memory: SharesMemory | None = None,
 ) -> tuple[float, Fleetwide] | None:
     """Return what the best shares promise if nobody waits, and these; None if there are none.
 
@@ -163,66 +183,9 @@ def shares_of(
         asked: What is to be maximised and kept.
         utilisation: Largest busy fraction of any kind.
         late: Largest fraction of requests whose service alone is longer than the SLA.
+        memory: Shares that are known of the problem's table; new ones are added.
     """
-    fleet = present.fleet
-    arrays = KindArrays.of(problem.model, [kind for kind, _ in fleet.kinds])
-    counts = np.array([float(n) for _, n in fleet.kinds])
-    idle_j = idle_power_w(problem.model, fleet) / problem.rate_rps
-    rho, shares = 0.3, None
-    for _ in range(_ROUNDS):
-        shares = _program(
-            problem, asked.tightened(), arrays, counts, rho, utilisation=utilisation, late=late, idle_j=idle_j
-        )
-        if shares is None:
-            return None
-        busy = problem.rate_rps * float(shares @ arrays.mean_s(np.array([rho]))[0])
-        rho = min(busy / float(counts.sum()), 1.0)
-    if shares is None:
-        return None
-    energy_j = float(shares @ arrays.dynamic_j) * (1.0 - arrays.energy_contention * rho) + idle_j
-    rule = Fleetwide(name="shares", shares=dict(zip(arrays.kinds, shares.tolist(), strict=True)))
-    return asked.score(float(shares @ arrays.accuracy_pct), energy_j), rule
-
-
-def _program(
-    problem: Problem,
-    asked: Asked,
-    arrays: KindArrays,
-    counts: Floats,
-    rho: float,
-    *,
-    utilisation: float,
-    late: float,
-    idle_j: float,
-) -> Floats | None:
-    """Solve for the shares, (K,), at a given contention."""
-    service = arrays.mean_s(np.array([rho]))[0]
-    dynamic = arrays.dynamic_j * (1.0 - arrays.energy_contention * rho)
-    number, infinite = len(counts), highspy.kHighsInf
-    tails = service_tail(arrays, np.arange(number), np.full(number, rho), np.full((number, 1), problem.sla_ms / 1e3))
-    rows: list[tuple[Floats, float, float]] = [
-        (np.ones(number), 1.0, 1.0),
-        (tails[:, 0], -infinite, late),
-        (arrays.accuracy_pct, asked.least_accuracy_pct or -infinite, infinite),
-        (dynamic, -infinite, infinite if asked.most_energy_j is None else asked.most_energy_j - idle_j),
-    ]
-    program = highspy.HighsLp()
-    program.num_col_, program.num_row_ = number, len(rows)
-    program.sense_ = highspy.ObjSense.kMaximize
-    program.col_cost_ = asked.per_accuracy_pct * arrays.accuracy_pct - asked.per_energy_j * dynamic
-    program.col_lower_ = np.zeros(number)
-    program.col_upper_ = utilisation * counts / service / problem.rate_rps
-    program.row_lower_ = np.array([low for _, low, _ in rows])
-    program.row_upper_ = np.array([high for _, _, high in rows])
-    program.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
-    program.a_matrix_.start_ = np.arange(len(rows) + 1) * number
-    program.a_matrix_.index_ = np.tile(np.arange(number), len(rows))
-    program.a_matrix_.value_ = np.concatenate([row for row, _, _ in rows])
-    solver = QuietHighs()
-    solver.setOptionValue("threads", 1)
-    solver.passModel(program)
-    solver.run()
-    if solver.getModelStatus() != highspy.HighsModelStatus.kOptimal:
-        return None
-    shares = np.maximum(np.array(solver.getSolution().col_value), 0.0)
-    return shares / shares.sum()
+    idle_j = idle_power_w(problem.model, present.fleet) / problem.rate_rps
+    known = (memory or SharesMemory()).of(problem, present)
+    found = known.best(asked, Room(utilisation=utilisation, late=late), idle_j)
+    return None if found is None else (asked.score(found.accuracy_pct, found.dynamic_j + idle_j), found.rule)

@@ -12,6 +12,7 @@ from clover.core.queueing import Evaluation
 from clover.plan.dispatching import DispatchPlan, best_dispatch, shares_of
 from clover.plan.problem import Answer, FleetCandidate, Problem
 from clover.plan.prover import Proofs, Seen
+from clover.plan.shares import SharesMemory
 
 #: The layout stays if the best plan's score is no more than this above what it reaches with the best dispatch: a
 #: thousandth of BASE's footprint or accuracy under lambda. Of other scores, this part.
@@ -22,7 +23,10 @@ _LOOKED_AT = (0.8, 0.9, 1.1, 1.25)
 
 
 class LayoutKeeper:
-    """Judges whether the present layout is worth keeping; remembers the certificates of ways to dispatch on it.
+    """Judges whether the present layout is worth keeping; remembers shares and certificates of ways to dispatch on it.
+
+    What is remembered holds for tables that differ in nothing but idle, parked and off watts; another table begins
+    anew.
 
     Args:
         seed: Of the certificates.
@@ -32,7 +36,8 @@ class LayoutKeeper:
     def __init__(self, *, seed: int, proofs: Proofs | None = None) -> None:
         self._seed = seed
         self._proofs: Proofs = {} if proofs is None else proofs
-        #: The table that they are of.
+        self._shares = SharesMemory()
+        #: The table that both are of.
         self._of: ServiceModel | None = None
 
     def kept(self, ask: Decide, problem: Problem, best: Answer) -> Answer:
@@ -45,11 +50,11 @@ class LayoutKeeper:
         """
         if not _may_keep(ask, problem, best):
             return best
-        proofs = self._proofs_of(problem)
+        proofs, memory = self._known_of(problem)
         enough = (best.score or 0.0) - _tolerance(problem, best.score or 0.0)
-        if _promise(problem) < enough:
+        if _promise(problem, memory) < enough:
             return best
-        found = best_dispatch(problem, seed=self._seed, proofs=proofs)
+        found = best_dispatch(problem, seed=self._seed, proofs=proofs, memory=memory)
         return best if found is None or found.score < enough else _answer(problem, best, found)
 
     def look_ahead(self, problem: Problem) -> None:
@@ -58,10 +63,10 @@ class LayoutKeeper:
         if present is None or len(present.fleet.kinds) < 2:
             # There is one way to hand out requests.
             return
-        proofs = self._proofs_of(problem)
+        proofs, memory = self._known_of(problem)
         for factor in _LOOKED_AT:
             moved = replace(problem, intensity_g_per_kwh=problem.intensity_g_per_kwh * factor)
-            best_dispatch(moved, seed=self._seed, proofs=proofs)
+            best_dispatch(moved, seed=self._seed, proofs=proofs, memory=memory)
 
     def known(self, ask: Decide, problem: Problem) -> DispatchPlan | None:
         """Return the best dispatch on the layout that is there of those that are certified, while a plan is made.
@@ -70,14 +75,16 @@ class LayoutKeeper:
         """
         if not _only_grid(ask, problem):
             return None
-        return best_dispatch(problem, seed=self._seed, proofs=_Known(self._proofs_of(problem)))
+        proofs, memory = self._known_of(problem)
+        return best_dispatch(problem, seed=self._seed, proofs=_Known(proofs), memory=memory)
 
-    def _proofs_of(self, problem: Problem) -> Proofs:
-        """Return the certificates for the table in use; they are for one only."""
-        if self._of is not None and self._of is not problem.model:
-            self._proofs = {}
-        self._of = problem.model
-        return self._proofs
+    def _known_of(self, problem: Problem) -> tuple[Proofs, SharesMemory]:
+        """Return what is known of the table in use."""
+        model = problem.model
+        if self._of is not None and self._of is not model and _without_idle(self._of) != _without_idle(model):
+            self._proofs, self._shares = {}, SharesMemory()
+        self._of = model
+        return self._proofs, self._shares
 
 
 _NOT_SEEN = Seen(
@@ -120,12 +127,17 @@ def _only_grid(ask: Decide, problem: Problem) -> bool:
     return {gpu for gpu, _ in present.gpus} == set(problem.gpus) and bool(present.fleet.instances)
 
 
-def _promise(problem: Problem) -> float:
+def _without_idle(model: ServiceModel) -> ServiceModel:
+    """Return the model without the watts that change no certificate and no shares."""
+    return replace(model, table=replace(model.table, idle_power_w=0.0, parked_power_w=0.0, off_power_w=0.0))
+
+
+def _promise(problem: Problem, memory: SharesMemory) -> float:
     """Return what the present layout would score if nobody had to wait: what is not enough needs no simulation."""
     if problem.present is None:
         return -math.inf
     asked = problem.asked(problem.baseline())
-    found = shares_of(problem, problem.present, asked, utilisation=1.0, late=LATE_LIMIT)
+    found = shares_of(problem, problem.present, asked, utilisation=1.0, late=LATE_LIMIT, memory=memory)
     return -math.inf if found is None else found[0]
 
 

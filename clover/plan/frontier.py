@@ -49,6 +49,8 @@ class Frontier:
         self._source: list[tuple[int, int]] = []
         self._points: dict[int, PlanPoint] = {}
         self._dead: set[int] = set()
+        #: Certified plans in order, None when there is a new one.
+        self._listed: tuple[PlanPoint, ...] | None = None
         self._skyline: NDArray[np.intp] = np.empty(0, dtype=np.intp)
         self.tried = Tried()
 
@@ -64,6 +66,7 @@ class Frontier:
     def add_point(self, point: PlanPoint) -> None:
         """Add a plan that is certified."""
         self._points[len(self._source)] = point
+        self._listed = None
         self._source.append((-1, 0))
         self._accuracy = np.append(self._accuracy, point.evaluation.accuracy_pct)
         self._energy = np.append(self._energy, point.evaluation.energy_j_per_request)
@@ -91,8 +94,11 @@ class Frontier:
 
     def certified(self) -> list[PlanPoint]:
         """Return every plan that has been certified, by energy."""
-        alive = [point for row, point in self._points.items() if row not in self._dead]
-        return sorted(alive, key=lambda point: (point.evaluation.energy_j_per_request, str(point)))
+        if self._listed is None:
+            alive = [point for row, point in self._points.items() if row not in self._dead]
+            alive.sort(key=lambda point: (point.evaluation.energy_j_per_request, str(point)))
+            self._listed = tuple(alive)
+        return list(self._listed)
 
     def candidates(self) -> tuple[Floats, Floats]:
         """Return accuracy and energy of all plans that nothing beats in both, certified or not yet, by energy."""
@@ -145,6 +151,7 @@ class Frontier:
             self._refresh()
             return None
         self._points[row] = point
+        self._listed = None
         return point
 
 

@@ -77,6 +77,8 @@ class Replay:
         self._scheme, self._problem, self._charge = scheme, problem, charge
         self._requests, self._seed = simulate_requests, seed
         self._known = memory or Evaluated()
+        #: What was counted last: most hours are like the hour before.
+        self._last: tuple[Answer, float, Evaluation] | None = None
         self._original_j: float | None = None
         self._keeper: LayoutKeeper | None = None
         if charge and isinstance(scheme, ExactScheme):
@@ -121,10 +123,13 @@ class Replay:
 
     def steady(self, answer: Answer, rate_rps: float) -> Evaluation:
         """Return what a plan is counted as while it is in force."""
+        if self._last is not None and self._last[0] is answer and self._last[1] == rate_rps:
+            return self._last[2]
         key = (answer.configuration.fleet, str(sorted(answer.dispatch.items(), key=lambda item: item[0])), rate_rps)
         if key not in self._known.plans:
             self._known.plans[key] = self._evaluate(answer, rate_rps)
-        return self._known.plans[key]
+        self._last = (answer, rate_rps, self._known.plans[key])
+        return self._last[2]
 
     # --- deciding
 
