@@ -7,8 +7,8 @@ smaller part of slow services, whichever costs less; the candidates wait in a qu
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,60 +19,77 @@ from clover.plan.bound import bound, relaxed_bound
 from clover.plan.flow import FlowModel, FlowSolution, Interval
 from clover.plan.points import Fleetwide, PlanPoint, fill, fleet_of
 from clover.plan.prover import Proof
+from clover.plan.rooms import FIRST_WAY, Lateness, Room, Sketch, sketch, used_room
 
 #: Longest-idle dispatch is preferred to shares that score no better than this.
 _SIMPLER = 1e-5
-_UTILISATION_STEP = 0.03
-_LEAST_UTILISATION = 0.3
-_LEAST_LATE_STEP = 0.0015
-_FAR_OFF = 0.01
-_LEAST_LATE = 0.004
-#: What candidates are worth solving for; coarser than the bound.
-_NARROW, _WHOLE_AT, _PROGRAMS, _GAP = 1.0 / 80.0, 1.0 / 20.0, 5, 1e-4
-#: Fleets of up to so many GPUs: whole numbers make programs hard and contention coarse, so that fewer programs of wider
-#: intervals do better there. Flows are then looked for down to this part of the contention of those before.
-_FEW_GPUS, _LESS_BUSY = 16, 0.75
+#: Programs of candidates: width of the interval of contention, and how near to the optimum they are solved; coarser
+#: than for the bound.
+_NARROW, _GAP = 1.0 / 80.0, 1e-4
+#: Fleets of up to so many GPUs: whole numbers make contention coarse, so that programs of wider intervals do better
+#: there, down to this part of the contention of the relaxation; others are looked for in so wide an interval around it.
+_FEW_GPUS, _LESS_BUSY, _AROUND = 16, 0.75, 1.0 / 40.0
+#: A room is solved for in whole numbers if the relaxation is no more than this too late, divided by the number of GPUs
+#: that serve: the fewer, the more whole numbers change.
+_LIKELY = 0.05
+#: A certificate hardly can be had of flows that are expected to be nearer to the limit than this. Of how far the last
+#: plan with shares was from one line, this part is expected of the next one too.
+_CERTIFICATE_MARGIN, _AS_FAR = 0.0005, 0.75
 
 #: By how much a short simulation may be wrong about a score.
 _GLANCE_ERROR = 5e-4
 
-#: Give up after so many simulations (unless told otherwise), or so many different requests for room.
-MOST_PROOFS, _MOST_ROOMS, _MOST_ROOMS_AHEAD = 10, 12, 6
+#: Give up after so many simulations (unless told otherwise), or so many different requests for room, and so many of
+#: these solved in whole numbers.
+MOST_PROOFS = 10
+_MOST_ROOMS, _MOST_ROOMS_AHEAD, _MOST_SOLVED, _MOST_SOLVED_AHEAD = 80, 40, 12, 6
 
 Prove = Callable[[PlanPoint], Proof]
 Glance = Callable[[PlanPoint], PlanPoint]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Room:
-    """What is asked of the flow model: how busy a kind may be, and how many services may be too long."""
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Candidate:
+    """A plan, what was asked of the flows that it comes from, what they used, and how late shares would be."""
 
-    utilisation: float = 1.0
-    late: float = LATE_LIMIT
-
-    def less(self, used: _Room, excess: float) -> Iterator[_Room]:
-        """Return what to try if a solution that used so much was late by `excess` too much.
-
-        What is asked has to be less than what was used, or the same solution would come again.
-        """
-        # Waiting is cured by less utilisation, slow services by fewer of them.
-        slow = used.late > LATE_LIMIT / 2.0
-        step = _UTILISATION_STEP if excess < _FAR_OFF else 2.0 * _UTILISATION_STEP
-        utilisation = round(min(self.utilisation, used.utilisation) - step, 6)
-        if utilisation >= _LEAST_UTILISATION:
-            yield replace(self, utilisation=utilisation)
-        late = round(min(self.late, used.late) - max(_LEAST_LATE_STEP, 1.1 * min(excess, _FAR_OFF)), 6)
-        if slow and late >= _LEAST_LATE:
-            yield replace(self, late=late)
+    room: Room
+    used: Room
+    point: PlanPoint
+    shares: Lateness
 
 
-@dataclass(order=True, slots=True)
-class _Entry:
-    order: tuple[float, int]
-    room: _Room = field(compare=False)
-    used: _Room = field(compare=False)
-    point: PlanPoint = field(compare=False)
-    solution: FlowSolution = field(compare=False)
+class _Queue:
+    """Candidates and sketches of rooms, the highest score first; and what may still be tried.
+
+    Attributes:
+        rooms: How many rooms may still be sketched.
+        programs: How many of them may still be solved in whole numbers.
+    """
+
+    def __init__(self, *, rooms: int, programs: int) -> None:
+        self.rooms, self.programs = rooms, programs
+        self._entries: list[tuple[float, int, _Candidate | Sketch]] = []
+        self._pushed = 0
+        self._seen: set[Room] = set()
+
+    def push(self, score: float, what: _Candidate | Sketch) -> None:
+        """Add."""
+        self._pushed += 1
+        heapq.heappush(self._entries, (-score, self._pushed, what))
+
+    def pop(self, at_least: float) -> _Candidate | Sketch | None:
+        """Take the best one; None if nothing scores more than this."""
+        if not self._entries or -self._entries[0][0] <= at_least:
+            return None
+        return heapq.heappop(self._entries)[2]
+
+    def is_new(self, room: Room) -> bool:
+        """Return whether a room may be sketched, and count it."""
+        if room in self._seen or self.rooms == 0:
+            return False
+        self._seen.add(room)
+        self.rooms -= 1
+        return True
 
 
 class FlowPlanner:
@@ -88,8 +105,9 @@ class FlowPlanner:
     def __init__(self, flow: FlowModel, prove: Prove, glance: Glance, *, off: bool = False) -> None:
         self._flow, self._prove, self._glance, self._off = flow, prove, glance, off
         self._known: dict[tuple[object, ...], Proof] = {}
-        self._room = _Room()
-        self.proofs = self.failed = self._pushed = 0
+        self._room = Room()
+        self._way = FIRST_WAY
+        self.proofs = self.failed = 0
 
     def best(
         self, asked: Asked, *, at_least: float = -np.inf, most_proofs: int = MOST_PROOFS, careful: bool = False
@@ -105,33 +123,47 @@ class FlowPlanner:
         bounded = relaxed_bound(self._flow, asked) if careful else bound(self._flow, asked, cutoff=at_least)
         if bounded.upper_bound <= at_least:
             return None, bounded.upper_bound
-        queue: list[_Entry] = []
-        start = self._room if careful else _Room()
-        tried = {start}
-        unlimited = start == _Room() and not asked.constrained and not careful
-        first = bounded.nearest if unlimited else self._solve(asked, start, at_least, bounded.nearest)
-        self._push(queue, asked, start, first)
+        queue = _Queue(
+            rooms=_MOST_ROOMS_AHEAD if careful else _MOST_ROOMS,
+            programs=_MOST_SOLVED_AHEAD if careful else _MOST_SOLVED,
+        )
+        start = self._room if careful else Room()
+        if bounded.nearest is None or asked.constrained or careful:
+            self._sketch(queue, asked, start, at_least)
+        else:
+            queue.is_new(start)
+            self._push(queue, asked, start, bounded.nearest)
         left = most_proofs
-        while queue and left > 0:
-            entry = heapq.heappop(queue)
-            if -entry.order[0] <= at_least:
-                break
-            planned = PLANNED_LATE_LIMIT if entry.point.dispatch.name == "longest_idle" else LATE_LIMIT
-            excess = entry.point.evaluation.late_fraction - planned
-            if excess <= 0.0 and self._disappoints(asked, entry.point, at_least):
-                break
-            if excess <= 0.0:
-                proof, new = self._proof(entry.point)
+        while left > 0 and (best := queue.pop(at_least)) is not None:
+            if isinstance(best, Sketch):
+                self._solve(queue, asked, best, at_least)
+                continue
+            excess = self._excess(best)
+            if excess <= 0.0 and self._disappoints(asked, best.point, at_least):
+                left -= 1
+            elif excess <= 0.0:
+                proof, new = self._proof(best.point)
                 left -= new
                 if proof.point is not None and _keeps(asked, proof.point):
-                    self._room = entry.room
+                    self._room = best.room
                     return proof.point, bounded.upper_bound
                 excess = proof.late_fraction - LATE_LIMIT
-            for room in entry.room.less(entry.used, max(excess, 0.0)):
-                if room not in tried and len(tried) < (_MOST_ROOMS_AHEAD if careful else _MOST_ROOMS):
-                    tried.add(room)
-                    self._push(queue, asked, room, self._solve(asked, room, at_least, entry.solution))
+                self._learn(best, proof)
+            self._ask_less(queue, asked, best.room, best.used, excess, at_least)
         return None, bounded.upper_bound
+
+    def _ask_less(
+        self, queue: _Queue, asked: Asked, room: Room, used: Room, excess: float, at_least: float
+    ) -> None:
+        for less in room.less(used, max(excess, 0.0)):
+            self._sketch(queue, asked, less, at_least)
+
+    def _sketch(self, queue: _Queue, asked: Asked, room: Room, at_least: float) -> None:
+        if not queue.is_new(room):
+            return
+        found = sketch(self._flow, asked.tightened(), room, narrow=_NARROW, cutoff=at_least)
+        if found is not None:
+            queue.push(found.bound, found)
 
     def _disappoints(self, asked: Asked, point: PlanPoint, at_least: float) -> bool:
         """Return whether a plan with shares scores less than what is known as soon as it is simulated.
@@ -142,58 +174,65 @@ class FlowPlanner:
             return False
         return asked_score(asked)(self._glance(point)) < at_least - _GLANCE_ERROR
 
-    def _solve(self, asked: Asked, room: _Room, cutoff: float, before: FlowSolution | None) -> FlowSolution | None:
-        """Return flows that use no more room; looked for near the contention that is known, if any is.
+    def _solve(self, queue: _Queue, asked: Asked, best: Sketch, at_least: float) -> None:
+        """Solve for a room in whole numbers if something may come of it; otherwise ask for less."""
+        solution = None
+        excess = min(self._late(best.shares) - LATE_LIMIT, best.longest_idle_late - PLANNED_LATE_LIMIT)
+        if excess <= _LIKELY / max(best.active, 1.0) and queue.programs > 0:
+            queue.programs -= 1
+            solution = self._whole(asked.tightened(), best, at_least)
+        if solution is None:
+            self._ask_less(queue, asked, best.room, best.used, excess, at_least)
+        else:
+            self._push(queue, asked, best.room, solution)
+
+    def _late(self, shares: Lateness) -> float:
+        return shares.expected(self._way) + _CERTIFICATE_MARGIN
+
+    def _excess(self, candidate: _Candidate) -> float:
+        """Return how much later than planned a plan is expected to be."""
+        if candidate.point.dispatch.name == "shares":
+            return self._late(candidate.shares) - LATE_LIMIT
+        return candidate.point.evaluation.late_fraction - PLANNED_LATE_LIMIT
+
+    def _learn(self, candidate: _Candidate, proof: Proof) -> None:
+        if candidate.point.dispatch.name == "shares":
+            self._way = max(FIRST_WAY, _AS_FAR * candidate.shares.way(proof.late_fraction))
+
+    def _whole(self, asked: Asked, best: Sketch, cutoff: float) -> FlowSolution | None:
+        """Return flows in whole numbers near the contention of the relaxation.
 
         They need not be the best: what is told of them is worked out anew.
         """
-        tight = asked.tightened()
-        if before is not None and self._flow.gpus <= _FEW_GPUS:
-            rho = self._flow.contention(before.counts, before.flows)
-            near = Interval(low=_LESS_BUSY * rho, high=min(1.0, rho + _NARROW))
-            found = self._solve_near(tight, room, near, cutoff)
-            if found is not None:
-                rho = self._flow.contention(found.counts, found.flows)
-                close = Interval(low=max(0.0, rho - _NARROW), high=min(1.0, rho + _NARROW))
-                found = self._solve_near(tight, room, close, cutoff) or found
-                return found if found.bound > cutoff else None
-        return bound(
-            self._flow,
-            tight,
-            late_limit=room.late,
-            utilisation=room.utilisation,
-            narrow=_NARROW,
-            most_programs=_PROGRAMS,
-            absolute_gap=_GAP,
-            whole_at=_WHOLE_AT,
-            cutoff=cutoff,
-        ).nearest
+        low, high, narrow = best.interval.low, best.interval.high, None
+        if self._flow.gpus > _FEW_GPUS:
+            narrow = self._solve_near(asked, best.room, best.interval, cutoff)
+            if narrow is not None and narrow.bound >= best.bound - _GAP:
+                return narrow
+            wide = Interval(low=max(0.0, low - _AROUND), high=min(1.0, high + _AROUND))
+        else:
+            wide = Interval(low=_LESS_BUSY * low, high=high)
+        found = self._solve_near(asked, best.room, wide, cutoff)
+        if found is not None:
+            rho = self._flow.contention(found.counts, found.flows)
+            close = Interval(low=max(0.0, rho - _NARROW), high=min(1.0, rho + _NARROW))
+            found = self._solve_near(asked, best.room, close, cutoff) or found
+        both = [each for each in (narrow, found) if each is not None and each.bound > cutoff]
+        return max(both, key=lambda each: each.bound, default=None)
 
-    def _solve_near(self, asked: Asked, room: _Room, near: Interval, cutoff: float) -> FlowSolution | None:
+    def _solve_near(self, asked: Asked, room: Room, near: Interval, cutoff: float) -> FlowSolution | None:
         found = self._flow.solve(
             asked, near, late_limit=room.late, utilisation=room.utilisation, absolute_gap=_GAP, cutoff=cutoff
         )
         return found if found is not None and found.found else None
 
-    def _push(self, queue: list[_Entry], asked: Asked, room: _Room, solution: FlowSolution | None) -> None:
-        if solution is None:
-            return
+    def _push(self, queue: _Queue, asked: Asked, room: Room, solution: FlowSolution) -> None:
         tidy, score = self._tidy(solution), asked_score(asked)
+        used, shares = used_room(self._flow, tidy), Lateness.of(self._flow, tidy)
         for point in self._points(tidy):
             simpler = _SIMPLER if point.dispatch.name == "longest_idle" else 0.0
             if _keeps(asked, point):
-                self._pushed += 1
-                heapq.heappush(
-                    queue, _Entry((-score(point) - simpler, self._pushed), room, self._used(tidy), point, tidy)
-                )
-
-    def _used(self, solution: FlowSolution) -> _Room:
-        """Return how busy the busiest kind is, and which part of the services is too long."""
-        flow, rho = self._flow, self._flow.contention(solution.counts, solution.flows)
-        busy = solution.flows * flow.arrays.mean_s(np.array([rho]))[0]
-        there = solution.counts > 0
-        late = float(solution.flows @ flow.late_of_kinds(rho)) / flow.rate_rps
-        return _Room(utilisation=float((busy[there] / solution.counts[there]).max()), late=late)
+                queue.push(score(point) + simpler, _Candidate(room=room, used=used, point=point, shares=shares))
 
     def _proof(self, point: PlanPoint) -> tuple[Proof, int]:
         key = (point.layout, point.dispatch.key)
