@@ -10,6 +10,7 @@ live instances of the whole fleet, as in the closed form.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -178,7 +179,7 @@ class FlowModel:
             return None
         return self._solution(solved[0] + asked.constant, solved[1], found=True, whole=False)
 
-    def evaluation(self, solution: FlowSolution) -> Evaluation:
+    def evaluation(self, solution: FlowSolution, *, with_p95: bool = True) -> Evaluation:
         """Evaluate a solution at its own contention, waiting as if all instances stood in one line (too kind)."""
         arrays, points = self.arrays, self.operating(solution)
         waits, shares, rho = waiting(arrays, points), solution.flows / solution.flows.sum(), float(points.rho[0])
@@ -187,7 +188,7 @@ class FlowModel:
             rate_rps=self.rate_rps,
             served_rate_rps=self.rate_rps,
             utilisation=rho,
-            p95_ms=float(latency_quantile(arrays, points, waits, 0.95)[0]) * 1e3,
+            p95_ms=float(latency_quantile(arrays, points, waits, 0.95)[0]) * 1e3 if with_p95 else math.nan,
             late_fraction=float(latency_tail(arrays, points, waits, np.array([self.sla_ms / 1e3]))[0]),
             accuracy_pct=float(shares @ arrays.accuracy_pct),
             dynamic_j=float(shares @ arrays.dynamic_j) * (1.0 - arrays.energy_contention * rho),

@@ -42,7 +42,7 @@ _GLANCE_ERROR = 5e-4
 #: Give up after so many simulations (unless told otherwise), or so many different requests for room, and so many of
 #: these solved in whole numbers.
 MOST_PROOFS = 10
-_MOST_ROOMS, _MOST_ROOMS_AHEAD, _MOST_SOLVED, _MOST_SOLVED_AHEAD = 80, 40, 12, 6
+_MOST_ROOMS, _MOST_ROOMS_AHEAD, _MOST_SOLVED, _MOST_SOLVED_AHEAD = 80, 24, 12, 6
 
 Prove = Callable[[PlanPoint], Proof]
 Glance = Callable[[PlanPoint], PlanPoint]
@@ -106,7 +106,8 @@ class FlowPlanner:
         self._flow, self._prove, self._glance, self._off = flow, prove, glance, off
         self._known: dict[tuple[object, ...], Proof] = {}
         self._room = Room()
-        self._way = FIRST_WAY
+        # A line for each kind says nothing of few instances.
+        self._way = FIRST_WAY if flow.gpus > _FEW_GPUS else 0.0
         self.proofs = self.failed = 0
 
     def best(
@@ -123,9 +124,10 @@ class FlowPlanner:
         bounded = relaxed_bound(self._flow, asked) if careful else bound(self._flow, asked, cutoff=at_least)
         if bounded.upper_bound <= at_least:
             return None, bounded.upper_bound
+        few = self._flow.gpus <= _FEW_GPUS
         queue = _Queue(
-            rooms=_MOST_ROOMS_AHEAD if careful else _MOST_ROOMS,
-            programs=_MOST_SOLVED_AHEAD if careful else _MOST_SOLVED,
+            rooms=_MOST_ROOMS_AHEAD if careful or few else _MOST_ROOMS,
+            programs=_MOST_SOLVED_AHEAD if careful or few else _MOST_SOLVED,
         )
         start = self._room if careful else Room()
         if bounded.nearest is None or asked.constrained or careful:
@@ -140,21 +142,29 @@ class FlowPlanner:
                 continue
             excess = self._excess(best)
             if excess <= 0.0 and self._disappoints(asked, best.point, at_least):
+                # With few GPUs that lies in the fleet rather than in what was asked.
+                if few:
+                    break
                 left -= 1
             elif excess <= 0.0:
                 proof, new = self._proof(best.point)
                 left -= new
                 if proof.point is not None and _keeps(asked, proof.point):
                     self._room = best.room
-                    return proof.point, bounded.upper_bound
+                    return self._told(proof.point), bounded.upper_bound
                 excess = proof.late_fraction - LATE_LIMIT
                 self._learn(best, proof)
             self._ask_less(queue, asked, best.room, best.used, excess, at_least)
         return None, bounded.upper_bound
 
-    def _ask_less(
-        self, queue: _Queue, asked: Asked, room: Room, used: Room, excess: float, at_least: float
-    ) -> None:
+    def _told(self, point: PlanPoint) -> PlanPoint:
+        """Return a plan with its 95th percentile, which candidates go without."""
+        if not np.isnan(point.evaluation.p95_ms):
+            return point
+        flow = self._flow
+        return replace(point, evaluation=evaluate(flow.model, fleet_of(point.layout), flow.rate_rps, flow.sla_ms))
+
+    def _ask_less(self, queue: _Queue, asked: Asked, room: Room, used: Room, excess: float, at_least: float) -> None:
         for less in room.less(used, max(excess, 0.0)):
             self._sketch(queue, asked, less, at_least)
 
@@ -261,11 +271,13 @@ class FlowPlanner:
         layout = fill(
             flow.multisets, solution.gpus.tolist(), dict(fleet.kinds), spare=solution.spare, spare_off=self._off
         )
-        simple = evaluate(flow.model, fleet_of(layout), flow.rate_rps, flow.sla_ms)
+        simple = evaluate(flow.model, fleet_of(layout), flow.rate_rps, flow.sla_ms, with_p95=False)
         points = [PlanPoint(layout=layout, dispatch=Fleetwide(), evaluation=simple)]
         if len(fleet.kinds) > 1:
             shares = Fleetwide(name="shares", shares=flow.shares(solution))
-            points.append(PlanPoint(layout=layout, dispatch=shares, evaluation=flow.evaluation(solution)))
+            points.append(
+                PlanPoint(layout=layout, dispatch=shares, evaluation=flow.evaluation(solution, with_p95=False))
+            )
         return points
 
 
