@@ -6,9 +6,8 @@ smaller part of slow services, whichever costs less; the candidates wait in a qu
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from clover.core.objective import LATE_LIMIT, PLANNED_LATE_LIMIT
 from clover.core.queueing import evaluate
 from clover.plan.asking import Asked
 from clover.plan.bound import bound, relaxed_bound
+from clover.plan.candidates import Candidate, Queue
 from clover.plan.flow import FlowModel, FlowSolution, Interval
 from clover.plan.points import Fleetwide, PlanPoint, fill, fleet_of
 from clover.plan.prover import Proof
@@ -25,7 +25,7 @@ from clover.plan.rooms import FIRST_WAY, Lateness, Room, Sketch, sketch, used_ro
 _SIMPLER = 1e-5
 #: Programs of candidates: width of the interval of contention, and how near to the optimum they are solved; coarser
 #: than for the bound.
-_NARROW, _GAP = 1.0 / 80.0, 1e-4
+_NARROW, _GAP = 1.0 / 80.0, 2e-5
 #: Fleets of up to so many GPUs: whole numbers make contention coarse, so that programs of wider intervals do better
 #: there, down to this part of the contention of the relaxation; others are looked for in so wide an interval around it.
 _FEW_GPUS, _LESS_BUSY, _AROUND = 16, 0.75, 1.0 / 40.0
@@ -42,54 +42,14 @@ _GLANCE_ERROR = 5e-4
 #: Give up after so many simulations (unless told otherwise), or so many different requests for room, and so many of
 #: these solved in whole numbers.
 MOST_PROOFS = 10
-_MOST_ROOMS, _MOST_ROOMS_AHEAD, _MOST_SOLVED, _MOST_SOLVED_AHEAD = 80, 24, 12, 6
+_MOST_ROOMS, _MOST_ROOMS_AHEAD, _MOST_SOLVED, _MOST_SOLVED_AHEAD = 60, 24, 12, 6
+
+#: From so many GPUs on, a plan with shares is refined: this part of what its certificate left is used up, if the score
+#: gains so much.
+_REFINED_GPUS, _USED_UP, _WORTH_REFINING = 500, 0.75, 1e-5
 
 Prove = Callable[[PlanPoint], Proof]
 Glance = Callable[[PlanPoint], PlanPoint]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Candidate:
-    """A plan, what was asked of the flows that it comes from, what they used, and how late shares would be."""
-
-    room: Room
-    used: Room
-    point: PlanPoint
-    shares: Lateness
-
-
-class _Queue:
-    """Candidates and sketches of rooms, the highest score first; and what may still be tried.
-
-    Attributes:
-        rooms: How many rooms may still be sketched.
-        programs: How many of them may still be solved in whole numbers.
-    """
-
-    def __init__(self, *, rooms: int, programs: int) -> None:
-        self.rooms, self.programs = rooms, programs
-        self._entries: list[tuple[float, int, _Candidate | Sketch]] = []
-        self._pushed = 0
-        self._seen: set[Room] = set()
-
-    def push(self, score: float, what: _Candidate | Sketch) -> None:
-        """Add."""
-        self._pushed += 1
-        heapq.heappush(self._entries, (-score, self._pushed, what))
-
-    def pop(self, at_least: float) -> _Candidate | Sketch | None:
-        """Take the best one; None if nothing scores more than this."""
-        if not self._entries or -self._entries[0][0] <= at_least:
-            return None
-        return heapq.heappop(self._entries)[2]
-
-    def is_new(self, room: Room) -> bool:
-        """Return whether a room may be sketched, and count it."""
-        if room in self._seen or self.rooms == 0:
-            return False
-        self._seen.add(room)
-        self.rooms -= 1
-        return True
 
 
 class FlowPlanner:
@@ -125,7 +85,7 @@ class FlowPlanner:
         if bounded.upper_bound <= at_least:
             return None, bounded.upper_bound
         few = self._flow.gpus <= _FEW_GPUS
-        queue = _Queue(
+        queue = Queue(
             rooms=_MOST_ROOMS_AHEAD if careful or few else _MOST_ROOMS,
             programs=_MOST_SOLVED_AHEAD if careful or few else _MOST_SOLVED,
         )
@@ -151,11 +111,30 @@ class FlowPlanner:
                 left -= new
                 if proof.point is not None and _keeps(asked, proof.point):
                     self._room = best.room
-                    return self._told(proof.point), bounded.upper_bound
+                    return self._told(self._refined(asked, best, proof.point)), bounded.upper_bound
                 excess = proof.late_fraction - LATE_LIMIT
                 self._learn(best, proof)
             self._ask_less(queue, asked, best.room, best.used, excess, at_least)
         return None, bounded.upper_bound
+
+    def _refined(self, asked: Asked, proven: Candidate, point: PlanPoint) -> PlanPoint:
+        """Return a plan with shares that uses up what a certificate left of the limit, if that is better.
+
+        Only with so many GPUs that whole numbers do not matter and a certificate is worth its time.
+        """
+        room, upper = proven.room, point.late_upper
+        if self._flow.gpus < _REFINED_GPUS or point.dispatch.name != "shares" or upper is None:
+            return point
+        known, queue = asked_score(asked)(point) + _WORTH_REFINING, Queue(rooms=1, programs=1)
+        more = room.more(_USED_UP * (LATE_LIMIT - upper))
+        self._sketch(queue, asked, more, known)
+        if not isinstance(best := queue.pop(known), Sketch) or (flows := self._whole(asked, best, known)) is None:
+            return point
+        self._push(queue, asked, more, flows)
+        while (best := queue.pop(known)) is not None and not isinstance(best, Sketch):
+            if best.point.dispatch.name == "shares":
+                return self._proof(best.point)[0].point or point
+        return point
 
     def _told(self, point: PlanPoint) -> PlanPoint:
         """Return a plan with its 95th percentile, which candidates go without."""
@@ -164,11 +143,11 @@ class FlowPlanner:
         flow = self._flow
         return replace(point, evaluation=evaluate(flow.model, fleet_of(point.layout), flow.rate_rps, flow.sla_ms))
 
-    def _ask_less(self, queue: _Queue, asked: Asked, room: Room, used: Room, excess: float, at_least: float) -> None:
+    def _ask_less(self, queue: Queue, asked: Asked, room: Room, used: Room, excess: float, at_least: float) -> None:
         for less in room.less(used, max(excess, 0.0)):
             self._sketch(queue, asked, less, at_least)
 
-    def _sketch(self, queue: _Queue, asked: Asked, room: Room, at_least: float) -> None:
+    def _sketch(self, queue: Queue, asked: Asked, room: Room, at_least: float) -> None:
         if not queue.is_new(room):
             return
         found = sketch(self._flow, asked.tightened(), room, narrow=_NARROW, cutoff=at_least)
@@ -184,7 +163,7 @@ class FlowPlanner:
             return False
         return asked_score(asked)(self._glance(point)) < at_least - _GLANCE_ERROR
 
-    def _solve(self, queue: _Queue, asked: Asked, best: Sketch, at_least: float) -> None:
+    def _solve(self, queue: Queue, asked: Asked, best: Sketch, at_least: float) -> None:
         """Solve for a room in whole numbers if something may come of it; otherwise ask for less."""
         solution = None
         excess = min(self._late(best.shares) - LATE_LIMIT, best.longest_idle_late - PLANNED_LATE_LIMIT)
@@ -199,13 +178,13 @@ class FlowPlanner:
     def _late(self, shares: Lateness) -> float:
         return shares.expected(self._way) + _CERTIFICATE_MARGIN
 
-    def _excess(self, candidate: _Candidate) -> float:
+    def _excess(self, candidate: Candidate) -> float:
         """Return how much later than planned a plan is expected to be."""
         if candidate.point.dispatch.name == "shares":
             return self._late(candidate.shares) - LATE_LIMIT
         return candidate.point.evaluation.late_fraction - PLANNED_LATE_LIMIT
 
-    def _learn(self, candidate: _Candidate, proof: Proof) -> None:
+    def _learn(self, candidate: Candidate, proof: Proof) -> None:
         if candidate.point.dispatch.name == "shares":
             self._way = max(FIRST_WAY, _AS_FAR * candidate.shares.way(proof.late_fraction))
 
@@ -236,13 +215,13 @@ class FlowPlanner:
         )
         return found if found is not None and found.found else None
 
-    def _push(self, queue: _Queue, asked: Asked, room: Room, solution: FlowSolution) -> None:
+    def _push(self, queue: Queue, asked: Asked, room: Room, solution: FlowSolution) -> None:
         tidy, score = self._tidy(solution), asked_score(asked)
         used, shares = used_room(self._flow, tidy), Lateness.of(self._flow, tidy)
         for point in self._points(tidy):
             simpler = _SIMPLER if point.dispatch.name == "longest_idle" else 0.0
             if _keeps(asked, point):
-                queue.push(score(point) + simpler, _Candidate(room=room, used=used, point=point, shares=shares))
+                queue.push(score(point) + simpler, Candidate(room=room, used=used, point=point, shares=shares))
 
     def _proof(self, point: PlanPoint) -> tuple[Proof, int]:
         key = (point.layout, point.dispatch.key)
