@@ -42,7 +42,7 @@ _GLANCE_ERROR = 5e-4
 #: Give up after so many simulations (unless told otherwise), or so many different requests for room, and so many of
 #: these solved in whole numbers.
 MOST_PROOFS = 10
-_MOST_ROOMS, _MOST_ROOMS_AHEAD, _MOST_SOLVED, _MOST_SOLVED_AHEAD = 60, 24, 12, 6
+_MOST_ROOMS, _MOST_ROOMS_AHEAD, _MOST_SOLVED, _MOST_SOLVED_AHEAD = 80, 24, 12, 6
 
 #: From so many GPUs on, a plan with shares is refined: this part of what its certificate left is used up, if the score
 #: gains so much.
@@ -66,8 +66,7 @@ class FlowPlanner:
         self._flow, self._prove, self._glance, self._off = flow, prove, glance, off
         self._known: dict[tuple[object, ...], Proof] = {}
         self._room = Room()
-        # A line for each kind says nothing of few instances.
-        self._way = FIRST_WAY if flow.gpus > _FEW_GPUS else 0.0
+        self._way = FIRST_WAY
         self.proofs = self.failed = 0
 
     def best(
@@ -133,7 +132,8 @@ class FlowPlanner:
         self._push(queue, asked, more, flows)
         while (best := queue.pop(known)) is not None and not isinstance(best, Sketch):
             if best.point.dispatch.name == "shares":
-                return self._proof(best.point)[0].point or point
+                found = self._proof(best.point)[0].point
+                return point if found is None else max(point, found, key=asked_score(asked))
         return point
 
     def _told(self, point: PlanPoint) -> PlanPoint:
@@ -166,7 +166,7 @@ class FlowPlanner:
     def _solve(self, queue: Queue, asked: Asked, best: Sketch, at_least: float) -> None:
         """Solve for a room in whole numbers if something may come of it; otherwise ask for less."""
         solution = None
-        excess = min(self._late(best.shares) - LATE_LIMIT, best.longest_idle_late - PLANNED_LATE_LIMIT)
+        excess = min(self._late(best.shares, best.active) - LATE_LIMIT, best.longest_idle_late - PLANNED_LATE_LIMIT)
         if excess <= _LIKELY / max(best.active, 1.0) and queue.programs > 0:
             queue.programs -= 1
             solution = self._whole(asked.tightened(), best, at_least)
@@ -175,13 +175,14 @@ class FlowPlanner:
         else:
             self._push(queue, asked, best.room, solution)
 
-    def _late(self, shares: Lateness) -> float:
-        return shares.expected(self._way) + _CERTIFICATE_MARGIN
+    def _late(self, shares: Lateness, active: float) -> float:
+        # A line for each kind says nothing of few instances.
+        return shares.expected(self._way if active > _FEW_GPUS else 0.0) + _CERTIFICATE_MARGIN
 
     def _excess(self, candidate: Candidate) -> float:
         """Return how much later than planned a plan is expected to be."""
         if candidate.point.dispatch.name == "shares":
-            return self._late(candidate.shares) - LATE_LIMIT
+            return self._late(candidate.shares, candidate.point.active) - LATE_LIMIT
         return candidate.point.evaluation.late_fraction - PLANNED_LATE_LIMIT
 
     def _learn(self, candidate: Candidate, proof: Proof) -> None:

@@ -116,7 +116,8 @@ def test_a_plan_of_many_gpus_uses_up_what_its_certificate_left() -> None:
     def prove(point: PlanPoint) -> Proof:
         if point.dispatch.name != "shares":
             return Proof(point=None, late_fraction=0.06)
-        proven.append(dataclasses.replace(point, late_upper=0.046))
+        seen = dataclasses.replace(point.evaluation, p95_ms=500.0)
+        proven.append(dataclasses.replace(point, evaluation=seen, late_upper=0.046))
         return Proof(point=proven[-1], late_fraction=0.045)
 
     point, upper = FlowPlanner(flow, prove, lambda point: point).best(asked)
