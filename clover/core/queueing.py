@@ -276,9 +276,10 @@ def _interpolation(at: Floats, to: Floats) -> Floats:
     weights = np.where(np.arange(len(at)) % 2, -1.0, 1.0)
     weights[[0, -1]] /= 2.0
     apart = to[:, None] - at
-    same: Booleans = np.abs(apart) < 1e-14
-    parts = weights / np.where(same, 1.0, apart)
-    parts = np.where(same.any(axis=1)[:, None], same.astype(np.float64), parts)
+    same: Booleans = np.less(np.abs(apart), 1e-14)
+    parts: Floats = weights / np.where(same, 1.0, apart)
+    there: Booleans = same.any(axis=1, keepdims=True)
+    parts = np.where(there, same.astype(np.float64), parts)
     return parts / parts.sum(axis=1, keepdims=True)
 
 

@@ -33,8 +33,8 @@ _FEW_GPUS, _LESS_BUSY, _AROUND = 16, 0.75, 1.0 / 40.0
 #: that serve: the fewer, the more whole numbers change.
 _LIKELY = 0.05
 #: A certificate hardly can be had of flows that are expected to be nearer to the limit than this. Of how far the last
-#: plan with shares was from one line, this part is expected of the next one too.
-_CERTIFICATE_MARGIN, _AS_FAR = 0.0005, 0.75
+#: plan with shares was from one line, this part is expected of the next one too; of a few GPUs nothing is.
+_CERTIFICATE_MARGIN, _AS_FAR, _FEW_ACTIVE = 0.0005, 0.75, 10
 
 #: By how much a short simulation may be wrong about a score.
 _GLANCE_ERROR = 5e-4
@@ -177,7 +177,7 @@ class FlowPlanner:
 
     def _late(self, shares: Lateness, active: float) -> float:
         # A line for each kind says nothing of few instances.
-        return shares.expected(self._way if active > _FEW_GPUS else 0.0) + _CERTIFICATE_MARGIN
+        return shares.expected(self._way if active > _FEW_ACTIVE else 0.0) + _CERTIFICATE_MARGIN
 
     def _excess(self, candidate: Candidate) -> float:
         """Return how much later than planned a plan is expected to be."""

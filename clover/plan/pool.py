@@ -73,7 +73,10 @@ class Enumeration:
 
     def mixed(self, active: int, spare: int, rate_rps: float, *, off: bool = False) -> Pool:
         """Return the fleets of some GPUs that differ from each other, the others spare."""
-        fleets = self.mixed_fleets(active, spare, off=off)
+        return self.evaluated(self.mixed_fleets(active, spare, off=off), rate_rps)
+
+    def evaluated(self, fleets: Fleets, rate_rps: float) -> Pool:
+        """Return those of some fleets that keep the promise at a load."""
         return self._pool(fleets.counts, fleets.idle_w, rate_rps, fleets.layout)
 
     def mixed_fleets(self, active: int, spare: int, *, off: bool = False) -> Fleets:

@@ -13,14 +13,15 @@ from clover.catalog import load_service
 from clover.core.application import ServiceModel
 from clover.core.closed_form import service_tail
 from clover.core.configuration import FleetCounts, InstanceKind
-from clover.core.objective import LATE_LIMIT
+from clover.core.objective import LATE_LIMIT, PLANNED_LATE_LIMIT
 from clover.core.queueing import FleetSearch, evaluate
 from clover.plan.asking import Asked
 from clover.plan.columns import Columns
 from clover.plan.exact import ExactScheme
 from clover.plan.flow import FlowModel, FlowSolution
 from clover.plan.flow_plans import FlowPlanner, asked_score
-from clover.plan.points import PlanPoint
+from clover.plan.nearby import better_neighbour
+from clover.plan.points import Fleetwide, PlanPoint, fleet_of
 from clover.plan.pool import Enumeration
 from clover.plan.prover import Proof
 from clover.plan.quality import best_served, estimate
@@ -131,6 +132,30 @@ def test_a_certificate_that_left_nothing_changes_nothing() -> None:
     assert Room(utilisation=0.8, late=0.04).more(0.0) == Room(utilisation=0.8, late=0.04)
     assert Room(utilisation=0.8, late=0.04).more(0.5) == Room(utilisation=0.8)
     assert Room().more(0.01) == Room()
+
+
+# --- neighbours
+
+
+def test_a_neighbour_is_better_and_keeps_the_promise_and_what_has_none_stays() -> None:
+    model = load_service("albert", "a100-40gb")
+    problem = problem_of(model, Case(gpus=40, rate_rps=own_rate_rps(model, 40, 2.5), lambda_=0.5, parking="parked"))
+    asked = problem.asked(problem.baseline())
+    enumeration = Enumeration(model, all_gpu_configurations(model, MULTISETS), problem.sla_ms)
+    pool = enumeration.uniform([6], 40, problem.rate_rps)
+    layout = pool.layout(int(np.argmin(pool.accuracy_pct)))
+    start = PlanPoint(
+        layout=layout,
+        dispatch=Fleetwide(),
+        evaluation=evaluate(model, fleet_of(layout), problem.rate_rps, problem.sla_ms),
+    )
+    found = better_neighbour(enumeration, start, asked, problem)
+    assert found is not None
+    assert asked_score(asked)(found) > asked_score(asked)(start)
+    assert found.evaluation.late_fraction <= PLANNED_LATE_LIMIT + 1e-4
+    assert sum(n for _, n in found.layout) == 40
+    few = dataclasses.replace(problem, gpus=problem.gpus[:16])
+    assert better_neighbour(enumeration, start, asked, few) is None
 
 
 # --- fleets that dispatch by accuracy
