@@ -275,11 +275,9 @@ def _interpolation(at: Floats, to: Floats) -> Floats:
     """Return the matrix that takes values at Chebyshev points to others (barycentric; Berrut and Trefethen 2004)."""
     weights = np.where(np.arange(len(at)) % 2, -1.0, 1.0)
     weights[[0, -1]] /= 2.0
-    apart = to[:, None] - at
-    same: Booleans = np.less(np.abs(apart), 1e-14)
-    parts: Floats = weights / np.where(same, 1.0, apart)
-    there: Booleans = same.any(axis=1, keepdims=True)
-    parts = np.where(there, same.astype(np.float64), parts)
+    apart: Floats = to[:, None] - at
+    # Where a point is met its own weight is all that counts.
+    parts: Floats = weights / np.where(np.abs(apart) < 1e-14, 1e-200, apart)
     return parts / parts.sum(axis=1, keepdims=True)
 
 

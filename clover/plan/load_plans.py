@@ -217,9 +217,8 @@ class LoadPlans:
 
     def _accurate_fleets(self) -> AccurateFleets:
         numbers = range(1, self.gpus + 1) if self.problem.parking != "none" else range(self.gpus, self.gpus + 1)
-        few = [n for n in numbers if n <= ENUMERATED_GPUS]
-        many = [n for n in numbers if n > ENUMERATED_GPUS]
-        fleets = [self._enumeration.mixed_fleets(n, self.gpus - n, off=self._off) for n in few]
+        few, many = numbers[:ENUMERATED_GPUS], [n for n in numbers if n > ENUMERATED_GPUS]
+        fleets = [self._enumeration.mixed_fleets(n, self.gpus - n, off=self._off) for n in few if n <= ENUMERATED_GPUS]
         if many:
             fleets.append(self._enumeration.two_kinds_of_gpus(many, self.gpus, off=self._off))
         problem, search = self.problem, self._enumeration.search
