@@ -42,7 +42,7 @@ _GLANCE_ERROR = 5e-4
 #: Give up after so many simulations (unless told otherwise), or so many different requests for room, and so many of
 #: these solved in whole numbers.
 MOST_PROOFS = 10
-_MOST_ROOMS, _MOST_ROOMS_AHEAD, _MOST_SOLVED, _MOST_SOLVED_AHEAD = 80, 24, 12, 6
+_MOST_ROOMS, _MOST_ROOMS_AHEAD, _MOST_ROOMS_FEW, _MOST_SOLVED, _MOST_SOLVED_AHEAD = 80, 40, 24, 12, 6
 
 #: From so many GPUs on, a plan with shares is refined: this part of what its certificate left is used up, if the score
 #: gains so much.
@@ -78,17 +78,17 @@ class FlowPlanner:
             asked: What is to be maximised and kept.
             at_least: Score of a plan that is known; nothing below it is looked for.
             most_proofs: Give up after so many simulations.
-            careful: Begin with as much room for waiting as the last plan needed, and bound without whole numbers.
+            careful: Begin at the utilisation of the last plan, and bound without whole numbers.
         """
         bounded = relaxed_bound(self._flow, asked) if careful else bound(self._flow, asked, cutoff=at_least)
         if bounded.upper_bound <= at_least:
             return None, bounded.upper_bound
         few = self._flow.gpus <= _FEW_GPUS
         queue = Queue(
-            rooms=_MOST_ROOMS_AHEAD if careful or few else _MOST_ROOMS,
+            rooms=_MOST_ROOMS_FEW if few else _MOST_ROOMS_AHEAD if careful else _MOST_ROOMS,
             programs=_MOST_SOLVED_AHEAD if careful or few else _MOST_SOLVED,
         )
-        start = self._room if careful else Room()
+        start = Room(utilisation=self._room.utilisation) if careful else Room()
         if bounded.nearest is None or asked.constrained or careful:
             self._sketch(queue, asked, start, at_least)
         else:
