@@ -35,7 +35,7 @@ Booleans = NDArray[np.bool_]
 #: Steps from 0 to t between which G(t - w) is taken as linear.
 WAIT_STEPS = 64
 #: Newton steps to the fixed point of contention; with the shipped tables 8 agree with bisection to 1e-11.
-_NEWTON_STEPS = 8
+_NEWTON_STEPS, _NEWTON_ENDS = 8, 1e-8
 _QUANTILE_STEPS = 60
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(18)
 _NODE_WEIGHTS = _WEIGHTS / math.sqrt(2.0 * math.pi)
@@ -149,6 +149,9 @@ def operating_points(arrays: KindArrays, counts: Floats, rate_rps: Floats) -> Op
         slope = (rates * below * (idle_at_rest[:, None] - growth)).sum(axis=1)
         step = np.where(overloaded, 0.0, (served / rate_rps - 1.0) * served / np.where(slope > 0.0, slope, np.inf))
         rho = np.clip(rho - step, 0.0, 1.0)
+        # Newton's error is squared from step to step.
+        if np.abs(step).max(initial=0.0) < _NEWTON_ENDS:
+            break
     rates = _rates(arrays, counts, rho, idle_at_rest)
     return OperatingPoints(counts=counts, rate_rps=rate_rps, rho=rho, rates=rates, overloaded=overloaded)
 
@@ -218,8 +221,7 @@ def service_tail(arrays: KindArrays, kind: NDArray[np.intp], rho: Floats, t_s: F
     """
     host, gpu = np.maximum(arrays.host_s[kind] * (1.0 + arrays.kappa * rho), 1e-12), arrays.gpu_s[kind]
     host_sigma, gpu_sigma = max(arrays.host_sigma, 1e-9), max(arrays.gpu_sigma, 1e-9)
-    # The part that varies more is integrated analytically: what is left to the nodes is then smooth.
-    swap = gpu * math.sqrt(math.expm1(gpu_sigma**2)) > host * math.sqrt(math.expm1(host_sigma**2))
+    swap = integrates_gpu(arrays, kind, rho)
     mean, sigma = np.where(swap, gpu, host), np.where(swap, gpu_sigma, host_sigma)[:, None, None]
     other, other_sigma = np.where(swap, host, gpu), np.where(swap, host_sigma, gpu_sigma)[:, None]
     # A log-normal with mean 1 has mu = -sigma^2 / 2.
@@ -227,6 +229,15 @@ def service_tail(arrays: KindArrays, kind: NDArray[np.intp], rho: Floats, t_s: F
     left = (t_s - arrays.beside_s[kind][:, None])[:, :, None] - nodes[:, None, :]
     score = (np.log(np.maximum(left, 1e-12)) - np.log(mean)[:, None, None]) / sigma + sigma / 2.0
     return np.where(left <= 0.0, 1.0, _normal_tail(score)) @ _NODE_WEIGHTS
+
+
+def integrates_gpu(arrays: KindArrays, kind: NDArray[np.intp], rho: Floats) -> Booleans:
+    """Return for which pairs of a kind and a rho `service_tail` integrates the part on the instance, (P,).
+
+    The part that varies more is integrated analytically: what is left to the nodes is then smooth.
+    """
+    host, gpu = arrays.host_s[kind] * (1.0 + arrays.kappa * rho), arrays.gpu_s[kind]
+    return gpu * math.sqrt(math.expm1(arrays.gpu_sigma**2)) > host * math.sqrt(math.expm1(arrays.host_sigma**2))
 
 
 def wait_weights(t_s: Floats, waits: Waiting) -> Floats:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clover.core.application import ServiceModel
 from clover.core.closed_form import (
@@ -18,6 +19,7 @@ from clover.core.closed_form import (
     Floats,
     KindArrays,
     OperatingPoints,
+    integrates_gpu,
     latency_quantile,
     latency_tail,
     mean_accuracy_pct,
@@ -31,6 +33,10 @@ from clover.core.configuration import FleetCounts, InstanceKind
 
 #: Values of rho at which a search knows the tails of the service times; linear between them.
 _RHO_GRID = 257
+#: Points of contention (of the second kind) at which tails are worked out, rows of the grid at which those in between
+#: are checked, and how near they must be.
+_CHEBYSHEV = (1.0 - np.cos(np.pi * np.arange(20) / 19)) / 2.0
+_CHECKED, _SMOOTH = np.array([2, 17, 53, 101, 150, 199, 236, 253]), 1e-8
 #: Rows of a search that are worked on at once, so that the intermediate arrays stay in the cache.
 _ROWS = 4096
 
@@ -82,7 +88,9 @@ def idle_power_w(model: ServiceModel, fleet: FleetCounts) -> float:
     return fleet.active * table.idle_power_w + fleet.parked * table.parked_power_w + fleet.off * table.off_power_w
 
 
-def evaluate(model: ServiceModel, fleet: FleetCounts, rate_rps: float, sla_ms: float) -> Evaluation:
+def evaluate(
+    model: ServiceModel, fleet: FleetCounts, rate_rps: float, sla_ms: float, *, with_p95: bool = True
+) -> Evaluation:
     """Evaluate a fleet under longest-idle dispatch.
 
     Args:
@@ -90,6 +98,7 @@ def evaluate(model: ServiceModel, fleet: FleetCounts, rate_rps: float, sla_ms: f
         fleet: Instances by kind and states of the GPUs; at least one instance.
         rate_rps: Poisson arrival rate, above 0.
         sla_ms: Latency beyond which a request is late.
+        with_p95: Whether the 95th percentile is needed, which costs most; nan if not.
 
     Raises:
         ValueError: The rate or the SLA is not above 0, there is no instance, or a variant is unknown or does not fit on
@@ -109,7 +118,7 @@ def evaluate(model: ServiceModel, fleet: FleetCounts, rate_rps: float, sla_ms: f
         rate_rps=rate_rps,
         served_rate_rps=float(points.served_rps[0]) if points.overloaded[0] else rate_rps,
         utilisation=float(points.rho[0]),
-        p95_ms=float(latency_quantile(arrays, points, waits, 0.95)[0]) * 1e3,
+        p95_ms=float(latency_quantile(arrays, points, waits, 0.95)[0]) * 1e3 if with_p95 else math.nan,
         late_fraction=float(latency_tail(arrays, points, waits, np.array([sla_ms / 1e3]))[0]),
         accuracy_pct=float(mean_accuracy_pct(arrays, points)[0]),
         dynamic_j=float(mean_dynamic_j(arrays, points)[0]),
@@ -162,12 +171,24 @@ class FleetSearch:
         self._sla_s = sla_ms / 1e3
         times = self._sla_s * (1.0 - np.arange(WAIT_STEPS + 1) / WAIT_STEPS)
         grid = np.linspace(0.0, 1.0, _RHO_GRID)
-        self._tails = np.stack(
-            [
-                service_tail(self._arrays, np.full(_RHO_GRID, k), grid, np.tile(times, (_RHO_GRID, 1)))
-                for k in range(len(kinds))
-            ]
-        )
+        self._tails = np.stack([self._tails_of(kind, grid, times) for kind in range(len(kinds))])
+        self._late_alone = np.ascontiguousarray(self._tails[:, :, 0].T)
+
+    def _tails_of(self, kind: int, grid: Floats, times: Floats) -> Floats:
+        """Return P(S > t) of a kind at each rho of the grid, (_RHO_GRID, WAIT_STEPS + 1).
+
+        It is smooth in rho unless services hardly vary: then a few Chebyshev points say all, which others confirm.
+        """
+
+        def tails(rho: Floats) -> Floats:
+            where = np.full(len(rho), kind)
+            return service_tail(self._arrays, where, rho, np.broadcast_to(times, (len(rho), len(times))))
+
+        if len(np.unique(integrates_gpu(self._arrays, np.full(len(grid), kind), grid))) == 1:
+            every = _CHEBYSHEV_TO_GRID @ tails(_CHEBYSHEV)
+            if np.abs(every[_CHECKED] - tails(grid[_CHECKED])).max() < _SMOOTH:
+                return every
+        return tails(grid)
 
     @property
     def kinds(self) -> tuple[InstanceKind, ...]:
@@ -195,6 +216,10 @@ class FleetSearch:
             raise ValueError(f"rate_rps = {rates.min()}: expected finite numbers above 0")
         return operating_points(self._arrays, fleets, rates)
 
+    def capacity_rps(self, counts: Floats) -> Floats:
+        """Return the requests/s that fleets serve when all instances are busy, (C,)."""
+        return (counts / self._arrays.mean_s(np.ones(1))).sum(axis=1)
+
     def late_fraction(self, points: OperatingPoints) -> Floats:
         """Return P(latency > SLA) of shape (C,); 1 if overloaded."""
         parts = range(0, len(points.rho), _ROWS)
@@ -213,20 +238,19 @@ class FleetSearch:
 
     def late_service(self, rho: Floats) -> Floats:
         """Return P(S > SLA) by kind without waiting, (C, K), for busy fractions of shape (C,)."""
-        grid = np.linspace(0.0, 1.0, _RHO_GRID)
-        return np.column_stack([np.interp(rho, grid, self._tails[k, :, 0]) for k in range(len(self.kinds))])
+        below, fraction = _between(rho)
+        first = self._late_alone[below]
+        return first + fraction * (self._late_alone[below + 1] - first)
 
     def _late(self, points: OperatingPoints) -> Floats:
-        place = points.rho * (_RHO_GRID - 1)
-        below = np.minimum(place.astype(np.intp), _RHO_GRID - 2)
-        fraction = (place - below)[:, None]
-        mixed = np.zeros((len(place), WAIT_STEPS + 1))
+        below, fraction = _between(points.rho)
+        mixed = np.zeros((len(below), WAIT_STEPS + 1))
         shares = points.shares
         for k in range(len(self.kinds)):
             (rows,) = np.nonzero(points.counts[:, k])
             first, second = self._tails[k, below[rows]], self._tails[k, below[rows] + 1]
             mixed[rows] += shares[rows, k, None] * (first + fraction[rows] * (second - first))
-        sla = np.full(len(place), self._sla_s)
+        sla = np.full(len(below), self._sla_s)
         return mix_waiting(mixed, points, waiting(self._arrays, points), sla)
 
 
@@ -238,6 +262,26 @@ def _rows(points: OperatingPoints, part: slice) -> OperatingPoints:
         rates=points.rates[part],
         overloaded=points.overloaded[part],
     )
+
+
+def _between(rho: Floats) -> tuple[NDArray[np.intp], Floats]:
+    """Return the row of the grid below each rho, (C,), and how far beyond it rho is, (C, 1)."""
+    place = rho * (_RHO_GRID - 1)
+    below = np.minimum(place.astype(np.intp), _RHO_GRID - 2)
+    return below, (place - below)[:, None]
+
+
+def _interpolation(at: Floats, to: Floats) -> Floats:
+    """Return the matrix that takes values at Chebyshev points to others (barycentric; Berrut and Trefethen 2004)."""
+    weights = np.where(np.arange(len(at)) % 2, -1.0, 1.0)
+    weights[[0, -1]] /= 2.0
+    apart: Floats = to[:, None] - at
+    # Where a point is met its own weight is all that counts.
+    parts: Floats = weights / np.where(np.abs(apart) < 1e-14, 1e-200, apart)
+    return parts / parts.sum(axis=1, keepdims=True)
+
+
+_CHEBYSHEV_TO_GRID = _interpolation(_CHEBYSHEV, np.linspace(0.0, 1.0, _RHO_GRID))
 
 
 def _check_positive(name: str, value: float) -> None:

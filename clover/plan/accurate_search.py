@@ -20,7 +20,7 @@ from clover.core.queueing import Evaluation, FleetSearch
 from clover.plan.asking import Asked
 from clover.plan.points import Fleetwide, Layout, PlanPoint
 from clover.plan.pool import Fleets
-from clover.plan.quality import Estimate, estimate
+from clover.plan.quality import Estimate, best_served, estimate
 from clover.plan.sweep import sweep
 
 #: How much later than allowed an estimate may be, so that no good fleet is left out for it.
@@ -34,6 +34,9 @@ NEARLY = LATE_LIMIT + 0.002
 _PAGES, _MOVES = 3, 4
 #: What a neighbour must score above a fleet to be followed.
 _BETTER = 2e-5
+
+#: What a late service costs in bounds of a fleet's score; any number bounds, and none is best for all.
+_PRICES = (0.0, 0.1, 0.5, 2.0)
 
 #: So many of the best are simulated as nodes.
 _AS_NODES = 6
@@ -52,12 +55,14 @@ class _Listed:
         found = [(each, np.flatnonzero((each.counts > 0).sum(axis=1) > 1)) for each in fleets]
         self.counts = np.concatenate([each.counts[rows] for each, rows in found])
         self.idle_w = np.concatenate([each.idle_w[rows] for each, rows in found])
-        self._sources = [(each.layout, int(row)) for each, rows in found for row in rows]
+        self._sources = [(each.layout, rows) for each, rows in found]
+        self._ends = np.cumsum([len(rows) for _, rows in found])
         self.estimate = Estimate(*np.full((3, len(self.counts)), np.nan))
 
     def layout(self, row: int) -> Layout:
-        layout, own = self._sources[row]
-        return layout(own)
+        place = int(np.searchsorted(self._ends, row, side="right"))
+        layout, rows = self._sources[place]
+        return layout(int(rows[row - self._ends[place]]))
 
     def estimate_rows(self, search: FleetSearch, rows: NDArray[np.intp], rate_rps: float) -> None:
         unknown = rows[np.isnan(self.estimate.late_fraction[rows])]
@@ -130,7 +135,7 @@ class AccurateFleets:
         return best
 
     def _best_of(self, listed: _Listed, asked: Asked, at_least: float, latest: float, pages: int) -> PlanPoint | None:
-        candidates = np.flatnonzero(self._at_best(listed, asked) > at_least)
+        candidates = self._promising(listed, asked, at_least, latest + _SLACK)
         listed.estimate_rows(self._search, candidates, self._rate_rps)
         candidates = candidates[listed.estimate.late_fraction[candidates] <= latest + _SLACK]
         energy = listed.estimate.dynamic_j[candidates] + listed.idle_w[candidates] / self._rate_rps
@@ -158,13 +163,19 @@ class AccurateFleets:
                 return seen
         return None
 
-    def _at_best(self, listed: _Listed, asked: Asked) -> Floats:
-        """Return a score that no fleet exceeds: all requests served by its best kind, at full contention's energy."""
+    def _promising(self, listed: _Listed, asked: Asked, at_least: float, late: float) -> NDArray[np.intp]:
+        """Return the fleets whose estimate may score more than what is known and be no later than this."""
         arrays = self._search.arrays
         least_j = arrays.dynamic_j * (1.0 - arrays.energy_contention)
         worth = asked.per_accuracy_pct * arrays.accuracy_pct - asked.per_energy_j * least_j
-        best = np.where(listed.counts > 0, worth, -np.inf).max(axis=1, initial=-np.inf)
-        return asked.constant + best - asked.per_energy_j * listed.idle_w / self._rate_rps
+        slow = self._search.late_service(np.zeros(1))[0]
+        base = asked.constant - asked.per_energy_j * listed.idle_w / self._rate_rps
+        alone = np.where(listed.counts > 0, worth, -np.inf).max(axis=1, initial=-np.inf)
+        rows = np.flatnonzero(base + alone > at_least)
+        for price in _PRICES:
+            served = best_served(arrays, listed.counts[rows], self._rate_rps, worth - price * slow)
+            rows = rows[base[rows] + served + price * late > at_least]
+        return rows
 
     def _points(self, listed: _Listed, rows: Sequence[int]) -> list[PlanPoint]:
         self._simulate([listed.counts[row] for row in rows])

@@ -27,11 +27,13 @@ class Bounded:
         nearest: The solution of the narrow interval with that bound, in whole numbers if the bound is; None if there is
             none.
         programs: How many programs were solved in whole numbers.
+        interval: Of the contention of `nearest`, if that was solved without whole numbers.
     """
 
     upper_bound: float
     nearest: FlowSolution | None
     programs: int
+    interval: Interval | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -98,15 +100,25 @@ def bound(
     return Bounded(upper_bound=-np.inf, nearest=None, programs=programs)
 
 
-def relaxed_bound(flow: FlowModel, asked: Asked, *, narrow: float = 1.0 / 80.0) -> Bounded:
+def relaxed_bound(
+    flow: FlowModel,
+    asked: Asked,
+    *,
+    narrow: float = 1.0 / 80.0,
+    late_limit: float = LATE_LIMIT,
+    utilisation: float = 1.0,
+    cutoff: float = -np.inf,
+) -> Bounded:
     """Return an upper bound as `bound` does, a little higher, without solving anything in whole numbers."""
-    nodes = [node for each in _cover() if (node := _relaxed(flow, asked, each, LATE_LIMIT, 1.0))]
+    nodes = [node for each in _cover() if (node := _relaxed(flow, asked, each, late_limit, utilisation))]
     while nodes:
         best = max(range(len(nodes)), key=lambda index: (nodes[index].bound, -nodes[index].interval.low))
         node = nodes.pop(best)
+        if node.bound <= cutoff:
+            return Bounded(upper_bound=node.bound, nearest=None, programs=0)
         if node.interval.width <= narrow:
-            return Bounded(upper_bound=node.bound, nearest=node.relaxed, programs=0)
-        children = (_relaxed(flow, asked, half, LATE_LIMIT, 1.0) for half in node.interval.halves())
+            return Bounded(upper_bound=node.bound, nearest=node.relaxed, programs=0, interval=node.interval)
+        children = (_relaxed(flow, asked, half, late_limit, utilisation) for half in node.interval.halves())
         nodes += [child for child in children if child]
     return Bounded(upper_bound=-np.inf, nearest=None, programs=0)
 

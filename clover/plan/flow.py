@@ -10,6 +10,7 @@ live instances of the whole fleet, as in the closed form.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,7 +32,7 @@ from clover.core.configuration import FleetCounts, InstanceKind
 from clover.core.objective import LATE_LIMIT
 from clover.core.queueing import Evaluation
 from clover.plan.asking import Asked
-from clover.plan.program import QuietHighs, Rows, solve_whole
+from clover.plan.program import Relaxed, Rows, solve_whole
 
 #: A flow below this part of the load is nothing.
 _LEAST_SHARE = 1e-7
@@ -103,7 +104,8 @@ class FlowModel:
         self.model, self.multisets, self.gpus = model, tuple(multisets), gpus
         self.rate_rps, self.sla_ms = rate_rps, sla_ms
         self._spare_power_w, self._most_active = spare_power_w, most_active
-        self._relaxed: dict[Interval, QuietHighs] = {}
+        self._relaxed: dict[Interval, Relaxed] = {}
+        self._late: dict[float, Floats] = {}
         self._sizes = sorted({size for multiset in multisets for size in multiset})
         kinds = [
             InstanceKind(size, variant.name)
@@ -116,9 +118,11 @@ class FlowModel:
 
     def late_of_kinds(self, rho: float) -> Floats:
         """Return P(S > SLA) of each kind without waiting, (K,)."""
-        kinds = len(self.arrays.kinds)
-        times = np.full((kinds, 1), self.sla_ms / 1e3)
-        return service_tail(self.arrays, np.arange(kinds), np.full(kinds, rho), times)[:, 0]
+        if rho not in self._late:
+            kinds = len(self.arrays.kinds)
+            times = np.full((kinds, 1), self.sla_ms / 1e3)
+            self._late[rho] = service_tail(self.arrays, np.arange(kinds), np.full(kinds, rho), times)[:, 0]
+        return self._late[rho]
 
     def solve(
         self,
@@ -159,51 +163,50 @@ class FlowModel:
     ) -> FlowSolution | None:
         """Solve without whole numbers, which still is a bound; arguments and result as `solve`.
 
-        What is asked only changes the costs, as long as no accuracy or energy is to be kept: the program is then kept,
-        and solved again from where it ended.
+        The program is kept and solved again from where it ended, as long as no accuracy or energy is to be kept.
         """
-        plain = not asked.constrained and late_limit == LATE_LIMIT and utilisation == 1.0
-        solver = self._relaxed.get(interval) if plain else None
+        solver = None if asked.constrained else self._relaxed.get(interval)
         if solver is None:
-            solver = QuietHighs()
-            solver.setOptionValue("threads", 1)
-            solver.passModel(self._program(asked, interval, late_limit, utilisation, relaxed=True))
-            if plain:
+            program = self._program(asked, interval, late_limit, utilisation, relaxed=True)
+            first, kinds = 1 + len(self._sizes), len(self.arrays.kinds)
+            cells = [(first + kind, len(self.multisets) + 1 + kind) for kind in range(kinds)]
+            solver = Relaxed(program, cells, first + kinds + 1)
+            if not asked.constrained:
                 self._relaxed[interval] = solver
-        else:
-            costs = self._costs(asked, interval)
-            solver.changeColsCost(len(costs), np.arange(len(costs), dtype=np.int32), costs)
-        solver.run()
-        if solver.getModelStatus() != highspy.HighsModelStatus.kOptimal:
+        costs, limit = self._costs(asked, interval), late_limit * self.rate_rps
+        solved = solver.solve(costs, coefficient=-utilisation, limit=limit)
+        if solved is None:
             return None
-        bound = float(solver.getInfo().objective_function_value) + asked.constant
-        return self._solution(bound, np.array(solver.getSolution().col_value), found=True, whole=False)
+        return self._solution(solved[0] + asked.constant, solved[1], found=True, whole=False)
 
-    def evaluation(self, solution: FlowSolution) -> Evaluation:
+    def evaluation(self, solution: FlowSolution, *, with_p95: bool = True) -> Evaluation:
         """Evaluate a solution at its own contention, waiting as if all instances stood in one line (too kind)."""
-        arrays, shares = self.arrays, solution.flows / solution.flows.sum()
-        rates = (shares * self.rate_rps)[None]
-        rho = self.contention(solution.counts, rates[0])
-        overloaded = rho >= 1.0 or bool((rates[0] * arrays.mean_s(np.array([rho]))[0] > solution.counts + 1e-9).any())
-        points = OperatingPoints(
-            counts=solution.counts[None],
-            rate_rps=np.array([self.rate_rps]),
-            rho=np.array([rho]),
-            rates=rates,
-            overloaded=np.array([overloaded]),
-        )
-        waits = waiting(arrays, points)
+        arrays, points = self.arrays, self.operating(solution)
+        waits, shares, rho = waiting(arrays, points), solution.flows / solution.flows.sum(), float(points.rho[0])
         fleet = self.fleet(solution)
         return Evaluation(
             rate_rps=self.rate_rps,
             served_rate_rps=self.rate_rps,
             utilisation=rho,
-            p95_ms=float(latency_quantile(arrays, points, waits, 0.95)[0]) * 1e3,
+            p95_ms=float(latency_quantile(arrays, points, waits, 0.95)[0]) * 1e3 if with_p95 else math.nan,
             late_fraction=float(latency_tail(arrays, points, waits, np.array([self.sla_ms / 1e3]))[0]),
             accuracy_pct=float(shares @ arrays.accuracy_pct),
             dynamic_j=float(shares @ arrays.dynamic_j) * (1.0 - arrays.energy_contention * rho),
             idle_power_w=fleet.active * self.model.table.idle_power_w + solution.spare * (self._spare_power_w or 0.0),
             shares=self.shares(solution),
+        )
+
+    def operating(self, solution: FlowSolution) -> OperatingPoints:
+        """Return where a solution works, also one that is not in whole numbers; overloaded if a kind is."""
+        rates = solution.flows / solution.flows.sum() * self.rate_rps
+        rho = self.contention(solution.counts, rates)
+        busy = rates * self.arrays.mean_s(np.array([rho]))[0]
+        return OperatingPoints(
+            counts=solution.counts[None],
+            rate_rps=np.array([self.rate_rps]),
+            rho=np.array([rho]),
+            rates=rates[None],
+            overloaded=np.array([rho >= 1.0 or bool((busy > solution.counts + 1e-9).any())]),
         )
 
     def contention(self, counts: Floats, rates: Floats) -> float:

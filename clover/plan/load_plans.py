@@ -14,6 +14,7 @@ from clover.plan.bound import relaxed_bound
 from clover.plan.flow import FlowModel
 from clover.plan.flow_plans import MOST_PROOFS, FlowPlanner, asked_score
 from clover.plan.frontier import ConvexBound, Frontier
+from clover.plan.nearby import better_neighbour
 from clover.plan.points import Fleetwide, Layout, PlanPoint, fleet_of
 from clover.plan.pool import Enumeration, Fleets, Pool
 from clover.plan.problem import Problem
@@ -28,7 +29,6 @@ LOW_EFFECTIVE, HIGH_EFFECTIVE = 50.0, 750.0
 #: For how many other intensities plans are made in advance, what each may cost in simulations, and how many intensities
 #: are bounded and looked at to find those; enough is where bound and best plan agree to the tolerance.
 _PLANNED_AHEAD, _PROOFS_AHEAD, _BOUNDED_AT, _LOOKED_AT, _TOLERANCE = 3, 2, 12, 16, 5e-4
-
 #: So many of the plans that dispatch by accuracy are certified before that is given up; the next one must be expected
 #: to be so much less late than the one that failed, or than the limit.
 _ACCURATE_PROOFS, _LESS_LATE = 4, 0.0005
@@ -169,16 +169,19 @@ class LoadPlans:
 
     def _add_flow_plan(self, asked: Asked, *, ahead: bool = False) -> float:
         """Add the flow model's plan if it beats what is known; return the bound."""
-        at_least = self._known_score(asked)
-        if not self._settings.any_routing:
-            at_least = math.inf
-        if self._settings.any_routing and self._add_accurate(asked, at_least):
+        any_routing = self._settings.any_routing
+        at_least = self._known_score(asked) if any_routing else math.inf
+        if any_routing and self._add_accurate(asked, at_least):
             at_least = self._known_score(asked)
         point, upper = self.planner.best(
             asked, at_least=at_least, most_proofs=_PROOFS_AHEAD if ahead else MOST_PROOFS, careful=ahead
         )
         if point is not None:
             self.frontier.add_point(point)
+        if not ahead and (best := self.frontier.best(asked)) is not None:
+            nearby = better_neighbour(self._enumeration, best, asked, self.problem)
+            if nearby is not None and (proven := self._prove(nearby)) is not None:
+                self.frontier.add_point(proven)
         best = self.frontier.best(asked)
         # Only where nothing keeps the promise there is no bound; a plan of the closed form then stands for itself.
         if best is not None and upper < asked_score(asked)(best):
@@ -214,9 +217,8 @@ class LoadPlans:
 
     def _accurate_fleets(self) -> AccurateFleets:
         numbers = range(1, self.gpus + 1) if self.problem.parking != "none" else range(self.gpus, self.gpus + 1)
-        few = [n for n in numbers if n <= ENUMERATED_GPUS]
-        fleets = [self._enumeration.mixed_fleets(n, self.gpus - n, off=self._off) for n in few]
-        many = [n for n in numbers if n > ENUMERATED_GPUS]
+        few, many = numbers[:ENUMERATED_GPUS], [n for n in numbers if n > ENUMERATED_GPUS]
+        fleets = [self._enumeration.mixed_fleets(n, self.gpus - n, off=self._off) for n in few if n <= ENUMERATED_GPUS]
         if many:
             fleets.append(self._enumeration.two_kinds_of_gpus(many, self.gpus, off=self._off))
         problem, search = self.problem, self._enumeration.search

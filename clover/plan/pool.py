@@ -73,7 +73,10 @@ class Enumeration:
 
     def mixed(self, active: int, spare: int, rate_rps: float, *, off: bool = False) -> Pool:
         """Return the fleets of some GPUs that differ from each other, the others spare."""
-        fleets = self.mixed_fleets(active, spare, off=off)
+        return self.evaluated(self.mixed_fleets(active, spare, off=off), rate_rps)
+
+    def evaluated(self, fleets: Fleets, rate_rps: float) -> Pool:
+        """Return those of some fleets that keep the promise at a load."""
         return self._pool(fleets.counts, fleets.idle_w, rate_rps, fleets.layout)
 
     def mixed_fleets(self, active: int, spare: int, *, off: bool = False) -> Fleets:
@@ -192,7 +195,8 @@ class Enumeration:
 
     def _good(self, counts: Floats, rate_rps: float) -> tuple[NDArray[np.intp], Floats, Floats]:
         """Return the rows that keep the promise, their accuracy in per cent and their dynamic energy in J."""
-        points = self._search.operating(counts, rate_rps)
+        able = np.flatnonzero(self._search.capacity_rps(counts) > rate_rps)
+        points = self._search.operating(counts[able], rate_rps)
         # Waiting, which costs most to work out, is not needed where service alone is too long.
         served = (points.shares * self._search.late_service(points.rho)).sum(axis=1)
         rows = np.flatnonzero((served <= PLANNED_LATE_LIMIT) & ~points.overloaded)
@@ -205,7 +209,7 @@ class Enumeration:
         )
         good = self._search.late_fraction(likely) <= PLANNED_LATE_LIMIT
         accuracy, dynamic = mean_accuracy_pct(self._search.arrays, likely), mean_dynamic_j(self._search.arrays, likely)
-        return rows[good], accuracy[good], dynamic[good]
+        return able[rows[good]], accuracy[good], dynamic[good]
 
     def _idle_power_w(self, active: int, spare: int, *, off: bool) -> float:
         table = self._model.table

@@ -70,6 +70,23 @@ def estimate(search: FleetSearch, counts: Floats, rate_rps: float, *, worth_late
     return result
 
 
+def best_served(arrays: KindArrays, counts: Floats, rate_rps: float, worth: Floats) -> Floats:
+    """Return the highest mean worth of a request that fleets can reach, (C,), if a kind is worth so much, (K,).
+
+    No estimate of a fleet that carries its load exceeds it: services only become slower with contention, so that a
+    request is worth most if the kinds fill up at rest, the best first (a fractional knapsack: Dantzig 1957). What
+    nobody can serve is counted like the least worth.
+    """
+    left = np.full(len(counts), rate_rps)
+    total = np.zeros(len(counts))
+    full_rps = 1.0 / arrays.mean_s(np.zeros(1))[0]
+    for kind in np.argsort(-worth, kind="stable"):
+        taken = np.minimum(counts[:, kind] * full_rps[kind], left)
+        total += taken * worth[kind]
+        left -= taken
+    return (total + left * worth.min()) / rate_rps
+
+
 def _estimate(
     search: FleetSearch, counts: Floats, rate_rps: float, rho: Floats, rounds: int
 ) -> tuple[Estimate, Floats]:

@@ -175,7 +175,8 @@ def uniform_fleets(gpus: Sequence[GpuConfiguration], n: int) -> FleetSpace:
     _check(gpus, n)
     serving = [gpu for gpu in gpus if gpu.mode == "serving"]
     members = np.repeat(np.arange(len(serving))[:, None], n, axis=1)
-    return _space(serving, members)
+    kinds = kinds_of(serving)
+    return _space(serving, members, kinds, count_matrix(serving, kinds))
 
 
 def mixed_fleets(gpus: Sequence[GpuConfiguration], n: int) -> FleetSpace:
@@ -185,7 +186,9 @@ def mixed_fleets(gpus: Sequence[GpuConfiguration], n: int) -> FleetSpace:
         ValueError: The fleet has less than one GPU, no configuration serves, or there are more than `MAX_FLEETS`.
     """
     _check(gpus, n)
-    members, single = np.arange(len(gpus))[:, None], _fingerprints(gpus)
+    kinds = kinds_of(gpus)
+    per_gpu = count_matrix(gpus, kinds)
+    members, single = np.arange(len(gpus))[:, None], _fingerprints(gpus, per_gpu)
     prints = single
     for _ in range(n - 1):
         first, second = _ascending_pairs(members[:, -1], len(gpus))
@@ -195,7 +198,7 @@ def mixed_fleets(gpus: Sequence[GpuConfiguration], n: int) -> FleetSpace:
         order = np.argsort(kept)
         prints, kept = prints[order], kept[order]
         members = np.column_stack([members[first[kept]], second[kept]])
-    space = _space(gpus, members)
+    space = _space(gpus, members, kinds, per_gpu)
     serving = space.active > 0
     return _subset(space, np.flatnonzero(serving))
 
@@ -210,9 +213,9 @@ def _ascending_pairs(last: NDArray[np.intp], gpus: int) -> tuple[NDArray[np.intp
     return rows, last[rows] + offset
 
 
-def _space(gpus: Sequence[GpuConfiguration], members: NDArray[np.intp]) -> FleetSpace:
-    kinds = kinds_of(gpus)
-    per_gpu = count_matrix(gpus, kinds)
+def _space(
+    gpus: Sequence[GpuConfiguration], members: NDArray[np.intp], kinds: tuple[InstanceKind, ...], per_gpu: Floats
+) -> FleetSpace:
     modes = np.array([[gpu.mode == mode for mode in ("serving", "parked", "off")] for gpu in gpus], dtype=np.intp)
     states = modes[members].sum(axis=1)
     counts = np.zeros((len(members), len(kinds)))
@@ -229,15 +232,14 @@ def _space(gpus: Sequence[GpuConfiguration], members: NDArray[np.intp]) -> Fleet
     )
 
 
-def _fingerprints(gpus: Sequence[GpuConfiguration]) -> NDArray[np.uint64]:
+def _fingerprints(gpus: Sequence[GpuConfiguration], per_gpu: Floats) -> NDArray[np.uint64]:
     """Return a number per configuration so that fleets are alike exactly if the sums of their numbers are.
 
     Sums of fixed random 64-bit weights, modulo 2**64: two different fleets among a million share one with a probability
     of 1e-7, and the weights are always the same ones.
     """
-    kinds = kinds_of(gpus)
     modes = np.array([[gpu.mode == mode for mode in ("serving", "parked", "off")] for gpu in gpus])
-    columns: NDArray[np.uint64] = np.column_stack([count_matrix(gpus, kinds), modes]).astype(np.uint64)
+    columns: NDArray[np.uint64] = np.column_stack([per_gpu, modes]).astype(np.uint64)
     weights = np.frombuffer(np.random.default_rng(0).bytes(8 * columns.shape[1]), dtype=np.uint64)
     return np.matmul(columns, weights)
 

@@ -18,12 +18,15 @@ from numpy.typing import NDArray
 from clover.core.application import ServiceModel
 from clover.core.closed_form import Floats, KindArrays, operating_points
 from clover.core.configuration import InstanceKind
+from clover.plan.columns import Columns
 from clover.plan.simulator import log_normal
 
 SweepRule = Literal["longest_idle", "fastest", "accurate"]
 
 _WARM_UP_PIECES = 4
 _PIECE = 500
+#: So many fleets are simulated faster one by one.
+_FEW_FLEETS = 24
 _NEVER = np.float64(np.inf)
 
 
@@ -184,7 +187,8 @@ class _Fleets:
         points = operating_points(self._arrays, counts, self._rate)
         self._overloaded = points.overloaded
         self._rule: SweepRule = rule
-        self._matrix = Matrix(counts.sum(axis=1).astype(np.intp), ranked=rule != "longest_idle")
+        kind_of_matrix = Columns if len(counts) <= _FEW_FLEETS else Matrix
+        self._matrix = kind_of_matrix(counts.sum(axis=1).astype(np.intp), ranked=rule != "longest_idle")
         self._kind = self._ranked_kinds(points.rho)
         self._now_s = 0.0
         self._tally = np.zeros(counts.shape)
