@@ -390,6 +390,21 @@ def test_what_wakes_serves_before_anything_stops() -> None:
     assert next_step(assigned, dict.fromkeys(fleet, SMALL), phases, lambda _: 0.0) == Step((fleet[4],))
 
 
+def test_what_is_to_serve_in_the_end_changes_before_anything_is_parked() -> None:
+    fleet = gpus(10)
+    assigned = dict.fromkeys(fleet, WHOLE)
+    wanted = {gpu: SMALL if gpu.index >= 8 else PARKED for gpu in fleet}
+    phases = dict.fromkeys(fleet, "serving")
+    steps: list[tuple[int, ...]] = []
+    while assigned != wanted:
+        step = next_step(assigned, wanted, phases, lambda left: 0.0)
+        steps.append(tuple(gpu.index for gpu in step.gpus))
+        assigned |= {gpu: wanted[gpu] for gpu in step.gpus}
+        phases |= {gpu: "parked" for gpu in step.gpus if wanted[gpu] == PARKED}
+    assert steps[0] == (8, 9)
+    assert sorted(index for step in steps[1:] for index in step) == list(range(8))
+
+
 def test_if_none_can_be_missed_the_one_that_is_missed_least_changes() -> None:
     fleet = gpus(5)
     assigned = {gpu: SMALL if gpu.index == 3 else WHOLE for gpu in fleet}
