@@ -157,7 +157,7 @@ def test_lateness_in_bursts_near_the_limit_is_no_alarm() -> None:
     assert len(found) <= 8
     # Minutes that would be proof if requests were independent are not rare.
     minutes = [wilson(sum(counts[i : i + 60]), 3600)[0] for i in range(0, len(counts), 60)]
-    assert sum(low > 0.05 for low in minutes) > 100
+    assert sum(low > 0.05 for low in minutes) > 30
 
 
 @pytest.mark.parametrize(("late", "within_s"), [(0.08, 1800), (0.12, 600), (0.3, 60)])
