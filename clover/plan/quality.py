@@ -77,7 +77,7 @@ def best_served(arrays: KindArrays, counts: Floats, rate_rps: float, worth: Floa
     request is worth most if the kinds fill up at rest, the best first (a fractional knapsack: Dantzig 1957). What
     nobody can serve is counted like the least worth.
     """
-    left = np.full(len(counts), rate_rps)
+    left = np.full(len(counts), float(rate_rps))
     total = np.zeros(len(counts))
     full_rps = 1.0 / arrays.mean_s(np.zeros(1))[0]
     for kind in np.argsort(-worth, kind="stable"):

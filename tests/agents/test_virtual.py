@@ -73,9 +73,9 @@ def test_exact_with_parking_is_as_predicted_and_wakes_before_it_stops() -> None:
 
 #: Cases in which the best plan dispatches by shares, as the test checks: application, lambda, GPUs, requests/s, grid.
 BY_SHARES = {
-    "one node": ("yolov5", 0.3, (2,), 5.0, 250.0),
+    "one node": ("yolov5", 0.25, (2,), 5.0, 250.0),
     # An instance is asked for four fifths of the requests, of which it can take less than half: it is always preferred.
-    "more than can be had": ("albert", 0.5, (5, 5), 12.5, 150.0),
+    "more than can be had": ("albert", 0.45, (5, 5), 12.5, 150.0),
 }
 
 

@@ -397,7 +397,7 @@ def test_what_is_to_serve_in_the_end_changes_before_anything_is_parked() -> None
     phases = dict.fromkeys(fleet, "serving")
     steps: list[tuple[int, ...]] = []
     while assigned != wanted:
-        step = next_step(assigned, wanted, phases, lambda left: 0.0)
+        step = next_step(assigned, wanted, phases, lambda _: 0.0)
         steps.append(tuple(gpu.index for gpu in step.gpus))
         assigned |= {gpu: wanted[gpu] for gpu in step.gpus}
         phases |= {gpu: "parked" for gpu in step.gpus if wanted[gpu] == PARKED}

@@ -54,6 +54,12 @@ def test_accuracy_first_beats_longest_idle_where_large_variants_sit_on_the_sla()
     assert {rule.name for rule in any_rule.dispatch.values()} == {"accurate"}
 
 
+def test_a_rate_in_whole_requests_is_a_rate() -> None:
+    asked = question(gpus=2)
+    whole, same = (dataclasses.replace(asked, rate_rps=rate) for rate in (5, 5.0))
+    assert ExactScheme().plan(whole).objective == ExactScheme().plan(same).objective
+
+
 def test_fewer_gpus_than_the_objective_wants_are_ruled_out_by_the_bound() -> None:
     asked = question(gpus=2)
     answer = ExactScheme().plan(asked)
