@@ -52,7 +52,11 @@ class FakeNvml:
     def __init__(self, library: Path, state: Path, *, seed: int = 1, fresh_uuids: bool = False) -> None:
         self.library = library
         self.state = state
-        self._c = ctypes.CDLL(str(library))
+        # A copy for each state: a thread that an earlier test has left in a call does not act on this one's boards.
+        own = state.with_name(f"{state.name}.so")
+        if not own.exists():
+            shutil.copy(library, own)
+        self._c = ctypes.CDLL(str(own))
         self._c.fake_calls.restype = self._c.fake_changes.restype = ctypes.c_ulonglong
         if self._c.fake_open(str(state).encode()):
             raise OSError(f"state file {state} cannot be mapped")
