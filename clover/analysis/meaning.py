@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from clover.analysis import earlier, ladder, page, paper
+from clover.analysis import ladder, page, paper
 from clover.analysis.cases import APPLICATIONS
 from clover.analysis.ladder_parts import LAMBDAS
 
@@ -14,43 +14,22 @@ Row = dict[str, Any]
 _WATTS = 25.0
 
 
-#: How the sentences of each topic begin.
-_OPENINGS = {
-    "rightsizing": r"At lambda ",
-    "following": r"Following the grid is worth .* on three ",
-    "year": r"Following the grid is worth .* on two years",
-    "weeks": r"Over a year ",
-    "watts": r"What parking gives BASE ",
-    "host": r"With .* of host ",
-    "paper": r"The paper's way ",
-    "exact": r"`exact` in ",
-    "gaps": r"The largest gap ",
-}
-
-
-def summary(parts: page.Parts, before: str = "") -> str:
-    """Return the sentences, as a list; those whose figures were not computed are those of the page before.
-
-    Args:
-        parts: What was computed.
-        before: The list of the page before.
-    """
+def summary(parts: page.Parts) -> str:
+    """Return the sentences about what was computed, as a list."""
     short, year = page.ladder_rows(parts, "ladder"), page.ladder_rows(parts, "year")
     steady = [case for part in page.paper_parts(parts) for case in part["steady"]]
     years = "two years, computed for an earlier page" if page.year_is_earlier(parts) else "two years"
-    found = {
-        "rightsizing": _rightsizing(short),
-        "following": _following("three 48-hour traces", short),
-        "year": _following(years, year),
-        "weeks": _year_weeks(year),
-        "watts": _watts(short),
-        "host": _host(short),
-        "paper": _paper(parts),
-        "exact": _exact(steady),
-        "gaps": _gaps(parts),
-    }
-    kept = earlier.sentences(before, _OPENINGS)
-    lines = [text for topic in _OPENINGS for text in found[topic] or kept[topic]]
+    lines = [
+        *_rightsizing(short),
+        *_following("three 48-hour traces", short),
+        *_following(years, year),
+        *_year_weeks(year),
+        *_watts(short),
+        *_host(short),
+        *_paper(parts),
+        *_exact(steady),
+        *_gaps(parts),
+    ]
     return "\n".join(f"* {text}" for text in lines) + "\n" if lines else "Not computed.\n"
 
 

@@ -2,7 +2,7 @@
 
 The short tables take minutes; the ladder over a year has its own command (`--year`, with `--long-traces` or
 CLOVER_LONG_TRACES). Parts are kept in the work folder, so that a run goes on where it was broken off; `--fresh` begins
-anew. Of what is in no part the page keeps what it said before. All is deterministic.
+anew. The page says what is in no part; rows of the year come from their file then. All is deterministic.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from clover.analysis import (
     acceptance,
-    earlier,
     ladder,
     ladder_parts,
     meaning,
@@ -37,19 +37,6 @@ from clover.analysis.row_files import flat_ladder_row, read_ladder_rows, write_r
 from clover.plan.following import KEPT_WITHIN
 
 _NO_YEAR = "Not computed for this page: the ladder ran on the short traces only.\n"
-#: Of which kind of parts each field of the page is made; `year` has a file to come back from, `summary` several kinds.
-_KINDS = {
-    "paper": "paper",
-    "check": "paper",
-    "parking": "parking",
-    "numbers": "number",
-    "idle": "parking",
-    "proofs": "rightsized",
-    "gaps": "gap",
-    "ladder": "ladder",
-    "zero": "ladder",
-    "sensitivity": "sensitivity",
-}
 _GROUPS = ("paper", "ladder", "acceptance", "sensitivity")
 
 
@@ -87,19 +74,9 @@ def _named(
 
 
 def write_page(parts: page.Parts, docs: Path) -> None:
-    """Write results.md, its pictures and the rows of the 54 cases.
-
-    Of what has not been computed at all, the page keeps what it said before.
-    """
+    """Write results.md, its pictures and the rows of the 54 cases."""
     template = (resources.files("clover") / "data" / "results.md").read_text()
-    before = _before(template, docs / "results.md")
-    nothing = _fields({})
-    kept = {
-        name: before[name]
-        for name, kind in _KINDS.items()
-        if not _has(parts, kind) and before.get(name, nothing[name]) != nothing[name]
-    }
-    missing, parts = _missing(parts, kept), _with_year(parts, docs)
+    missing, parts = _missing(parts), _with_year(parts, docs)
     found = page.paper_parts(parts)
     short, year = page.ladder_rows(parts, "ladder"), page.ladder_rows(parts, "year")
     plots.draw_all(docs / "results", paper=found, ladder=short)
@@ -109,8 +86,8 @@ def write_page(parts: page.Parts, docs: Path) -> None:
         if rows and not (name == "year" and page.year_is_earlier(parts)):
             write_rows(docs / "results" / f"{name}.csv", [flat_ladder_row(row) for row in rows])
     text = template.format(
-        **_fields(parts) | kept,
-        summary=meaning.summary(parts, before.get("summary", "")),
+        **_fields(parts),
+        summary=meaning.summary(parts),
         missing=missing,
         kept=KEPT_WITHIN,
         seeds=LEAST_SEEDS,
@@ -118,16 +95,6 @@ def write_page(parts: page.Parts, docs: Path) -> None:
         draws=ladder.DRAWS,
     )
     (docs / "results.md").write_text(text)
-
-
-def _before(template: str, file: Path) -> dict[str, str]:
-    """Return the fields of the page that is there."""
-    if not file.is_file():
-        return {}
-    found = earlier.fields(template, file.read_text())
-    if not found:
-        _say(f"{file} is not of the present template: nothing of it is kept")
-    return found
 
 
 def _fields(parts: page.Parts) -> dict[str, str]:
@@ -148,10 +115,6 @@ def _fields(parts: page.Parts) -> dict[str, str]:
     }
 
 
-def _has(parts: page.Parts, kind: str) -> bool:
-    return any(name.startswith(f"{kind}-") for name in parts)
-
-
 def _shown(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the rows that the page has room for."""
     return [row for row in rows if row["parked_w"] in {0.0, 25.0} or not row["host_w"]]
@@ -169,20 +132,12 @@ def _with_year(parts: page.Parts, docs: Path) -> page.Parts:
     return parts | earlier
 
 
-def _missing(parts: page.Parts, kept: Mapping[str, str]) -> str:
-    """Say what was not computed, and of what the page before is kept."""
-    wanted = parts_of((*_GROUPS, "year"), "folder")
-    kinds = dict.fromkeys(name.partition("-")[0] for name in wanted)
-    counts = {kind: sum(name.startswith(f"{kind}-") for name in wanted) for kind in kinds}
-    there = {kind: sum(name.startswith(f"{kind}-") for name in parts) for kind in kinds}
-    # The table of the forecasts stands under that of the other assumptions.
-    stands = {_KINDS[name] for name in kept} | ({"forecast"} if "sensitivity" in kept else set())
-    lacking = [f"{kind} {there[kind]} of {counts[kind]}" for kind in kinds if there[kind] < counts[kind]]
-    lacking = [text for text in lacking if text.partition(" ")[0] not in stands]
-    texts = [f"**Not everything was computed for this page:** {', '.join(lacking)}."] if lacking else []
-    if stands:
-        texts.append(f"**Kept from the page before:** {', '.join(kind for kind in kinds if kind in stands)}.")
-    return " ".join(texts)
+def _missing(parts: page.Parts) -> str:
+    """Say what was not computed."""
+    kinds = Counter(name.partition("-")[0] for name in parts_of((*_GROUPS, "year"), "folder"))
+    there = Counter(name.partition("-")[0] for name in parts)
+    lacking = [f"{kind} {there[kind]} of {wanted}" for kind, wanted in kinds.items() if there[kind] < wanted]
+    return f"**Not everything was computed for this page:** {', '.join(lacking)}." if lacking else ""
 
 
 def _compute(folder: Path, parts: dict[str, work.Part], *, processes: int) -> None:

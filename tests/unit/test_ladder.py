@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clover.analysis import earlier, ladder, paper, parking, results, row_files, work
+from clover.analysis import ladder, paper, parking, results, row_files, work
 from clover.analysis.cases import Case, gpu_ids, own_rate_rps, problem_of
 from clover.analysis.long_traces import load_long_traces
 from clover.catalog import load_service
@@ -162,43 +162,15 @@ def test_the_fewest_gpus_of_a_light_load_is_one():
     assert parking.fewest(problem_of(model, Case(gpus=2, rate_rps=own_rate_rps(model, 2, 0.2)))) == 1
 
 
-def _page_of(folder: Path, parts: dict[str, dict[str, Any]]) -> str:
-    """Write the page of some parts over the one that is there."""
-    kept = folder / "work"
-    kept.mkdir(exist_ok=True)
-    for file in kept.iterdir():
-        file.unlink()
-    for name, part in parts.items():
-        (kept / f"{name}.json").write_text(json.dumps(part))
-    assert results.main(["--page-only", "--work", str(kept), "--docs", str(folder)]) == 0
-    return (folder / "results.md").read_text()
-
-
-def test_a_page_keeps_what_it_said_of_what_is_not_computed_again(tmp_path: Path):
+def test_a_page_of_some_parts_says_what_is_missing(tmp_path: Path):
     gap = {"app": "albert", "lambda": 0.1, "gpus": 10, "objective": 0.5, "upper_bound": 0.501, "gap": 0.001,
            "late_upper_pct": 4.5, "certified": True}  # fmt: skip
-    proof = {"app": "albert", "active_gpus": 4, "closed_late_pct": 4.88, "late_pct": 4.99, "late_upper_pct": 5.07,
-             "certified": False}  # fmt: skip
-    before = _page_of(tmp_path, {"gap-albert-10-0.1": gap})
-    assert "Kept from the page before" not in before
-    assert "paper 0 of 9" in before
-    page = _page_of(tmp_path, {"rightsized-albert": proof})
-    for kept in ("| albert, lambda 0.1, 10 GPUs | 0.50000 | 0.50100 |", "* The largest gap to the bound"):
-        assert kept in before
-        assert kept in page
-    assert "albert with 4 GPUs" in page
-    assert "**Kept from the page before:** gap." in page
-    # What was never computed is not kept, and told as before.
-    assert "paper 0 of 9" in page
-    # What is computed again replaces what was kept.
-    again = _page_of(tmp_path, {"gap-albert-10-0.1": gap | {"objective": 0.25, "gap": 0.251}})
-    assert "| albert, lambda 0.1, 10 GPUs | 0.25000 |" in again
-    assert "The largest gap to the bound at 5x without parking is 2.5e-01" in again
-    assert "albert with 4 GPUs" in again
-
-
-def test_a_page_of_another_template_has_nothing_to_keep():
-    assert earlier.fields("a {x} b {y:g} c {x}", "a 1\n2 b 3 c 1\n2") == {"x": "1\n2", "y": "3"}
-    assert earlier.fields("a {x} b", "something else") == {}
-    found = earlier.sentences("* One is here.\n* Two.\nThree\n", {"one": "One ", "two": "Two", "four": "Four"})
-    assert found == {"one": ["One is here."], "two": ["Two."], "four": []}
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "gap-albert-10-0.1.json").write_text(json.dumps(gap))
+    assert results.main(["--page-only", "--work", str(tmp_path / "work"), "--docs", str(tmp_path)]) == 0
+    page = (tmp_path / "results.md").read_text()
+    assert "| albert, lambda 0.1, 10 GPUs | 0.50000 | 0.50100 |" in page
+    assert "* The largest gap to the bound at 5x without parking is 1.0e-03" in page
+    assert "**Not everything was computed for this page:** ladder 0 of 6" in page
+    assert "gap 1 of 18" in page
+    assert "parking 0 of 18" in page
