@@ -12,8 +12,8 @@ import orjson
 import redis.asyncio as plain_redis  # noqa: TID251 - the loop that ours is compared with
 
 from clover.bus.messages import Reply, Request
-from clover.bus.port import Completion, Delivery
 from clover.bus.redis import connect
+from clover.bus.values import Completion, Delivery
 from clover.core.outcome import Outcome
 
 COUNT = 64

@@ -32,8 +32,8 @@ import redis.asyncio as plain_redis  # noqa: TID251 - the loop that ours is comp
 
 from clover.bus.embedded import EmbeddedServer
 from clover.bus.messages import RequestLog, RequestRecord
-from clover.bus.port import Feed
 from clover.bus.redis import RedisBus, RedisLink
+from clover.bus.values import Feed
 from clover.sim.faults.rig import Rig, RigSettings
 
 NODES, SLOTS = 8, 7

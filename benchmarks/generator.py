@@ -25,7 +25,7 @@ from clover.agents.generator_settings import GeneratorSettings
 from clover.agents.system_clock import SystemClock
 from clover.bus.memory import MemoryBus
 from clover.bus.messages import NodeTelemetry, PlanRecord, Reply, Request, RequestRecord
-from clover.bus.port import Admission
+from clover.bus.values import Admission
 from clover.core.outcome import Outcome, ProducerOutcome
 from clover.core.schedule import Load
 from clover.core.tally import Ended, Tally

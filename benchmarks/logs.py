@@ -46,8 +46,9 @@ from clover.bus.messages import (
     RequestLog,
     RequestRecord,
 )
-from clover.bus.port import Bus, Completion, Feed
+from clover.bus.port import Bus
 from clover.bus.redis import RedisLink, connect
+from clover.bus.values import Completion, Feed
 from clover.core.identifiers import uuid7
 from clover.core.outcome import Outcome, ProducerOutcome
 

@@ -11,7 +11,7 @@ from cli.output import tell
 from clover.agents.supervisor import ChildFailedError, ChildSpec, Supervisor
 from clover.analysis.logs.manifest import read_manifest
 from clover.bus.messages import IntensityReading
-from clover.bus.port import Feed
+from clover.bus.values import Feed
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -21,8 +21,8 @@ from cli.output import tell
 from cli.up_dashboard import QUIT
 from clover.agents.runtime import PARENT_VARIABLE
 from clover.analysis.view import DeploymentView
-from clover.bus.port import Feed
 from clover.bus.redis import connect
+from clover.bus.values import Feed
 from clover.parent import end_with_parent
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

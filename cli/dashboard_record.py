@@ -29,7 +29,7 @@ from clover.bus.messages import (
     Override,
     PlanRecord,
 )
-from clover.bus.port import QueueStatus
+from clover.bus.values import QueueStatus
 from clover.errors import ConfigurationError, MessageRejectedError
 
 _WHAT = "clover dashboard recording"

@@ -217,7 +217,7 @@ async def _skews(bus: Bus) -> dict[str, float]:
     several entries is nearest to the truth, and never too large.
     """
     from clover.bus.messages import NodeTelemetry  # noqa: PLC0415 - keeps --help fast
-    from clover.bus.port import Feed, entry_order  # noqa: PLC0415
+    from clover.bus.values import Feed, entry_order  # noqa: PLC0415
 
     newest = entry_order(await bus.newest_id(Feed.TELEMETRY))[0]
     entries = await bus.follow({Feed.TELEMETRY: f"{max(0, newest - 30_000)}-0"}, block_s=0.0)

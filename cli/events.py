@@ -13,7 +13,7 @@ from cli.output import number, print_json
 
 if TYPE_CHECKING:
     from clover.bus.messages import Alternative, Event, Prediction
-    from clover.bus.port import Entry
+    from clover.bus.values import Entry
 
 
 def events(
@@ -36,7 +36,7 @@ def events(
 
     Examples: clover events; clover events --kind decision --json; clover events --no-follow
     """
-    from clover.bus.port import Feed  # noqa: PLC0415 - keeps --help fast
+    from clover.bus.values import Feed  # noqa: PLC0415 - keeps --help fast
 
     # What only looks back has nothing to wait for.
     here = options.where(deployment, redis, state_dir, wait if follow else 0.0)

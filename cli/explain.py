@@ -45,7 +45,7 @@ def explain(
 
 async def _events(here: options.Where) -> list[Event]:
     from clover.bus.messages import Event  # noqa: PLC0415 - keeps --help fast
-    from clover.bus.port import Feed  # noqa: PLC0415
+    from clover.bus.values import Feed  # noqa: PLC0415
 
     bus = await connected(here, "explain")
     try:

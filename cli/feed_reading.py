@@ -10,7 +10,8 @@ from cli.output import tell
 
 if TYPE_CHECKING:
     from cli.options import Where
-    from clover.bus.port import Bus, Entry, Feed
+    from clover.bus.port import Bus
+    from clover.bus.values import Entry, Feed
 
 #: Most entries of each feed in one read.
 _COUNT = 200
@@ -55,7 +56,7 @@ async def read_feeds(
 
 async def _begin_at(bus: Bus, feed: Feed, cursor: str | None, *, since_start: bool) -> str:
     """Return the id to go on from; a feed that ends before it belongs to a server that has begun anew."""
-    from clover.bus.port import entry_order  # noqa: PLC0415 - keeps --help fast
+    from clover.bus.values import entry_order  # noqa: PLC0415 - keeps --help fast
 
     newest = await bus.newest_id(feed)
     if cursor is None:

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 from clover.agents.lifetime import until_stopped
 from clover.analysis.view import DeploymentView
 from clover.bus.messages import Message, Override
-from clover.bus.port import Bus, Entry, Feed, entry_order
+from clover.bus.port import Bus
+from clover.bus.values import Entry, Feed, entry_order
 from clover.errors import BusUnavailableError, MessageRejectedError
 
 #: Feeds are read this far back at the start: a run that is younger is counted whole.

@@ -12,7 +12,7 @@ from clover.agents.lifetime import happens_within
 from clover.analysis.summary import RunSummary
 from clover.analysis.view import DeploymentView
 from clover.bus.messages import Event, PlanData
-from clover.bus.port import Feed
+from clover.bus.values import Feed
 
 if TYPE_CHECKING:
     from cli.options import Where

@@ -210,7 +210,7 @@ async def _started(asked: Asked) -> AsyncIterator[tuple[Bus, PlanRecord]]:
 async def _in_time(ready: asyncio.Task[PlanRecord | None], bus: Bus) -> PlanRecord | None:
     """Wait until the instance serves; what keeps it from serving is the error that people want to see."""
     from clover.bus.messages import Event  # noqa: PLC0415 - keeps --help fast
-    from clover.bus.port import Feed  # noqa: PLC0415
+    from clover.bus.values import Feed  # noqa: PLC0415
     from clover.serving.port import ServingError  # noqa: PLC0415
 
     async def first_failure() -> str:

@@ -25,7 +25,7 @@ from clover.errors import ConfigurationError
 if TYPE_CHECKING:
     from clover.analysis.load import Run
     from clover.analysis.logs.export import Format
-    from clover.bus.port import Entry, Feed
+    from clover.bus.values import Entry, Feed
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -65,7 +65,7 @@ def tail(
     """
     from clover.analysis.load import checked_table  # noqa: PLC0415 - keeps --help fast
     from clover.analysis.logs.rows import rows_of  # noqa: PLC0415
-    from clover.bus.port import Feed  # noqa: PLC0415
+    from clover.bus.values import Feed  # noqa: PLC0415
 
     tables = tuple(checked_table(name) for name in table or _TAILED)
     filters = _filters(where or [], tables)
@@ -174,7 +174,7 @@ def _archived(folder: Path) -> dict[str, Any]:
 
 
 def _positions(given: list[str]) -> dict[Feed, str]:
-    from clover.bus.port import Feed  # noqa: PLC0415 - keeps --help fast
+    from clover.bus.values import Feed  # noqa: PLC0415 - keeps --help fast
 
     positions: dict[Feed, str] = {}
     for text in given:

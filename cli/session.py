@@ -30,8 +30,9 @@ from clover.analysis.view import DeploymentView
 from clover.bus.address import has_password
 from clover.bus.embedded import EmbeddedServer
 from clover.bus.messages import Event, NodeTelemetry
-from clover.bus.port import Bus, Feed
+from clover.bus.port import Bus
 from clover.bus.redis import connect
+from clover.bus.values import Feed
 from clover.errors import BusUnavailableError, CloverError, NotReadyError
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from clover.agents.runtime import PARENT_VARIABLE
 
 if TYPE_CHECKING:
     from clover.analysis.view import DeploymentView
-    from clover.bus.port import Feed
+    from clover.bus.values import Feed
 
 #: Exit code of the drawing process after the key q.
 QUIT = 75

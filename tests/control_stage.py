@@ -11,7 +11,7 @@ from typing import Any
 from clover.agents.fleet import make_fleet
 from clover.agents.goals import Goals
 from clover.bus.messages import Event, GpuTarget, InstanceTarget, Override, Pin
-from clover.bus.port import Feed
+from clover.bus.values import Feed
 from clover.catalog import load_service, load_trace
 from clover.sim.clock import run_virtual
 from clover.sim.world import World, WorldSettings

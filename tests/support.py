@@ -25,7 +25,7 @@ from clover.bus.messages import (
     Request,
     Target,
 )
-from clover.bus.port import Completion, Delivery
+from clover.bus.values import Completion, Delivery
 from clover.core.outcome import Outcome
 from clover.errors import BusUnavailableError
 

@@ -10,7 +10,7 @@ from clover.agents.backoff import Backoff
 from clover.agents.instance import Instance
 from clover.agents.request_parts import RequestCounts, RequestPorts
 from clover.bus.messages import Reply
-from clover.bus.port import Completion, Delivery
+from clover.bus.values import Completion, Delivery
 from clover.core.begin import Ending
 from clover.core.outcome import Outcome
 from clover.errors import BusUnavailableError

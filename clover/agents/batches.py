@@ -15,7 +15,7 @@ from typing import Final
 from clover.agents.instance import Instance
 from clover.agents.lifetime import happens_within
 from clover.agents.request_parts import RequestPorts
-from clover.bus.port import Delivery
+from clover.bus.values import Delivery
 from clover.serving.port import BatchingWorker, ServableRequest, Served, ServingError, Worker, WorkerDiedError
 
 #: A wait shorter than this is over, s.

@@ -15,7 +15,8 @@ import msgspec
 
 from clover.agents.orders import Order, Sent, listed, target_of
 from clover.bus.messages import Event, NodeTelemetry
-from clover.bus.port import Bus, Feed
+from clover.bus.port import Bus
+from clover.bus.values import Feed
 from clover.core.clock import Clock
 from clover.errors import ConfigurationError, NodeError, NotReadyError
 

@@ -21,7 +21,8 @@ from clover.bus.messages import (
     Message,
     NodeTelemetry,
 )
-from clover.bus.port import Bus, Feed
+from clover.bus.port import Bus
+from clover.bus.values import Feed
 from clover.carbon.port import IntensityFeed, NoValueError
 from clover.core.carbon import FALLBACK_LEVELS, CarbonIntensity
 from clover.core.clock import Clock

@@ -8,7 +8,8 @@ from random import Random
 
 from clover.agents.backoff import Backoff
 from clover.bus.messages import IntensityReading, Reply, Request
-from clover.bus.port import Admission, Bus
+from clover.bus.port import Bus
+from clover.bus.values import Admission
 from clover.core.clock import Clock
 from clover.core.identifiers import uuid7
 from clover.core.units import footprint_g

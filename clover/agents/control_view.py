@@ -9,7 +9,8 @@ from clover.agents.overriding import Overrides
 from clover.agents.sampling import Sampler
 from clover.agents.translate import serving_configuration
 from clover.bus.messages import CalibrationData, IntensityReading, NodeTelemetry
-from clover.bus.port import Bus, Feed
+from clover.bus.port import Bus
+from clover.bus.values import Feed
 from clover.core import control
 from clover.core.belonging import Kind, why_foreign
 from clover.core.calibration import Calibrator, Factors

@@ -20,7 +20,8 @@ from clover.bus.messages import (
     PlanRecord,
     Prediction,
 )
-from clover.bus.port import Bus, Feed
+from clover.bus.port import Bus
+from clover.bus.values import Feed
 from clover.core import control
 from clover.core.clock import Clock
 from clover.core.configuration import Configuration, GpuId

@@ -28,7 +28,8 @@ from clover.agents.sampling import Sampler
 from clover.agents.taking_over import configurations, factors_of, gpu_ids
 from clover.bus import messages
 from clover.bus.messages import CalibrationData, DispatchRule, PlanRecord
-from clover.bus.port import Bus, Feed
+from clover.bus.port import Bus
+from clover.bus.values import Feed
 from clover.core.belonging import Kind
 from clover.core.calibration import Calibrator
 from clover.core.clock import Clock

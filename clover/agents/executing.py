@@ -10,7 +10,7 @@ from clover.agents.answering import Answering
 from clover.agents.batches import Batch, Batches, answers_of
 from clover.agents.instance import Instance
 from clover.agents.request_parts import RequestPorts
-from clover.bus.port import Delivery
+from clover.bus.values import Delivery
 from clover.core.begin import Ending, ending_after_failure
 from clover.core.outcome import Outcome
 from clover.serving.port import InvalidInputError, OutOfMemoryError, Served, ServingError, WorkerDiedError

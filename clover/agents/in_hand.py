@@ -6,7 +6,8 @@ import asyncio
 from collections import deque
 from collections.abc import Iterable
 
-from clover.bus.port import Bus, Delivery
+from clover.bus.port import Bus
+from clover.bus.values import Delivery
 from clover.errors import BusUnavailableError
 
 

@@ -12,7 +12,8 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 
 from clover.agents.pool import InstancePool
-from clover.bus.port import Bus, Delivery, QueueStatus
+from clover.bus.port import Bus
+from clover.bus.values import Delivery, QueueStatus
 from clover.core.dispatch import SHARE_PATIENCE_S
 from clover.core.offer import Offer, make_offer
 from clover.errors import BusError

@@ -8,7 +8,8 @@ import math
 
 from clover.agents.intake import Intake
 from clover.agents.request_parts import RequestCounts
-from clover.bus.port import Bus, Delivery
+from clover.bus.port import Bus
+from clover.bus.values import Delivery
 
 #: While there are always new requests, what others have left is looked for this often.
 LOOK_S = 0.25

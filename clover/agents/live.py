@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from clover.bus.messages import LiveData, NodeTelemetry, RequestLog, RequestRecord
-from clover.bus.port import Bus, Feed
+from clover.bus.port import Bus
 from clover.bus.repeats import Repeats
+from clover.bus.values import Feed
 from clover.core.application import ServiceModel
 from clover.core.configuration import Configuration, InstanceKind
 from clover.core.queueing import Evaluation, idle_power_w

@@ -14,7 +14,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from clover.agents.metrics import counter, gauge
 from clover.bus.messages import Override, PlanRecord, Prediction
-from clover.bus.port import Bus, QueueStatus
+from clover.bus.port import Bus
+from clover.bus.values import QueueStatus
 from clover.errors import BusUnavailableError
 
 PERIOD_S = 1.0

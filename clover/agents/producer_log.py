@@ -8,7 +8,8 @@ from random import Random
 
 from clover.agents.backoff import Backoff
 from clover.bus.messages import Event, RequestLog, RequestRecord
-from clover.bus.port import Bus, Feed
+from clover.bus.port import Bus
+from clover.bus.values import Feed
 from clover.core.clock import Clock
 from clover.errors import BusUnavailableError
 

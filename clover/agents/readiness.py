@@ -6,7 +6,8 @@ import asyncio
 
 from clover.agents.backoff import Backoff
 from clover.bus.messages import PlanRecord
-from clover.bus.port import Bus, Feed
+from clover.bus.port import Bus
+from clover.bus.values import Feed
 from clover.errors import BusUnavailableError
 
 

@@ -23,7 +23,7 @@ from clover.agents.left_by_others import LeftByOthers
 from clover.agents.lifetime import happens_within
 from clover.agents.request_parts import RequestCounts, RequestPorts, RequestSettings
 from clover.bus.messages import Request
-from clover.bus.port import Delivery
+from clover.bus.values import Delivery
 from clover.core.begin import Taken, ending_at_once
 from clover.core.dispatch import SHARE_PATIENCE_S, Demand
 from clover.core.offer import Offer

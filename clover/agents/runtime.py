@@ -13,8 +13,9 @@ from pathlib import Path
 
 from clover.agents.deployment import find_url
 from clover.bus.messages import LogLine
-from clover.bus.port import Bus, Feed
+from clover.bus.port import Bus
 from clover.bus.redis import connect
+from clover.bus.values import Feed
 from clover.core.clock import Clock
 from clover.errors import BusError, BusUnavailableError, ConfigurationError
 from clover.parent import end_with_parent

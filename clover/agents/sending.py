@@ -11,7 +11,8 @@ from random import Random
 from clover.agents.backoff import Backoff
 from clover.agents.outcomes import Outstanding
 from clover.bus.messages import Request
-from clover.bus.port import Admission, Bus
+from clover.bus.port import Bus
+from clover.bus.values import Admission
 from clover.core.clock import Clock
 from clover.core.outcome import ProducerOutcome
 from clover.errors import BusUnavailableError

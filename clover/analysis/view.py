@@ -39,8 +39,8 @@ from clover.bus.messages import (
     Prediction,
     RequestLog,
 )
-from clover.bus.port import QueueStatus
 from clover.bus.repeats import Repeats
+from clover.bus.values import QueueStatus
 from clover.core.outcome import ProducerOutcome
 from clover.core.units import J_PER_KWH, footprint_g
 

@@ -8,8 +8,8 @@ from clover.bus import codec, scripts
 from clover.bus.calls import entries_by_stream
 from clover.bus.link import Argument
 from clover.bus.messages import Reply
-from clover.bus.port import Delivery, QueueStatus, Swept
 from clover.bus.request_calls import RequestCalls, with_group
+from clover.bus.values import Delivery, QueueStatus, Swept
 from clover.core.outcome import Outcome
 
 EXPIRED = "the deadline passed before there was an answer"

@@ -9,7 +9,7 @@ from clover.bus.calls import Calls, Patience, block_args, entries_by_stream
 from clover.bus.limits import FEED_MAXLEN
 from clover.bus.link import Argument
 from clover.bus.messages import LedgerCheckpoint, Message, NodeTelemetry
-from clover.bus.port import Entry, Feed, FeedExtent
+from clover.bus.values import Entry, Feed, FeedExtent
 from clover.errors import BusError, MessageRejectedError
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from clover.bus.port import Feed
+from clover.bus.values import Feed
 from clover.core.tiers import ANY, MAX_TIERS
 from clover.errors import ConfigurationError, MessageRejectedError
 

@@ -13,8 +13,8 @@ from typing import Literal
 
 from clover.bus.key_names import is_deployment
 from clover.bus.limits import DEAD_MAXLEN, FEED_MAXLEN, REPLY_MAXLEN, TARGET_MAXLEN
-from clover.bus.port import Feed
 from clover.bus.roles import ADMIT, BURY, CLOSE, FOLLOW, LOOK, SERVE, TEND, Role, may
+from clover.bus.values import Feed
 from clover.core.tiers import MAX_TIERS
 
 #: Consumer group of the request streams.

@@ -6,7 +6,7 @@ the same promises.
 
 from __future__ import annotations
 
-from clover.bus.port import Feed
+from clover.bus.values import Feed
 
 #: Most open requests that one look for vanished entries goes through.
 VANISHED_SCAN = 10_000

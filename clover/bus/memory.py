@@ -25,7 +25,7 @@ from clover.bus.messages import (
     Target,
     Tier,
 )
-from clover.bus.port import Entry, Feed, FeedExtent
+from clover.bus.values import Entry, Feed, FeedExtent
 
 M = TypeVar("M", bound=Message)
 

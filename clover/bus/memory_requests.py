@@ -17,7 +17,7 @@ from clover.bus.keys import RELEASED, RELEASED_IDLE_MS
 from clover.bus.limits import DEAD_MAXLEN, IDEMPOTENCY_AFTER_DEADLINE_MS, REPLY_MAXLEN, REPLY_TTL_MS
 from clover.bus.memory_streams import Bell, BoundedStream, Pending, RequestQueue
 from clover.bus.messages import Message, Reply, Request, Tier
-from clover.bus.port import ALL_TIERS, NO_TIERS, Admission, Claimed, Completion, Delivery, QueueStatus, Swept
+from clover.bus.values import ALL_TIERS, NO_TIERS, Admission, Claimed, Completion, Delivery, QueueStatus, Swept
 from clover.core.outcome import Outcome
 from clover.core.tiers import ANY, tier_of
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from clover.bus.messages import Request
-from clover.bus.port import Delivery
+from clover.bus.values import Delivery
 from clover.errors import BusError
 
 T = TypeVar("T")

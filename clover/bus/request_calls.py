@@ -14,7 +14,7 @@ from clover.bus.key_names import Keys
 from clover.bus.keys import GROUP
 from clover.bus.link import Argument, GroupMissingError, Link
 from clover.bus.messages import Reply, Request
-from clover.bus.port import ALL_TIERS, NO_TIERS, Admission, Claimed, Completion, Delivery
+from clover.bus.values import ALL_TIERS, NO_TIERS, Admission, Claimed, Completion, Delivery
 from clover.errors import BusError, MessageRejectedError
 
 _ADMISSIONS = {1: Admission.ADMITTED, 0: Admission.DUPLICATE, -1: Admission.FULL, -2: Admission.UNMET}

@@ -24,7 +24,7 @@ from clover.analysis.logs.manifest import read_manifest
 from clover.analysis.summary import RunSummary
 from clover.bus.memory import MemoryBus
 from clover.bus.messages import Message
-from clover.bus.port import Feed
+from clover.bus.values import Feed
 from clover.carbon.port import IntensityFeed
 from clover.carbon.replay import TraceReplay
 from clover.core.arrivals import RateProfile, unit_gaps

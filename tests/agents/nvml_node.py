@@ -16,7 +16,7 @@ from clover.agents.node import NodeSettings
 from clover.agents.system_clock import SystemClock
 from clover.bus.memory import MemoryBus
 from clover.bus.messages import DispatchRule, Event, GpuTarget, InstanceTarget, NodeTelemetry, Request
-from clover.bus.port import Feed
+from clover.bus.values import Feed
 from clover.catalog import load_recipes, load_service
 from clover.serving.port import InstanceSpec, ServableRequest, Served, Servicer, Worker
 from clover.serving.process import ProcessServicer

@@ -21,7 +21,7 @@ from clover.agents.request_parts import RequestSettings
 from clover.agents.translate import gpu_target
 from clover.bus.memory import MemoryBus
 from clover.bus.messages import DispatchRule, Event, GpuTelemetry, NodeTelemetry, Target
-from clover.bus.port import Feed
+from clover.bus.values import Feed
 from clover.catalog import load_service
 from clover.core.configuration import OFF, PARKED, GpuConfiguration, InstanceKind
 from clover.serving.port import InstanceSpec, ServingError, Worker

@@ -16,7 +16,7 @@ from clover.agents.request_parts import RequestPorts, RequestSettings
 from clover.agents.requests import RequestServer
 from clover.bus.memory import MemoryBus
 from clover.bus.messages import Reply, Request
-from clover.bus.port import ALL_TIERS, Claimed, Delivery
+from clover.bus.values import ALL_TIERS, Claimed, Delivery
 from clover.catalog import load_service
 from clover.core.configuration import InstanceKind
 from clover.core.outcome import Outcome

@@ -19,7 +19,7 @@ from clover.agents.request_parts import RequestSettings
 from clover.agents.translate import by_node, dispatch_target
 from clover.bus.memory import MemoryBus
 from clover.bus.messages import Reply, Target, Tier
-from clover.bus.port import Admission
+from clover.bus.values import Admission
 from clover.catalog import load_service
 from clover.core.configuration import Configuration, GpuConfiguration, GpuId, InstanceKind
 from clover.core.dispatch import DispatchRule

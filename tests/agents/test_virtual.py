@@ -12,7 +12,7 @@ import pytest
 from clover.agents.fleet import make_fleet
 from clover.agents.goals import Goals
 from clover.bus.messages import Event, PlanRecord, Target
-from clover.bus.port import Feed
+from clover.bus.values import Feed
 from clover.catalog import load_service, load_trace
 from clover.core.configuration import GpuId
 from clover.errors import BusUnavailableError

@@ -13,7 +13,7 @@ from clover.agents.fleet import make_fleet
 from clover.agents.goals import Goals
 from clover.agents.orders import cut, empty
 from clover.bus.messages import Override
-from clover.bus.port import Feed
+from clover.bus.values import Feed
 from clover.catalog import load_service, load_trace
 from clover.errors import ConfigurationError, NodeError, NotReadyError
 from clover.sim.clock import run_virtual

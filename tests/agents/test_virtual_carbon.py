@@ -16,7 +16,7 @@ from carbon_stub import Reply, Stub
 from clover.agents.fleet import make_fleet
 from clover.agents.goals import Goals
 from clover.bus.messages import Event, IntensityReading, LedgerReading
-from clover.bus.port import Feed
+from clover.bus.values import Feed
 from clover.carbon.chain import SourceChain
 from clover.carbon.dialects import Options, read_table
 from clover.carbon.factors import load_factors

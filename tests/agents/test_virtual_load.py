@@ -17,7 +17,7 @@ from clover.agents.load_fleet import run_here
 from clover.agents.load_order import LoadOrder
 from clover.agents.load_test import NO_INPUT
 from clover.bus.messages import Event
-from clover.bus.port import Completion, Feed
+from clover.bus.values import Completion, Feed
 from clover.catalog import load_service, load_trace
 from clover.core.criteria import parse_condition
 from clover.core.load_report import load_figures

@@ -14,7 +14,7 @@ from clover.agents.fleet import make_fleet
 from clover.agents.goals import Goals
 from clover.analysis.summary import RunSummary
 from clover.analysis.view import DeploymentView
-from clover.bus.port import Feed
+from clover.bus.values import Feed
 from clover.catalog import load_service, load_trace
 from clover.sim.clock import run_virtual
 from clover.sim.world import World, WorldSettings

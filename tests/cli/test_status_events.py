@@ -30,8 +30,9 @@ from view_messages import (
 from cli.events import describe
 from clover.bus.embedded import EmbeddedServer
 from clover.bus.messages import Alternative, DecisionData, LedgerCheckpoint
-from clover.bus.port import Bus, Feed
+from clover.bus.port import Bus
 from clover.bus.redis import connect
+from clover.bus.values import Feed
 
 ROOT = Path(__file__).parents[2]
 

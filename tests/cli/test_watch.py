@@ -33,7 +33,7 @@ from cli.following import follow_into
 from clover.analysis.view import DeploymentView
 from clover.bus.memory import MemoryBus
 from clover.bus.messages import LedgerCheckpoint
-from clover.bus.port import Feed
+from clover.bus.values import Feed
 from clover.errors import BusUnavailableError
 
 ROOT = Path(__file__).parents[2]

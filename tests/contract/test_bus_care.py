@@ -9,7 +9,8 @@ from typing import Any
 
 from support import a_request, done
 
-from clover.bus.port import Admission, Bus
+from clover.bus.port import Bus
+from clover.bus.values import Admission
 from clover.core.outcome import Outcome
 
 Check = Callable[[Callable[[Bus], Coroutine[Any, Any, None]]], None]

@@ -10,7 +10,8 @@ import pytest
 from support import a_checkpoint, a_plan, a_target, an_event, intensity, ledger, telemetry
 
 from clover.bus.messages import Event, GpuTarget, InstanceTarget, Override, Pin
-from clover.bus.port import Bus, Feed, entry_order
+from clover.bus.port import Bus
+from clover.bus.values import Feed, entry_order
 from clover.errors import MessageRejectedError
 
 Check = Callable[[Callable[[Bus], Coroutine[Any, Any, None]]], None]

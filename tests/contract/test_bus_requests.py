@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from support import a_reply, a_request, done
 
-from clover.bus.port import Admission, Bus, Feed
+from clover.bus.port import Bus
+from clover.bus.values import Admission, Feed
 from clover.core.outcome import Outcome
 from clover.errors import MessageRejectedError
 

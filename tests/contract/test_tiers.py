@@ -12,7 +12,8 @@ from support import FAR_MS, a_plan, a_request, done
 
 from clover.bus.key_names import Keys
 from clover.bus.messages import Request, Tier
-from clover.bus.port import Admission, Bus, Delivery
+from clover.bus.port import Bus
+from clover.bus.values import Admission, Delivery
 
 Test = Callable[[Bus], Coroutine[Any, Any, None]]
 Check = Callable[[Test], None]

@@ -23,7 +23,7 @@ from protocol_world import (
 from support import a_plan, a_target
 
 from clover.bus.messages import LedgerCheckpoint, LedgerReading, Reply, Request
-from clover.bus.port import Admission, Completion, Delivery
+from clover.bus.values import Admission, Completion, Delivery
 from clover.core.identifiers import uuid7
 from clover.core.outcome import Outcome, ProducerOutcome
 from clover.sim.faults.checker import Verdict, check

@@ -12,7 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine
 from clover.agents.outcomes import Outstanding
 from clover.bus.memory import MemoryBus
 from clover.bus.messages import Request
-from clover.bus.port import Bus, Completion, Delivery
+from clover.bus.port import Bus
+from clover.bus.values import Completion, Delivery
 from clover.core.outcome import LOST_AFTER_DEADLINE_S, ProducerOutcome
 from clover.errors import BusUnavailableError
 from clover.sim.clock import VirtualClock, VirtualLoop

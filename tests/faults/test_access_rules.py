@@ -12,9 +12,9 @@ from support import a_checkpoint, a_plan, a_request, a_target, an_event, done, i
 
 from clover.bus.acl import ROLES, acl_rules, main, user_name
 from clover.bus.keys import REGISTRY
-from clover.bus.port import Feed
 from clover.bus.redis import RedisBus
 from clover.bus.roles import Role
+from clover.bus.values import Feed
 from clover.errors import BusDeniedError, BusError, BusUnavailableError
 
 

@@ -16,7 +16,7 @@ from carbon_stub import Play, Reply, Stub
 from clover.agents.fleet import make_fleet
 from clover.agents.goals import Goals
 from clover.bus.messages import DecisionData, Event, IntensityReading, RequestLog, RequestRecord, data_of
-from clover.bus.port import Feed
+from clover.bus.values import Feed
 from clover.carbon.chain import SourceChain
 from clover.carbon.port import IntensityFeed
 from clover.carbon.registry import make_source

@@ -8,7 +8,7 @@ from bus_world import world
 from support import a_request, done, run
 
 from clover.bus.embedded import EmbeddedServer
-from clover.bus.port import Admission, Swept
+from clover.bus.values import Admission, Swept
 from clover.core.outcome import Outcome
 
 

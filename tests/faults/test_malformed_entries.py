@@ -11,7 +11,7 @@ from support import a_plan, a_request, a_target, an_event, done, run
 from clover.bus import codec
 from clover.bus.embedded import EmbeddedServer
 from clover.bus.keys import GROUP
-from clover.bus.port import Feed
+from clover.bus.values import Feed
 from clover.core.outcome import Outcome
 
 

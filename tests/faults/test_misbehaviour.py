@@ -12,8 +12,8 @@ import pytest
 from support import a_request, done, persistently, run, telemetry
 
 from clover.bus.memory import MemoryBus
-from clover.bus.port import Admission
 from clover.bus.redis import RedisBus
+from clover.bus.values import Admission
 from clover.errors import BusUnavailableError, ConfigurationError
 from clover.sim.faults.misbehaviour import CRASH_CALLS, CRASH_POINTS, CrashingBus, JumpingTime, MisdeliveringBus
 from clover.sim.faults.recording import as_bus

@@ -12,7 +12,7 @@ from protocol_machine import Protocol
 
 from clover.bus.memory import MemoryBus
 from clover.bus.messages import LedgerCheckpoint, Message, PlanRecord, Reply, Request, Target
-from clover.bus.port import ALL_TIERS, Admission, Claimed, Completion, Delivery, Swept
+from clover.bus.values import ALL_TIERS, Admission, Claimed, Completion, Delivery, Swept
 from clover.core.outcome import Outcome
 
 SETTINGS = settings(

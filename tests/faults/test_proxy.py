@@ -12,8 +12,8 @@ import pytest
 from support import a_request, done, persistently, run
 
 from clover.bus.embedded import EmbeddedServer
-from clover.bus.port import Admission
 from clover.bus.redis import RedisBus, RedisLink
+from clover.bus.values import Admission
 from clover.sim.faults.proxy import Proxy
 from clover.sim.faults.toxics import (
     Bandwidth,

@@ -20,8 +20,8 @@ from clover.agents.outcomes import Outstanding
 from clover.agents.sending import Sender
 from clover.agents.system_clock import SystemClock
 from clover.bus.key_names import Keys
-from clover.bus.port import Admission
 from clover.bus.redis import RedisBus, RedisLink
+from clover.bus.values import Admission
 from clover.core.outcome import ProducerOutcome
 from clover.errors import BusUnavailableError, ConfigurationError
 

@@ -16,8 +16,8 @@ from bus_world import world
 from support import a_checkpoint, a_plan, a_request, a_target, done, eventually, intensity, persistently, run, telemetry
 
 from clover.bus.embedded import EmbeddedServer
-from clover.bus.port import Admission, Feed
 from clover.bus.redis import RedisBus, connect
+from clover.bus.values import Admission, Feed
 from clover.errors import BusError, BusUnavailableError, ConfigurationError
 
 

@@ -19,7 +19,7 @@ from clover.analysis.logs.export import FORMATS, Format, export
 from clover.analysis.logs.follow import Follower
 from clover.analysis.logs.reconcile import reconcile
 from clover.analysis.logs.tables import TABLES
-from clover.bus.port import Feed
+from clover.bus.values import Feed
 from clover.errors import ConfigurationError
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "analysis.md"

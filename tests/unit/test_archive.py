@@ -23,7 +23,7 @@ from clover.analysis.logs.tables import NESTED, TABLES
 from clover.analysis.summary import RunSummary
 from clover.bus.memory import MemoryBus
 from clover.bus.messages import LogLine
-from clover.bus.port import Feed
+from clover.bus.values import Feed
 from clover.errors import ConfigurationError
 
 

@@ -9,7 +9,7 @@ import pytest
 from clover.bus import scripts
 from clover.bus.key_names import Keys
 from clover.bus.keys import REGISTRY, spec_of
-from clover.bus.port import Feed
+from clover.bus.values import Feed
 from clover.bus.wire import wire_markdown
 from clover.errors import ConfigurationError, MessageRejectedError
 

@@ -19,7 +19,7 @@ from clover.agents.sweep import SweepFile, SweepHead, sweep
 from clover.analysis.profiles import differences
 from clover.bus.memory import MemoryBus
 from clover.bus.messages import Request
-from clover.bus.port import Admission
+from clover.bus.values import Admission
 from clover.catalog import load_service, unmeasured_service
 from clover.core.application import ChangeTimes
 from clover.core.configuration import GpuConfiguration, InstanceKind

@@ -25,7 +25,7 @@ from clover.analysis.report.fleet import series_of
 from clover.analysis.report.make import report
 from clover.analysis.report.other_pictures import frontier_of
 from clover.analysis.report.writing import write
-from clover.bus.port import Feed
+from clover.bus.values import Feed
 from clover.errors import ConfigurationError
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

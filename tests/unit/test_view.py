@@ -30,7 +30,7 @@ from clover.analysis.summary import RunSummary
 from clover.analysis.view import DeploymentView
 from clover.analysis.view_state import OverrideNow
 from clover.bus.messages import Event, GpuTarget, LogLine, Pin
-from clover.bus.port import QueueStatus
+from clover.bus.values import QueueStatus
 from clover.core.outcome import ProducerOutcome
 
 

@@ -20,8 +20,9 @@ from clover.analysis.logs.manifest import FeedPosition, Gap
 from clover.analysis.logs.rows import rows_of
 from clover.analysis.logs.tables import TABLES
 from clover.bus.messages import RequestLog
-from clover.bus.port import Bus, Entry, Feed, FeedExtent, entry_order
+from clover.bus.port import Bus
 from clover.bus.repeats import Repeats
+from clover.bus.values import Entry, Feed, FeedExtent, entry_order
 from clover.errors import BusUnavailableError, ConfigurationError
 
 _log = logging.getLogger("clover.archive")

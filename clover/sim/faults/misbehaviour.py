@@ -10,7 +10,8 @@ from random import Random
 from typing import Any
 
 from clover.bus.messages import Request
-from clover.bus.port import NO_TIERS, Admission, Bus, Claimed, Delivery
+from clover.bus.port import Bus
+from clover.bus.values import NO_TIERS, Admission, Claimed, Delivery
 from clover.errors import ConfigurationError
 from clover.sim.faults.recording import Interposed
 

@@ -10,7 +10,7 @@ from clover.bus.codec import decode_reply
 from clover.bus.key_names import Keys
 from clover.bus.limits import DEAD_MAXLEN, FEED_MAXLEN, REPLY_MAXLEN, TARGET_MAXLEN
 from clover.bus.messages import IntensityReading, LedgerReading
-from clover.bus.port import Feed, QueueStatus, entry_order
+from clover.bus.values import Feed, QueueStatus, entry_order
 from clover.errors import BusUnavailableError, MessageRejectedError, NotReadyError
 from clover.sim.faults.history import (
     AnyRecord,

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 from clover.bus.messages import Message, PlanRecord, Reply, Request, RequestLog, Target
-from clover.bus.port import Admission, Bus, Completion, Feed
+from clover.bus.port import Bus
+from clover.bus.values import Admission, Completion, Feed
 from clover.sim.faults.history import (
     Acted,
     AdmissionEnded,

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from random import Random
 
 from clover.bus.key_names import Keys
-from clover.bus.port import Feed
+from clover.bus.values import Feed
 from clover.errors import BusUnavailableError, NotReadyError
 from clover.sim.faults.history import Planted, now_ms
 from clover.sim.faults.malformed import MALFORMED

@@ -20,8 +20,8 @@ from clover.agents.goals import Goals
 from clover.agents.system_clock import SystemClock
 from clover.bus.embedded import EmbeddedServer
 from clover.bus.messages import IntensityReading, LedgerCheckpoint, LedgerReading
-from clover.bus.port import Entry, Feed
 from clover.bus.redis import RedisBus, connect
+from clover.bus.values import Entry, Feed
 from clover.core.configuration import Configuration, GpuConfiguration, GpuId
 from clover.core.queueing import evaluate
 from clover.errors import BusUnavailableError, NotReadyError

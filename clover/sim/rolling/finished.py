@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from clover.bus.messages import RequestLog, RequestRecord
-from clover.bus.port import Bus, Feed
+from clover.bus.port import Bus
+from clover.bus.values import Feed
 from clover.core.outcome import ProducerOutcome
 from clover.errors import BusUnavailableError
 
