@@ -34,7 +34,10 @@ GpuArguments: TypeAlias = Annotated[list[str] | None, typer.Argument(help="GPUs 
 
 
 def apply(
-    file: Annotated[Path, typer.Argument(help="JSON as `clover plan --json` prints it; `gpus` is what counts.")],
+    file: Annotated[
+        Path,
+        typer.Argument(help="JSON as `clover plan --json` prints it; its `gpus` count, dispatch follows the grid."),
+    ],
     *,
     for_s: For = None,
     reason: Reason = "",
@@ -43,7 +46,7 @@ def apply(
     state_dir: options.StateDir = None,
     as_json: options.Json = False,
 ) -> None:
-    """Pin the GPUs that a plan names to what it says; the others are planned around them.
+    """Pin the GPUs that a plan names to what it says; the others are planned around them, dispatch follows the grid.
 
     Examples: clover plan --gpus 10 --json > plan.json; clover plan apply plan.json --for 2h
     """

@@ -107,6 +107,8 @@ class DecisionMaker:
         answer = quick or measures.planned(self._scheme, problem, ask.guard, ask.pinned)
         if self._keeper is not None and quick is None:
             answer = self._keeper.kept(ask, problem, answer)
+            if ask.pinned and not measures.at_least(ask.guard, "dispatch"):
+                answer = self._keeper.dispatched(problem, answer)
         objective = problem.objective()
         base = objective.baseline
         small = rightsized(self._model, problem.whole, len(ask.gpus), ask.rate_rps, self._goals.sla_ms)

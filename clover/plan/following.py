@@ -1,4 +1,7 @@
-"""Follows the grid on the layout that is there: other shares, not other GPU instances, where that is as good. Pure."""
+"""Follows the grid on the layout that is there: other shares, not other GPU instances, where that is as good. Pure.
+
+Where people have pinned GPUs, dispatch is what is left to decide for them.
+"""
 
 from __future__ import annotations
 
@@ -56,6 +59,20 @@ class LayoutKeeper:
             return best
         found = best_dispatch(problem, seed=self._seed, proofs=proofs, memory=memory)
         return best if found is None or found.score < enough else _answer(problem, best, found)
+
+    def dispatched(self, problem: Problem, answer: Answer) -> Answer:
+        """Return an answer whose layout is given, by people, with the best dispatch that is certified for it.
+
+        The answer as it is, if no dispatch keeps the promise on that layout.
+        """
+        if not answer.configuration.fleet.instances:
+            return answer
+        proofs, memory = self._known_of(problem)
+        given = replace(problem, present=answer.configuration)
+        found = best_dispatch(given, seed=self._seed, proofs=proofs, memory=memory)
+        if found is None:
+            return answer
+        return _with(given, answer, found, reason=f"{answer.reason}; on this layout dispatch {found.name}")
 
     def look_ahead(self, problem: Problem) -> None:
         """Certify what is best on the layout that is there (`problem.present`) at other intensities; slow and pure."""
@@ -149,25 +166,28 @@ def _answer(problem: Problem, best: Answer, found: DispatchPlan) -> Answer:
     present = problem.present
     if present is None or best.score is None:
         raise AssertionError("only what is there is kept, in place of what has a score")
-    objective = problem.objective()
     beaten = FleetCandidate(
         text=str(best.configuration),
         evaluation=best.evaluation,
-        objective=objective.value(best.evaluation),
+        objective=problem.objective().value(best.evaluation),
         meets_sla=best.meets_sla,
     )
     reason = (
         f"the layout stays, dispatch {found.name}: the best plan scores {best.score:.5f}, this {found.score:.5f}, "
         f"and a change of MIG must be worth {_tolerance(problem, best.score):.2g}"
     )
+    kept = replace(best, configuration=present, candidates=(beaten, *best.candidates))
+    return _with(problem, kept, found, reason=reason)
+
+
+def _with(problem: Problem, answer: Answer, found: DispatchPlan, *, reason: str) -> Answer:
+    """Return an answer with a dispatch that is certified for its layout."""
     return replace(
-        best,
-        configuration=present,
+        answer,
         evaluation=found.evaluation,
-        objective=objective.value(found.evaluation),
+        objective=problem.objective().value(found.evaluation),
         reason=reason,
-        candidates=(beaten, *best.candidates),
-        evaluations=best.evaluations + found.simulated,
+        evaluations=answer.evaluations + found.simulated,
         meets_sla=True,
         dispatch=dict(found.dispatch),
         score=found.score,

@@ -107,7 +107,7 @@ def _around(scheme: Scheme, problem: Problem, pinned: Mapping[GpuId, GpuConfigur
     """Plan the GPUs that are free, for the load that those which are pinned do not carry.
 
     Each part keeps the promise for its own load, so that together they do: whoever waits is served by whichever
-    instance is free first. Dispatch is longest-idle, for the shares of a plan are made for all of its instances.
+    instance is free first. Dispatch is left open: the shares of a part's plan are made for its own instances.
     """
     free = tuple(gpu for gpu in problem.gpus if gpu not in pinned)
     carried = _carried(problem, Configuration.of(dict(pinned)).fleet)

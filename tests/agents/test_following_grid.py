@@ -10,7 +10,7 @@ import pytest
 
 from clover.agents.fleet import make_fleet
 from clover.agents.goals import Goals
-from clover.bus.messages import PlanRecord, Target
+from clover.bus.messages import GpuTarget, InstanceTarget, Override, Pin, PlanRecord, Target
 from clover.catalog import load_service
 from clover.core.application import ServiceModel
 from clover.core.intensity_trace import IntensityTrace
@@ -42,7 +42,7 @@ def settings(
 Sent = list[tuple[float, PlanRecord, Sequence[Target]]]
 
 
-def watched(world_settings: WorldSettings) -> tuple[Sent, dict[str, Any]]:
+def watched(world_settings: WorldSettings, override: Override | None = None) -> tuple[Sent, dict[str, Any]]:
     """Run a world; return what was sent, with seconds since the first row of the trace began, and the summary."""
     sent: Sent = []
 
@@ -57,6 +57,8 @@ def watched(world_settings: WorldSettings) -> tuple[Sent, dict[str, Any]]:
             return await publish(holder, plan, targets, above=above)
 
         world.bus.publish_plan = publish_watched
+        if override is not None:
+            await world.bus.set_override(override)
         return await world.run()
 
     result = run_virtual(main())
@@ -107,6 +109,27 @@ def test_dispatch_follows_the_grid_at_once_although_planning_takes_long(monkeypa
     assert result["replans"] == 1
     assert result["mig_changes"] == 0
     assert result["requests"]["lost"] == result["requests"]["duplicate"] == 0
+
+
+def _pinned(node: str, *instances: tuple[str, str]) -> Pin:
+    wanted = tuple(InstanceTarget(profile=profile, variant=variant) for profile, variant in instances)
+    return Pin(node=node, gpu=GpuTarget(index=0, mode="serving", instances=wanted))
+
+
+def test_dispatch_on_pinned_gpus_follows_the_grid() -> None:
+    pins = (_pinned("n1", ("7g", "yolov5x6")), _pinned("n2", ("3g", "yolov5x"), ("2g", "yolov5l"), ("2g", "yolov5l")))
+    asked = settings(120.0, 400.0, model=YOLO, gpus=(1, 1), rate_rps=5.0, lambda_=0.3)
+    sent, result = watched(asked, Override(pins=pins))
+    assert [plan.trigger for _, plan, _ in sent] == ["start", "intensity"]
+    assert HOUR_S <= sent[-1][0] <= HOUR_S + TELEMETRY_S
+    clean, dirty = ({target.node: target for target in targets} for _, _, targets in sent)
+    for pin in pins:
+        assert clean[pin.node].gpus == dirty[pin.node].gpus == (pin.gpu,)
+    # While the grid is clean accuracy comes first; then the smaller instances serve all.
+    assert [(target.dispatch.name, target.dispatch.weight) for target in clean.values()] == [("accurate", 1.0)] * 2
+    assert (dirty["n1"].dispatch.weight, dirty["n2"].dispatch.weight) == (0.0, 1.0)
+    assert dirty["n2"].dispatch.name == "shares"
+    assert (result["mig_changes"], result["requests"]["lost"]) == (0, 0)
 
 
 def test_a_change_that_is_worth_it_changes_the_layout() -> None:

@@ -110,3 +110,29 @@ def test_what_is_not_there_or_proves_nothing_is_not_kept() -> None:
     assert LayoutKeeper(seed=0, proofs=PROOFS).kept(ask(problem), problem, unproven) is unproven
     same = dataclasses.replace(best, configuration=problem.present)
     assert LayoutKeeper(seed=0, proofs=PROOFS).kept(ask(problem), problem, same) is same
+
+
+def test_a_layout_that_people_have_pinned_gets_its_best_dispatch() -> None:
+    given = question()
+    assert given.present is not None
+    pinned = dataclasses.replace(given, present=None)
+    open_ = dataclasses.replace(elsewhere(given, None), configuration=given.present, dispatch={}, meets_sla=False)
+    answer = LayoutKeeper(seed=0, proofs=PROOFS).dispatched(pinned, open_)
+    found = best_dispatch(given, proofs=PROOFS)
+    assert found is not None
+    assert answer.configuration == given.present
+    assert (answer.dispatch, answer.evaluation, answer.score) == (found.dispatch, found.evaluation, found.score)
+    assert answer.meets_sla
+    assert answer.reason == f"the best of all; on this layout dispatch {found.name}"
+
+
+def test_a_pinned_layout_that_cannot_keep_the_promise_stays_as_it_is_answered() -> None:
+    given = question(rate_rps=10.0 * question().rate_rps)
+    assert given.present is not None
+    open_ = dataclasses.replace(elsewhere(question(), None), configuration=given.present, dispatch={})
+    keeper = LayoutKeeper(seed=0, proofs=PROOFS)
+    assert keeper.dispatched(given, open_) is open_
+    parked = dataclasses.replace(
+        open_, configuration=Configuration.uniform(given.gpus, GpuConfiguration(mode="parked"))
+    )
+    assert keeper.dispatched(given, parked) is parked
