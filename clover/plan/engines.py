@@ -1,21 +1,15 @@
-"""The loops of the simulator for one node agent and requests that are all alike: FIFO, nobody idles while one waits.
+"""What the simulator asks of its loops, and the simplest of them: one node agent, longest-idle, requests all alike.
 
 An engine is given requests in order of arrival, piece by piece, and says which instance serves each and when it is
-done. Whoever waits is served by the instance that is free first. If several are idle:
-
-* longest-idle is one heap over the times at which instances become free: its top is the next one, idle or not;
-* `fastest` and `accurate` keep the idle ones in a queue per rank, and the heap for the busy ones.
-
-Both follow `clover.core.dispatch.choose` exactly (held by tests/property/test_simulator.py), without calling it: it
-would be asked a few hundred thousand times for one certificate.
+done. All engines follow `clover.core.dispatch.choose` exactly (held by tests/property/test_simulator.py), without
+calling it: it would be asked a few hundred thousand times for one certificate.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from heapq import heappop, heappush, heapreplace
+from heapq import heapreplace
 from typing import Protocol
 
 import numpy as np
@@ -74,16 +68,12 @@ def nothing_begun() -> Begun:
     return Begun(np.empty(0, dtype=np.intp), np.empty(0), np.empty(0, dtype=np.intp))
 
 
-class Ranking(Protocol):
-    """Ranks instances, 0 first, from their mean service times."""
-
-    def __call__(self, mean_s: Sequence[float]) -> list[int]:
-        """Return the rank of each instance."""
-        ...
-
-
 class LongestIdleEngine:
-    """One heap; the instances are numbered 0 to `instances` - 1."""
+    """One heap over the times at which instances become free: its top is the next one, idle or not.
+
+    Args:
+        instances: Their number; they are numbered from 0.
+    """
 
     def __init__(self, instances: int) -> None:
         self._heap = [(0.0, i) for i in range(instances)]
@@ -108,62 +98,6 @@ class LongestIdleEngine:
             heapreplace(heap, (finish, i))
             add_finish(finish)
             add_instance(i)
-        return in_order(requests.first, finishes, instances)
-
-    def drain(self) -> Begun:
-        """Return nothing: nobody is left waiting."""
-        return nothing_begun()
-
-
-class RankedEngine:
-    """Idle instances by rank, lowest first; within a rank the longest idle.
-
-    Args:
-        instances: Numbered from 0.
-        ranking: Gives the rank of each instance from its mean service time in seconds, whenever that is set.
-    """
-
-    def __init__(self, instances: int, ranking: Ranking) -> None:
-        self._ranking = ranking
-        self._busy: list[tuple[float, int]] = []
-        self._idle: list[deque[tuple[float, int]]] = [deque((0.0, i) for i in range(instances))]
-        self._rank = [0] * instances
-        self._host: list[float] = []
-        self._gpu: list[float] = []
-
-    def set_times(self, host_s: Sequence[float], gpu_s: Sequence[float]) -> None:
-        """Set the mean parts of the service time by instance, from now on."""
-        self._host, self._gpu = list(host_s), list(gpu_s)
-        self._rank = self._ranking([h + g for h, g in zip(host_s, gpu_s, strict=True)])
-        waiting = sorted(entry for queue in self._idle for entry in queue)
-        self._idle = [deque() for _ in range(max(self._rank) + 1)]
-        for entry in waiting:
-            self._idle[self._rank[entry[1]]].append(entry)
-
-    def run(self, requests: Requests) -> Begun:
-        """Take the next requests; all of them begin."""
-        busy, idle, rank, host_s, gpu_s = self._busy, self._idle, self._rank, self._host, self._gpu
-        finishes: list[float] = []
-        instances: list[int] = []
-        for arrival, host, gpu in zip(
-            requests.arrival_s.tolist(), requests.host.tolist(), requests.gpu.tolist(), strict=True
-        ):
-            while busy and busy[0][0] <= arrival:
-                entry = heappop(busy)
-                idle[rank[entry[1]]].append(entry)
-            start = arrival
-            for queue in idle:
-                if queue:
-                    i = queue.popleft()[1]
-                    finish = start + host * host_s[i] + gpu * gpu_s[i]
-                    heappush(busy, (finish, i))
-                    break
-            else:
-                start, i = busy[0]
-                finish = start + host * host_s[i] + gpu * gpu_s[i]
-                heapreplace(busy, (finish, i))
-            finishes.append(finish)
-            instances.append(i)
         return in_order(requests.first, finishes, instances)
 
     def drain(self) -> Begun:

@@ -9,7 +9,7 @@ import numpy as np
 
 from clover.core.application import ServiceModel
 from clover.core.closed_form import Floats, KindArrays, operating_points
-from clover.plan.engines import Engine, Indices, LongestIdleEngine, RankedEngine, Ranking
+from clover.plan.engines import Engine, Indices, LongestIdleEngine
 from clover.plan.event_engine import Crew, EventEngine
 from clover.plan.pull_engine import PullEngine, SharesEngine
 from clover.plan.traffic import AgentFleet, Traffic, total_counts
@@ -76,29 +76,14 @@ class InstanceArrays:
 
 def make_engine(instances: InstanceArrays, agents: Sequence[AgentFleet], traffic: Traffic) -> Engine:
     """Return the fastest engine that does what is asked."""
-    rule = agents[0].rule
     alike = len(traffic.classes) == 1 and traffic.classes[0].min_accuracy_pct is None
-    plain = alike and len(agents) == 1
-    if plain and rule.name == "longest_idle":
+    if alike and len(agents) == 1 and agents[0].rule.name == "longest_idle":
         return LongestIdleEngine(len(instances))
-    if plain and (rule.name == "accurate" or (rule.name == "fastest" and not rule.hold_back)):
-        return RankedEngine(len(instances), _ranking(instances, by_accuracy=rule.name == "accurate"))
     crews = [_crew(instances, row, agent) for row, agent in enumerate(agents)]
     if alike and not any(agent.rule.hold_back for agent in agents):
         shares = any(agent.rule.name == "shares" for agent in agents)
         return SharesEngine(crews) if shares else PullEngine(crews)
     return EventEngine(crews, traffic.classes)
-
-
-def _ranking(instances: InstanceArrays, *, by_accuracy: bool) -> Ranking:
-    accuracy = instances.kinds.accuracy_pct[instances.kind].tolist()
-
-    def rank(mean_s: Sequence[float]) -> list[int]:
-        keys = [(-a if by_accuracy else 0.0, mean) for a, mean in zip(accuracy, mean_s, strict=True)]
-        place = {key: index for index, key in enumerate(sorted(set(keys)))}
-        return [place[key] for key in keys]
-
-    return rank
 
 
 def _crew(instances: InstanceArrays, row: int, agent: AgentFleet) -> Crew:

@@ -1,4 +1,4 @@
-"""The loops of the simulator for several node agents, and for shares, as long as all requests are alike.
+"""The loops of the simulator for any node agents and for shares, as long as all requests are alike.
 
 Agents pull as in `clover.plan.event_engine`, which is five times as slow because it also knows classes, hold-back and
 requests that overtake each other. Here requests begin in the order in which they arrived. Without shares an agent that
