@@ -17,7 +17,7 @@ import os
 import shlex
 import signal
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from clover.errors import ConfigurationError, NodeError
@@ -44,7 +44,7 @@ class PowerCommandError(NodeError):
     """A power command failed or took too long; the GPU's state is what the command left."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PowerSwitch:
     """The power commands of one node.
 
@@ -52,12 +52,23 @@ class PowerSwitch:
         node: Name of the node.
         off, on: The commands, empty for none.
         limit_s: Longest that one may take.
+        on_took_s: Longest that switching a GPU on has taken so far; None before the first time.
     """
 
     node: str
     off: Sequence[str] = ()
     on: Sequence[str] = ()
     limit_s: float = DEFAULT_LIMIT_S
+    on_took_s: float | None = field(default=None, init=False)
+
+    @property
+    def on_takes_s(self) -> float:
+        """How long switching a GPU on is to be expected to take: as long as it has, the limit at first."""
+        return (self.limit_s if self.on_took_s is None else self.on_took_s) if self.on else 0.0
+
+    def may_take_s(self, *, on: bool) -> float:
+        """Return the longest that a switch may take; 0 if there is nothing to run."""
+        return self.limit_s if (self.on if on else self.off) else 0.0
 
     async def switch(self, gpu: _Board, *, on: bool) -> None:
         """Switch a GPU and wait until its command is done.
@@ -75,6 +86,7 @@ class PowerSwitch:
             "CLOVER_GPU_INDEX": str(gpu.index),
             "CLOVER_GPU_UUID": gpu.uuid,
         }
+        begun_s = asyncio.get_running_loop().time()
         with _last_words() as (words, write_to):
             try:
                 process = await asyncio.create_subprocess_exec(
@@ -88,6 +100,8 @@ class PowerSwitch:
             except OSError as error:
                 raise PowerCommandError(f"{name} cannot be started: {error.strerror or error}") from error
             await self._finish(process, name, words)
+        if on:
+            self.on_took_s = max(self.on_took_s or 0.0, asyncio.get_running_loop().time() - begun_s)
 
     async def _finish(self, process: asyncio.subprocess.Process, name: str, words: _Words) -> None:
         try:
