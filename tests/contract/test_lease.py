@@ -5,15 +5,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from support import a_plan, a_target, run
 
+from clover.agents.control_writer import ControlWriter
 from clover.agents.lease import Lease, LeaseLostError, holder_of, name_of
+from clover.agents.system_clock import SystemClock
 from clover.bus.memory import MemoryBus
+from clover.bus.messages import Event
 from clover.bus.port import Bus
+from clover.bus.values import Feed
 from clover.core.identifiers import uuid7
+
+if TYPE_CHECKING:
+    from clover.agents.decision import DecisionMaker
 
 Check = Callable[[Callable[[Bus], Coroutine[Any, Any, None]]], None]
 
@@ -69,6 +76,23 @@ def test_a_lease_that_was_not_extended_in_time_is_lost_whoever_has_it() -> None:
             lease.check()
         await lease.win()
         lease.check()
+
+    run(scenario())
+
+
+def test_nothing_is_said_once_the_lease_has_run_out() -> None:
+    async def scenario() -> None:
+        bus = MemoryBus("d", lambda: 0.0)
+        lease = a_lease(bus, 1, ttl_s=0.2)
+        writer = ControlWriter(lease, bus=bus, clock=SystemClock(), maker=cast("DecisionMaker", None))
+        await lease.win()
+        await writer.say("node.joined", "n1", "1 GPUs")
+        # As after SIGSTOP: what comes next is old news.
+        await asyncio.sleep(0.2)
+        with pytest.raises(LeaseLostError):
+            await writer.say("node.lost", "n1", "silent for 8 s")
+        told = [entry.message for entry in await bus.follow({Feed.EVENTS: "0"}, block_s=0)]
+        assert [one.kind for one in told if isinstance(one, Event)] == ["node.joined"]
 
     run(scenario())
 
