@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from random import SystemRandom
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -242,6 +243,7 @@ def controller(
     from clover.agents.controller_settings import ControllerSettings  # noqa: PLC0415
     from clover.agents.plan_metrics import PlanWatch  # noqa: PLC0415
     from clover.agents.planner import in_a_yielding_thread  # noqa: PLC0415
+    from clover.core.identifiers import uuid7  # noqa: PLC0415
     from clover.plan.schemes import make_scheme  # noqa: PLC0415
 
     here = options.where(deployment, redis, state_dir, wait)
@@ -280,10 +282,12 @@ def controller(
             seed=seed,
             compute=compute,
             evaluate=evaluate,
+            # Not of the seed: whoever is started twice with the same options is still two.
+            boot_id=uuid7(clock.now_ms(), SystemRandom()),
         )
 
         async def run(stop: asyncio.Event) -> None:
-            watch = PlanWatch(bus, settings.name)
+            watch = PlanWatch(bus, agent.holder)
             with options.metrics(metrics_port, watch.metrics):
                 await (agent.run(stop) if metrics_port is None else watch.beside(agent.run(stop)))
 

@@ -16,7 +16,7 @@ from cli.archiving import ARCHIVE, archive_spec, keep_archive
 from cli.doctor import require_fit
 from cli.following import follow_into
 from cli.output import tell
-from cli.up_children import GENERATOR, UpChildren
+from cli.up_children import CONTROLLER, GENERATOR, UpChildren
 from cli.up_dashboard import UpDashboard
 from clover.agents.backoff import Backoff
 from clover.agents.deployment import claim_state, given_url, release_state
@@ -198,10 +198,14 @@ class UpSession:
             self._over.set()
 
     async def _wind_down(self, supervisor: Supervisor) -> None:
-        """End in the order that loses nothing: arrivals, then what serves them, then what decides and counts."""
+        """End in the order that loses nothing: arrivals, what decides, what serves, then what counts.
+
+        What decides goes before the nodes: nobody shall plan without those that are ended.
+        """
         await supervisor.end([GENERATOR])
         if self._failure is None and self._summary.started:
             await happens_within(self._complete, LEDGER_WITHIN_S)
+        await supervisor.end([CONTROLLER])
         await supervisor.end([name for name in supervisor.pids if name.startswith("node-")])
         await supervisor.end([name for name in supervisor.pids if name != ARCHIVE])
         # Last, so that it has everything that the others said.

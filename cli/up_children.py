@@ -10,7 +10,7 @@ from clover.agents.supervisor import ChildSpec
 if TYPE_CHECKING:
     from cli.up_settings import UpSettings
 
-GENERATOR = "generator"
+CONTROLLER, GENERATOR = "controller", "generator"
 
 
 class UpChildren:
@@ -35,7 +35,7 @@ class UpChildren:
         return [
             *(self._node(number, gpus) for number, gpus in enumerate(settings.gpus, start=1)),
             ChildSpec(name="carbon", arguments=lambda: carbon),
-            ChildSpec(name="controller", arguments=lambda: controller),
+            ChildSpec(name=CONTROLLER, arguments=lambda: controller),
             *([ChildSpec(name=GENERATOR, arguments=self._generator, once=True)] if settings.own_load else []),
         ]
 

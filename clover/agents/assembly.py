@@ -23,6 +23,7 @@ from clover.agents.pool import InstancePool
 from clover.bus.port import Bus
 from clover.carbon.port import IntensityFeed
 from clover.core.clock import Clock
+from clover.core.identifiers import uuid7
 from clover.errors import ConfigurationError
 from clover.plan.live import LiveScheme
 from clover.plan.problem import Scheme
@@ -207,8 +208,9 @@ def make_controller(
     compute: Compute[Decision],
     evaluate: str = "model",
     make: Callable[..., Scheme] = make_scheme,
+    boot_id: str = "",
 ) -> ControllerAgent:
-    """Build a controller.
+    """Build a controller; `boot_id` tells its process from all others, without it one is made of seed and time.
 
     With `evaluate` live candidates are measured on live traffic; `left_alone` says where nobody interferes.
 
@@ -228,7 +230,8 @@ def make_controller(
         seed=seed,
     )
     rng = Random(f"{seed}/controller")  # noqa: S311 - jitter
-    return ControllerAgent(settings, bus=bus, clock=clock, maker=maker, compute=compute, rng=rng)
+    boot_id = boot_id or uuid7(clock.now_ms(), Random(f"{seed}/boot/{settings.name}"))  # noqa: S311 - simulation
+    return ControllerAgent(settings, bus=bus, clock=clock, maker=maker, compute=compute, rng=rng, boot_id=boot_id)
 
 
 def make_carbon_monitor(

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from clover.agents.lease import name_of
 from clover.agents.orders import Order, Sent, listed, target_of
 from clover.bus.messages import Event, NodeTelemetry
 from clover.bus.port import Bus
@@ -64,7 +65,7 @@ class ByHand:
         holder, override = await self._bus.lease_holder(), await self._bus.override()
         if holder and not override.paused and self._node not in override.nodes:
             raise ConfigurationError(
-                f"node {self._node!r}: controller {holder!r} acts and would replace what is sent by hand",
+                f"node {self._node!r}: controller {name_of(holder)!r} acts and would replace what is sent by hand",
                 hint="take the node with --take (give it back with `clover node release`), or pause the controller",
             )
 

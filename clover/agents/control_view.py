@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from clover.agents.overriding import Overrides
 from clover.agents.sampling import Sampler
@@ -99,6 +99,7 @@ class ControlView:
     async def _look(self) -> None:
         await self.look_at_override()
         queue = await self._bus.queue()
+        self._load.waking_s = waking_s(self.nodes.values())
         load = self._load.observe(self._clock.now_s(), queue.admitted, expected_rps=self._planned_rps())
         if load is not None:
             self._put(control.LoadSeen(load=load))
@@ -149,17 +150,27 @@ class ControlView:
             self._put(control.ForeignSeen(node=telemetry.node, reason=reason))
             return
         self.reached = max(self.reached, telemetry.epoch)
-        self.nodes[telemetry.node] = telemetry
         self._sampler.take(telemetry)
+        if telemetry.leaving:
+            self.nodes.pop(telemetry.node, None)
+            self._put(control.LeavingSeen(node=telemetry.node, boot_id=telemetry.boot_id))
+            return
+        self.nodes[telemetry.node] = telemetry
         gpus = {
             gpu.index: control.GpuReport(
                 phase=gpu.phase,
                 applied_epoch=gpu.applied_epoch,
                 configuration=serving_configuration(gpu),
                 reason=gpu.reason,
+                power_limit_s=gpu.power_limit_s,
             )
             for gpu in telemetry.gpus
         }
         self._put(
             control.NodeSeen(node=telemetry.node, boot_id=telemetry.boot_id, interval_s=telemetry.interval_s, gpus=gpus)
         )
+
+
+def waking_s(nodes: Iterable[NodeTelemetry]) -> float:
+    """Return what switching on adds to waking a GPU: of nodes that have switched one off, as long as theirs takes."""
+    return max((node.power_on_s for node in nodes if any(gpu.phase == "off" for gpu in node.gpus)), default=0.0)

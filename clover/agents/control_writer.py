@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import msgspec
 
 from clover.agents.decision import Decision, DecisionMaker
-from clover.agents.lease import LeaseLostError
+from clover.agents.lease import Lease, LeaseLostError
 from clover.agents.translate import by_node, dispatch_target
 from clover.bus.messages import (
     CalibrationData,
@@ -34,13 +34,13 @@ class ControlWriter:
     """Publishes for one controller.
 
     Args:
-        holder: Name under which the lease is held.
+        lease: Under which it writes.
         bus, clock: Ports.
         maker: Writes records and targets.
     """
 
-    def __init__(self, holder: str, *, bus: Bus, clock: Clock, maker: DecisionMaker) -> None:
-        self._holder = holder
+    def __init__(self, lease: Lease, *, bus: Bus, clock: Clock, maker: DecisionMaker) -> None:
+        self._lease = lease
         self._bus = bus
         self._clock = clock
         self._maker = maker
@@ -92,7 +92,7 @@ class ControlWriter:
         if self.record is None and self.decision is not None:
             # Nodes are as decided, but the server knows of no plan (it has lost it): nodes to come need their targets.
             epoch = await self._publish(record, present, self.dispatch, above=above)
-        elif not await self._bus.update_plan(self._holder, record):
+        elif not await self._bus.update_plan(self._lease.holder, record):
             raise LeaseLostError
         else:
             self.record = record
@@ -119,7 +119,7 @@ class ControlWriter:
         above: int,
     ) -> int:
         targets = self._maker.targets(configuration, reason=record.reason, dispatch=dispatch)
-        epoch = await self._bus.publish_plan(self._holder, record, targets, above=above)
+        epoch = await self._bus.publish_plan(self._lease.holder, record, targets, above=above)
         if epoch is None:
             raise LeaseLostError
         self.record = msgspec.structs.replace(record, epoch=epoch)
@@ -149,7 +149,8 @@ class ControlWriter:
         await self.say("decision", str(decision.answer.configuration), record.reason, data=data)
 
     async def say(self, kind: str, subject: str, reason: str, *, epoch: int = 0, data: Data | None = None) -> None:
-        """Write an event."""
+        """Write an event; raises `LeaseLostError` if the lease has run out."""
+        self._lease.check()
         await self._bus.publish(Feed.EVENTS, [self.event(kind, subject, reason, epoch=epoch, data=data)])
 
     def event(self, kind: str, subject: str, reason: str, *, epoch: int = 0, data: Data | None = None) -> Event:

@@ -55,6 +55,7 @@ class ControllerAgent:
         maker: DecisionMaker,
         compute: Compute[Decision],
         rng: Random,
+        boot_id: str,
     ) -> None:
         self._settings = settings
         self._bus = bus
@@ -62,11 +63,16 @@ class ControllerAgent:
         self._maker = maker
         self._rng = rng
         self._planner = Planner(compute, within_s=settings.plan_within_s)
-        self._lease = Lease(settings.name, bus=bus, ttl_s=settings.lease_s, rng=rng)
-        self._writer = ControlWriter(settings.name, bus=bus, clock=clock, maker=maker)
+        self._lease = Lease(settings.name, boot_id, bus=bus, ttl_s=settings.lease_s, rng=rng)
+        self._writer = ControlWriter(self._lease, bus=bus, clock=clock, maker=maker)
         #: What was seen, and what is to be said before it is acted upon; new for each term.
         self._events = Inbox()
         self._said: list[messages.Event] = []
+
+    @property
+    def holder(self) -> str:
+        """What holds the lease while this controller acts."""
+        return self._lease.holder
 
     def _new_machine(self) -> ControllerMachine:
         settings, maker = self._settings, self._maker
@@ -122,7 +128,9 @@ class ControllerAgent:
         while True:
             try:
                 await self._term()
-            except* (LeaseLostError, BusUnavailableError):
+            except* LeaseLostError:
+                _log.info("%s does not hold the lease any more and stands by", self._settings.name)
+            except* BusUnavailableError:
                 pass
             await asyncio.sleep(backoff.next_s())
 
@@ -159,6 +167,7 @@ class ControllerAgent:
     async def _act(self, acting: ControlActing) -> None:
         while True:
             event = await self._events.get()
+            self._lease.check()
             said, self._said = self._said, []
             if said:
                 await self._bus.publish(Feed.EVENTS, said)

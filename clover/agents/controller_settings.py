@@ -13,7 +13,7 @@ class ControllerSettings:
     """What a controller is told at its start.
 
     Attributes:
-        name: Unique among controllers.
+        name: Of the controller, for people; two of the same name are two all the same.
         rate_rps: Load to plan for until it is measured.
         gpu_model: The board that plans are made for; nodes with another one are refused.
         emulated: Whether plans are made with the table of emulated GPUs (backend `cpu`); nodes of the other sort are

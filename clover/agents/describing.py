@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from clover.agents.gpu_runner import GpuRunner
 from clover.agents.metering import NodeMetering
 from clover.agents.pool import InstancePool
+from clover.agents.power_switch import PowerSwitch
 from clover.agents.requests import RequestServer
 from clover.bus.messages import NodeTelemetry
 from clover.core.clock import Clock
@@ -47,18 +48,29 @@ class Describing:
         pool: Where its instances serve.
         metering: Its meters.
         served_source: Source of the energy that the servicer reports.
+        power: Its power commands.
     """
 
     def __init__(
-        self, kind: NodeKind, *, clock: Clock, pool: InstancePool, metering: NodeMetering, served_source: str
+        self,
+        kind: NodeKind,
+        *,
+        clock: Clock,
+        pool: InstancePool,
+        metering: NodeMetering,
+        served_source: str,
+        power: PowerSwitch,
     ) -> None:
         self._kind = kind
         self._clock = clock
         self._pool = pool
         self._metering = metering
         self._served_source = served_source
+        self._power = power
 
-    def telemetry(self, runners: Sequence[GpuRunner], server: RequestServer, *, epoch: int) -> NodeTelemetry:
+    def telemetry(
+        self, runners: Sequence[GpuRunner], server: RequestServer, *, epoch: int, leaving: bool
+    ) -> NodeTelemetry:
         """Cut all accounts and describe the node; `epoch` is that of the newest target it has read."""
         now_s, kind, counts = self._clock.now_s(), self._kind, server.counts
         return NodeTelemetry(
@@ -86,6 +98,8 @@ class Describing:
             mig_changes=sum(runner.mig_changes for runner in runners),
             change_s=sum(runner.change_s for runner in runners),
             batching=kind.batching,
+            power_on_s=self._power.on_takes_s,
+            leaving=leaving,
         )
 
     def _energy_source(self) -> str:

@@ -38,6 +38,8 @@ class GpuRunner:
         self._starting: dict[tuple[int, int], tuple[GpuInstance, str]] = {}
         self._present: GpuConfiguration | None = None
         self._is_off = False
+        #: Longest that the power command of the change under way may take, s; 0 if it has none.
+        self._power_limit_s = 0.0
         self._phase: GpuPhase = "empty"
         self._reason = "no target yet"
         self._since_s = ports.clock.now_s()
@@ -91,6 +93,7 @@ class GpuRunner:
             instances=instances_telemetry(self._ports.pool.on_gpu(self.index), self._starting.values()),
             energy=self._account.read(now_s),
             energy_at_ms=self._account.cut_s * 1e3,
+            power_limit_s=self._power_limit_s,
         )
 
     # --- convergence
@@ -109,12 +112,10 @@ class GpuRunner:
         if wanted != self._present or self._phase == "failed":
             self._enter("changing", f"to {wanted} for epoch {epoch}")
             if self._is_off and wanted.mode != "off":
-                await self._ports.power.switch(self._gpu, on=True)
-                self._is_off = False
+                await self._switch(on=True)
             await self._change(wanted, watchers)
             if wanted.mode == "off" and not self._is_off:
-                await self._ports.power.switch(self._gpu, on=False)
-                self._is_off = True
+                await self._switch(on=False)
             self._present = wanted
         self.applied_epoch = epoch
         phase: GpuPhase = "serving" if wanted.mode == "serving" else wanted.mode
@@ -123,6 +124,13 @@ class GpuRunner:
         else:
             self._enter(phase, f"epoch {epoch}: {wanted}")
             self._report("gpu." + phase, f"{wanted}", epoch)
+
+    async def _switch(self, *, on: bool) -> None:
+        """Switch the GPU, and say at once that this may take its time."""
+        self._power_limit_s = self._ports.power.may_take_s(on=on)
+        self._ports.changed()
+        await self._ports.power.switch(self._gpu, on=on)
+        self._is_off = not on
 
     async def _change(self, wanted: GpuConfiguration, watchers: asyncio.TaskGroup) -> None:
         await self._partition.destroy_half_made()
@@ -214,6 +222,7 @@ class GpuRunner:
         if phase == "changing" and self._changing_since_s is None:
             self._changing_since_s = now
         self._phase, self._reason, self._since_s = phase, reason, now
+        self._power_limit_s = 0.0
         self._update_power()
         self._ports.changed()
 

@@ -102,6 +102,8 @@ class NodeAgent:
             settings.name, self._boot_id, bus=bus, clock=clock, rng=rng, lease_s=settings.name_lease_s
         )
         self._epoch = 0
+        self._leaving = False
+        power = settings.power or PowerSwitch(settings.name)
         self._reporter = NodeReporter(
             settings.name, bus=bus, clock=clock, rng=rng, interval_s=settings.telemetry_s, look=self._telemetry
         )
@@ -121,6 +123,7 @@ class NodeAgent:
             pool=pool,
             metering=self._metering,
             served_source=servicer.energy_source,
+            power=power,
         )
         for notice in notices:
             self._reporter.say(notice.kind, notice.reason, gpu=notice.gpu)
@@ -133,7 +136,7 @@ class NodeAgent:
             clock=clock,
             changed=self._reporter.hurry,
             report=self._reporter.report,
-            power=settings.power or PowerSwitch(settings.name),
+            power=power,
             side_by_side=settings.backend == "cpu",
         )
         self._runners = [GpuRunner(gpu, accounts[gpu.index], ports) for gpu in gpus]
@@ -192,6 +195,9 @@ class NodeAgent:
 
     async def _drain(self) -> None:
         self._server.stop_taking()
+        # Plans are to be made without us from now on, not only when the last request is answered.
+        self._leaving = True
+        self._reporter.hurry()
         try:
             async with asyncio.timeout(self._settings.drain_s):
                 await self._server.drained()
@@ -241,4 +247,4 @@ class NodeAgent:
             await asyncio.sleep(self._settings.telemetry_s)
 
     def _telemetry(self) -> NodeTelemetry:
-        return self._describing.telemetry(self._runners, self._server, epoch=self._epoch)
+        return self._describing.telemetry(self._runners, self._server, epoch=self._epoch, leaving=self._leaving)

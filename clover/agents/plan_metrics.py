@@ -26,12 +26,12 @@ class PlanWatch:
 
     Args:
         bus: Where it is.
-        controller: Name of the controller in this process.
+        holder: What holds the lease while the controller in this process acts.
     """
 
-    def __init__(self, bus: Bus, controller: str) -> None:
+    def __init__(self, bus: Bus, holder: str) -> None:
         self._bus = bus
-        self._controller = controller
+        self._ours = holder
         self._holder = ""
         self._plan: PlanRecord | None = None
         self._queue: QueueStatus | None = None
@@ -65,7 +65,7 @@ class PlanWatch:
     def metrics(self) -> list[Metric]:
         """Return them."""
         found = [
-            gauge("clover_controller_acting", "1 if this controller holds the lease", self._holder == self._controller),
+            gauge("clover_controller_acting", "1 if this controller holds the lease", self._holder == self._ours),
             gauge("clover_controller_paused", "1 if people have paused planning", self._override.paused),
             gauge("clover_nodes_by_hand", "Nodes that were taken from the controller", len(self._override.nodes)),
             self._changes(),

@@ -1,17 +1,23 @@
 """Switches GPUs off and on with commands of the operator: only they know what is behind a power rail or a BMC.
 
 A command is run without a shell, once per GPU, with the GPU named in its environment: CLOVER_NODE, CLOVER_GPU_INDEX and
-CLOVER_GPU_UUID. It has until its time limit to succeed. Without commands nothing is run, which is right for simulated
-GPUs alone: whoever plans with `off` on real ones is asked for them (`require_hooks`).
+CLOVER_GPU_UUID. It has until its time limit to succeed, and is done when it has ended itself: what it leaves running is
+its own affair, and what it wrote last is told if it failed. One that is not done in time, or in the middle of which the
+agent is stopped, is ended with everything it has started (its process group).
+
+Without commands nothing is run, which is right for simulated GPUs alone: whoever plans with `off` on real ones is asked
+for them (`require_hooks`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from clover.errors import ConfigurationError, NodeError
@@ -19,7 +25,11 @@ from clover.errors import ConfigurationError, NodeError
 #: Longest that a command may take unless told otherwise, s: a host's firmware takes minutes.
 DEFAULT_LIMIT_S = 300.0
 
+#: What is killed is waited for this long: a process that hangs in the kernel shall hold nobody up.
+KILLED_WITHIN_S = 5.0
+
 _TOLD_CHARACTERS = 300
+_READ_BYTES = 65536
 
 
 class _Board(Protocol):
@@ -34,7 +44,7 @@ class PowerCommandError(NodeError):
     """A power command failed or took too long; the GPU's state is what the command left."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PowerSwitch:
     """The power commands of one node.
 
@@ -42,12 +52,23 @@ class PowerSwitch:
         node: Name of the node.
         off, on: The commands, empty for none.
         limit_s: Longest that one may take.
+        on_took_s: Longest that switching a GPU on has taken so far; None before the first time.
     """
 
     node: str
     off: Sequence[str] = ()
     on: Sequence[str] = ()
     limit_s: float = DEFAULT_LIMIT_S
+    on_took_s: float | None = field(default=None, init=False)
+
+    @property
+    def on_takes_s(self) -> float:
+        """How long switching a GPU on is to be expected to take: as long as it has, the limit at first."""
+        return (self.limit_s if self.on_took_s is None else self.on_took_s) if self.on else 0.0
+
+    def may_take_s(self, *, on: bool) -> float:
+        """Return the longest that a switch may take; 0 if there is nothing to run."""
+        return self.limit_s if (self.on if on else self.off) else 0.0
 
     async def switch(self, gpu: _Board, *, on: bool) -> None:
         """Switch a GPU and wait until its command is done.
@@ -65,32 +86,79 @@ class PowerSwitch:
             "CLOVER_GPU_INDEX": str(gpu.index),
             "CLOVER_GPU_UUID": gpu.uuid,
         }
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *command,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
-                env=environment,
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise PowerCommandError(f"{name} cannot be started: {error.strerror or error}") from error
-        await self._finish(process, name)
+        begun_s = asyncio.get_running_loop().time()
+        with _last_words() as (words, write_to):
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *command,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=write_to,
+                    stderr=write_to,
+                    env=environment,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise PowerCommandError(f"{name} cannot be started: {error.strerror or error}") from error
+            await self._finish(process, name, words)
+        if on:
+            self.on_took_s = max(self.on_took_s or 0.0, asyncio.get_running_loop().time() - begun_s)
 
-    async def _finish(self, process: asyncio.subprocess.Process, name: str) -> None:
+    async def _finish(self, process: asyncio.subprocess.Process, name: str, words: _Words) -> None:
         try:
             async with asyncio.timeout(self.limit_s):
-                output, _ = await process.communicate()
+                # Nothing here waits for the end of what it writes: others may hold that open for ever.
+                code = await process.wait()
         except TimeoutError:
             raise PowerCommandError(f"{name} was not done within {self.limit_s:g} s and was ended") from None
         finally:
             if process.returncode is None:
-                process.kill()
-                await process.wait()
-        if process.returncode != 0:
-            told = output.decode(errors="replace").strip()[-_TOLD_CHARACTERS:].replace("\n", " | ")
-            raise PowerCommandError(f"{name} ended with code {process.returncode}{': ' if told else ''}{told}")
+                await _end_group(process)
+        if code != 0:
+            words.read()
+            raise PowerCommandError(f"{name} ended with code {code}{': ' if words.text else ''}{words.text}")
+
+
+class _Words:
+    """The last of what a command writes to a pipe."""
+
+    def __init__(self, pipe: int) -> None:
+        self._pipe = pipe
+        self._last = b""
+
+    @property
+    def text(self) -> str:
+        told = self._last.decode(errors="replace").strip()
+        return told[-_TOLD_CHARACTERS:].replace("\n", " | ")
+
+    def read(self) -> None:
+        """Read once what is there, so that nobody is stopped by a full pipe."""
+        with contextlib.suppress(BlockingIOError):
+            self._last = (self._last + os.read(self._pipe, _READ_BYTES))[-4 * _TOLD_CHARACTERS :]
+
+
+@contextlib.contextmanager
+def _last_words() -> Iterator[tuple[_Words, int]]:
+    """Give a reader and the end of a pipe to write to."""
+    loop = asyncio.get_running_loop()
+    read_from, write_to = os.pipe()
+    try:
+        os.set_blocking(read_from, False)
+        words = _Words(read_from)
+        loop.add_reader(read_from, words.read)
+        yield words, write_to
+    finally:
+        loop.remove_reader(read_from)
+        os.close(read_from)
+        os.close(write_to)
+
+
+async def _end_group(process: asyncio.subprocess.Process) -> None:
+    """Kill a process and all that it has started in its group."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(KILLED_WITHIN_S):
+            await process.wait()
 
 
 def power_switch(node: str, *, off: str, on: str, limit_s: float = DEFAULT_LIMIT_S) -> PowerSwitch:

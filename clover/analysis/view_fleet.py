@@ -17,6 +17,8 @@ SILENT_INTERVALS = 3.0
 SILENT_LEAST_S = 3.0
 #: A node that has been silent for this long is forgotten.
 _FORGOTTEN_S = 600.0
+#: One that has said that it goes is forgotten after this long.
+_LEFT_S = 3.0
 
 _InstanceKey = tuple[int, str, str]
 
@@ -72,9 +74,10 @@ class FleetFold:
                 self.variants.append(name)
 
     def nodes(self, now_ms: float) -> tuple[NodeNow, ...]:
-        """Return all nodes by name; those that have been silent for long are forgotten."""
-        for name in [n for n, node in self._nodes.items() if now_ms - node.latest.at_ms > _FORGOTTEN_S * 1e3]:
-            del self._nodes[name]
+        """Return all nodes by name; those that have been silent for long are forgotten, those that left soon."""
+        for name, node in list(self._nodes.items()):
+            if now_ms - node.latest.at_ms > 1e3 * (_LEFT_S if node.latest.leaving else _FORGOTTEN_S):
+                del self._nodes[name]
         return tuple(_node_now(self._nodes[name], now_ms) for name in sorted(self._nodes, key=_natural))
 
 

@@ -119,5 +119,7 @@ class FeedCalls(Calls):
 
 
 def state_ttl_ms(telemetry: NodeTelemetry) -> float:
-    """Return how long a node's last state is kept: ten telemetry intervals, at least a minute."""
+    """Return how long a node's last state is kept: ten telemetry intervals, at least a minute; 0 of one that leaves."""
+    if telemetry.leaving:
+        return 0.0
     return max(60.0, 10.0 * telemetry.interval_s) * 1e3

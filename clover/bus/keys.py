@@ -224,7 +224,7 @@ REGISTRY: tuple[KeySpec, ...] = (
         readers="controllers",
         bound="one",
         ttl="the lease's",
-        what="who is the acting controller",
+        what="who is the acting controller: its name, a dot, and the boot id of its process",
         commands=may(controller="get set del"),
     ),
     KeySpec(

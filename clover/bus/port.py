@@ -214,7 +214,7 @@ class Bus(Protocol):
         ...
 
     async def lease_holder(self) -> str:
-        """Return which controller acts, empty if none does."""
+        """Return who holds the lease (`clover.agents.lease.name_of` is its name), empty if nobody does."""
         ...
 
     async def override(self) -> Override:

@@ -35,12 +35,16 @@ class IntensitySeen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuReport:
-    """Phase of one GPU, the newest epoch it has reached, and what it serves with (None: nothing that is known)."""
+    """Phase of one GPU, the newest epoch it has reached, and what it serves with (None: nothing that is known).
+
+    `power_limit_s` is the longest that the command may take that switches it off or on in this change, 0 without one.
+    """
 
     phase: str
     applied_epoch: int
     configuration: GpuConfiguration | None = None
     reason: str = ""
+    power_limit_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +55,14 @@ class NodeSeen:
     boot_id: str
     interval_s: float
     gpus: Mapping[int, GpuReport]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeavingSeen:
+    """A node says that it was asked to stop."""
+
+    node: str
+    boot_id: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +149,7 @@ class Sent:
 Event: TypeAlias = (
     IntensitySeen
     | NodeSeen
+    | LeavingSeen
     | ForeignSeen
     | LoadSeen
     | ServiceSeen

@@ -19,6 +19,7 @@ from clover.core.control import (
     Event,
     ForeignSeen,
     IntensitySeen,
+    LeavingSeen,
     LoadSeen,
     NodeSeen,
     OverrideSeen,
@@ -106,19 +107,18 @@ class ControllerMachine:
                 return self._see(event, now_s) + self._go_on(now_s)
         return self._go_on(now_s)
 
-    def _see(self, event: NodeSeen | ForeignSeen | TakenSeen | ServiceSeen | Tick, now_s: float) -> list[Command]:
+    def _see(
+        self, event: NodeSeen | LeavingSeen | ForeignSeen | TakenSeen | ServiceSeen | Tick, now_s: float
+    ) -> list[Command]:
         match event:
-            case ForeignSeen(node=node):
-                self.roll.forget([node])
-                return [*self.fleet.see_foreign(event)]
-            case TakenSeen():
-                return self._see_taken(event)
             case NodeSeen():
                 return self._see_node(event, now_s)
             case ServiceSeen():
                 return self._see_service(event, now_s)
-            case Tick():
-                return self._look_after_fleet(now_s)
+            case _:
+                said_, gone = self.fleet.look_after(event, now_s)
+                self.roll.forget(gone)
+                return [*said_]
 
     def resume(
         self,
@@ -157,16 +157,6 @@ class ControllerMachine:
             self.roll.assigned.setdefault(gpu, configuration)
         return said_
 
-    def _look_after_fleet(self, now_s: float) -> list[Command]:
-        said_, lost = self.fleet.lose_silent(now_s)
-        self.roll.forget(lost)
-        return [*said_, *self.fleet.judge_health(now_s)]
-
-    def _see_taken(self, event: TakenSeen) -> list[Command]:
-        said_, taken = self.fleet.take_by_hand(event.nodes)
-        self.roll.forget(taken)
-        return [*said_]
-
     def _see_override(self, event: OverrideSeen) -> None:
         self.paused = event.paused
         if dict(event.pinned) != dict(self._pinned):
@@ -180,7 +170,8 @@ class ControllerMachine:
         guard.observe(now_s, event.answered, event.late, event.oldest_wait_s)
         if self.paused or self.state == "waiting":
             return []
-        acting = self.state == "deciding" or (self.state == "rolling" and self._trigger == "sla")
+        rolling = self.state == "rolling" and not self.roll.only_powered(self.fleet)
+        acting = self.state == "deciding" or (rolling and self._trigger == "sla")
         parked = any(configuration.mode != "serving" for configuration in self.roll.wanted.values())
         verdict = guard.judge(now_s, measures(parked=parked), busy=acting or bool(self._news.guard))
         return [] if verdict is None else [self._news.see_guard(verdict)]
@@ -266,10 +257,11 @@ class ControllerMachine:
         if self.roll.epoch is None:
             return []
         said_: list[Command] = [said(change) for change in self.roll.give_up(self.fleet, now_s)]
-        if not self.roll.step_done(self.fleet):
-            return said_
-        if reason := self._why_abort():
+        done = self.roll.step_done(self.fleet)
+        if (done or self.roll.only_powered(self.fleet)) and (reason := self._why_abort()):
             return [*said_, *self._abort(*reason, now_s)]
+        if not done:
+            return said_
         if any(self.fleet.report(gpu) for gpu in self.roll.left):
             self.story.enter("step", f"epoch {self.roll.epoch} is in force")
             return [*said_, self._next_step(now_s)]

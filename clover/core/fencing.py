@@ -30,6 +30,8 @@ class _Health:
     phase: str = ""
     #: Since when it is neither settled nor without a target.
     unsettled_s: float | None = None
+    #: How much longer it may be so: as long as a power command may take that its change needs.
+    allowed_s: float = 0.0
     failed_s: float | None = None
     failures: deque[float] = field(default_factory=deque[float])
     fences: int = 0
@@ -68,9 +70,10 @@ class Fence:
         for gpu in list(gpus):
             self._health.pop(gpu, None)
 
-    def see(self, gpu: GpuId, phase: str, reason: str, now_s: float) -> None:
-        """Take in what a GPU says of itself."""
+    def see(self, gpu: GpuId, phase: str, reason: str, now_s: float, *, allowed_s: float = 0.0) -> None:
+        """Take in what a GPU says of itself; `allowed_s` is what a power command of its change may take besides."""
         health = self._health.setdefault(gpu, _Health())
+        health.allowed_s = allowed_s
         if phase == "failed" and health.phase != "failed":
             health.failures.append(now_s)
             health.failed_s = now_s
@@ -111,7 +114,7 @@ class Fence:
             return f"failed {len(health.failures)} times within {LOOP_WINDOW_S:.0f} s{told}"
         if health.failed_s is not None and now_s - health.failed_s > FAILED_PATIENCE_S:
             return f"failed for {now_s - health.failed_s:.0f} s{told}"
-        if health.unsettled_s is not None and now_s - health.unsettled_s > CHANGE_PATIENCE_S:
+        if health.unsettled_s is not None and now_s - health.unsettled_s > CHANGE_PATIENCE_S + health.allowed_s:
             return f"not ready after {now_s - health.unsettled_s:.0f} s ({health.phase}){told}"
         return ""
 

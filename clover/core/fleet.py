@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from clover.core.configuration import GpuConfiguration, GpuId
-from clover.core.control import ForeignSeen, GpuReport, NodeSeen, Say
+from clover.core.control import ForeignSeen, GpuReport, LeavingSeen, NodeSeen, Say, TakenSeen, Tick
 from clover.core.fencing import Fence, Fenced
 
 #: A node that has been silent for this many telemetry intervals, and at least this long, is lost.
@@ -76,12 +76,37 @@ class FleetView:
             boot_id=event.boot_id, interval_s=event.interval_s, seen_s=now_s, gpus=event.gpus
         )
         for index, report in event.gpus.items():
-            self.fence.see(GpuId(event.node, index), report.phase, report.reason, now_s)
+            allowed_s = report.power_limit_s
+            self.fence.see(GpuId(event.node, index), report.phase, report.reason, now_s, allowed_s=allowed_s)
         if known is None:
             return [Say(kind="node.joined", subject=event.node, reason=f"{len(event.gpus)} GPUs")]
         if known.boot_id not in {event.boot_id, _NOT_HEARD}:
             return [Say(kind="node.restarted", subject=event.node, reason=f"boot {event.boot_id}")]
         return []
+
+    def look_after(
+        self, event: ForeignSeen | LeavingSeen | TakenSeen | Tick, now_s: float
+    ) -> tuple[list[Say], list[str]]:
+        """Take in what takes nodes away, or may; return what to say and the nodes that are gone."""
+        match event:
+            case ForeignSeen():
+                return self.see_foreign(event), [event.node]
+            case LeavingSeen():
+                told = self.see_leaving(event)
+                return told, [event.node] if told else []
+            case TakenSeen():
+                return self.take_by_hand(event.nodes)
+            case Tick():
+                told, lost = self.lose_silent(now_s)
+                return [*told, *self.judge_health(now_s)], lost
+
+    def see_leaving(self, event: LeavingSeen) -> list[Say]:
+        """Forget a node that goes by itself; return what to say, once. Not one that came after it under its name."""
+        known = self._nodes.get(event.node)
+        if known is None or known.boot_id not in {event.boot_id, _NOT_HEARD}:
+            return []
+        self._forget(event.node)
+        return [Say(kind="node.left", subject=event.node, reason=f"asked to stop, with {len(known.gpus)} GPUs")]
 
     def see_foreign(self, event: ForeignSeen) -> list[Say]:
         """Leave a node out that no plan can be made for; return what to say, once."""

@@ -101,10 +101,12 @@ class LoadEstimator:
 
     Attributes:
         horizon_s: How far ahead `ahead_rps` looks.
+        waking_s: How much further it looks at present, because what could be woken is switched off.
         profile: The load as it is known in advance, in the clock's seconds; then no trend is guessed.
     """
 
     horizon_s: float = 60.0
+    waking_s: float = field(default=0.0, kw_only=True)
     profile: LoadProfile | None = None
     _bucket: tuple[float, int] | None = None
     _last: int = 0
@@ -178,10 +180,11 @@ class LoadEstimator:
         )
 
     def _ahead(self, now_s: float, trend_error: float) -> float:
+        horizon_s = self.horizon_s + self.waking_s
         if self.profile is not None:
-            return self.profile.highest(now_s, now_s + self.horizon_s)
+            return self.profile.highest(now_s, now_s + horizon_s)
         sure = self._trend > CONFIDENCE * trend_error
-        return self._level + (self._trend * self.horizon_s if sure else 0.0)
+        return self._level + (self._trend * horizon_s if sure else 0.0)
 
 
 def rate_to_plan(load: LoadEstimate) -> float:

@@ -15,7 +15,8 @@ ROLL_FRACTION = 5
 #: Predicted P(late) that a step must not exceed while its GPUs change.
 ROLL_LATE_LIMIT = 0.05
 
-#: A step whose GPUs have not reached its epoch after this long is given up: they are fenced off.
+#: A step whose GPUs have not reached its epoch after this long is given up: they are fenced off. What is switched off
+#: or on by a command has the command's limit besides.
 STEP_PATIENCE_S = 180.0
 
 #: P(late), 0..1, of a fleet at a rate in requests/s.
@@ -168,7 +169,8 @@ class Roll:
         self._before = {gpu: now for gpu, now in self.assigned_of(step.gpus).items() if now.instances}
         self.restored = ()
         self.assigned |= {gpu: self.wanted[gpu] for gpu in step.gpus}
-        self.gpus, self.epoch, self.since_s = step.gpus, None, now_s
+        # What a roll before this one left under a power command is waited for with this one.
+        self.gpus, self.epoch, self.since_s = tuple(sorted({*step.gpus, *_powered(fleet)})), None, now_s
         left = len(self.left)
         self.total = max(self.total, left)
         return Send(
@@ -204,6 +206,8 @@ class Roll:
         for gpu in self.gpus:
             report = fleet.report(gpu)
             open_ = report is not None and gpu not in fleet.fence.fenced and not self._reached(fleet, gpu)
+            if report is not None and report.power_limit_s and waited_s <= STEP_PATIENCE_S + report.power_limit_s:
+                continue
             if report is not None and open_ and len(fleet.fit) > 1:
                 why = report.reason or report.phase
                 refused.append(fleet.fence.refuse(gpu, f"epoch {self.epoch} not reached after {waited_s:.0f} s: {why}"))
@@ -211,9 +215,22 @@ class Roll:
 
     def step_done(self, fleet: FleetView) -> bool:
         """Return whether every GPU of the step that is there and not fenced off has reached its target."""
-        open_ = [gpu for gpu in self.gpus if gpu not in fleet.fence.fenced and fleet.report(gpu) is not None]
-        return all(self._reached(fleet, gpu) for gpu in open_)
+        return not self._open(fleet)
+
+    def only_powered(self, fleet: FleetView) -> bool:
+        """Return whether the step waits for power commands alone, in which nothing that serves stops."""
+        open_ = self._open(fleet)
+        return bool(open_) and set(open_) <= set(_powered(fleet))
+
+    def _open(self, fleet: FleetView) -> list[GpuId]:
+        there = [gpu for gpu in self.gpus if gpu not in fleet.fence.fenced and fleet.report(gpu) is not None]
+        return [gpu for gpu in there if not self._reached(fleet, gpu)]
 
     def _reached(self, fleet: FleetView, gpu: GpuId) -> bool:
         report = fleet.report(gpu)
         return report is not None and report.applied_epoch >= (self.epoch or 0) and settled(report.phase)
+
+
+def _powered(fleet: FleetView) -> list[GpuId]:
+    """Return the GPUs that a command switches off or on just now."""
+    return [gpu for gpu in fleet.fit if (report := fleet.report(gpu)) is not None and report.power_limit_s]

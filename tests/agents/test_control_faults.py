@@ -13,15 +13,17 @@ import pytest
 from control_points import POINTS
 from control_stage import MODEL, Stage, check, nothing, pin_all, play, settings
 
-from clover.agents.assembly import make_controller
+from clover.agents.assembly import make_controller, make_node
 from clover.agents.control_writer import ControlWriter
 from clover.agents.controller_settings import ControllerSettings
 from clover.agents.fleet import Fleet, make_fleet
 from clover.agents.goals import Goals
+from clover.agents.node import NodeSettings
 from clover.bus.messages import NodeTelemetry, Override
 from clover.catalog import load_trace
 from clover.core.application import ServiceModel
 from clover.sim.world import World, WorldSettings
+from mig.device import Gpu
 
 # --- the controller dies --------------------------------------------------------------------------------------------
 
@@ -106,6 +108,68 @@ def test_a_node_that_is_lost_in_the_middle_of_a_roll_is_planned_without_and_with
     assert kinds["node.lost"] == 1
     fleets = [event.reason for event in events if event.kind == "decision" and event.data["trigger"] == "fleet"]
     assert len(fleets) == 2
+
+
+def test_a_node_that_is_asked_to_stop_is_planned_without_at_once_and_loses_nothing() -> None:
+    stop, asked = asyncio.Event(), [0.0]
+
+    async def script(stage: Stage) -> None:
+        stage.tasks["n2"].cancel()
+        await asyncio.sleep(30.0)
+        stage.group.create_task(stage.world.node(1, stop))
+        await asyncio.sleep(90.0)
+        stop.set()
+        asked[0] = stage.world.clock.now_ms()
+
+    result, events = play(settings(), script)
+    kinds = check(result, events)
+    assert kinds["node.lost"] == kinds["node.left"] == 1
+    left = next(event for event in events if event.kind == "node.left")
+    after = next(event for event in events if event.kind == "decision" and event.at_ms >= asked[0])
+    assert left.at_ms - asked[0] < 100.0
+    assert after.at_ms - asked[0] < 100.0
+    assert after.data["trigger"] == "fleet"
+    assert result["late_pct"] <= 5.0
+
+
+class SlowSwitch:
+    """Power commands that take minutes, and less than they may."""
+
+    on_takes_s = 250.0
+
+    def may_take_s(self, *, on: bool) -> float:
+        return 300.0 if on else 30.0
+
+    async def switch(self, gpu: Gpu, *, on: bool) -> None:
+        del gpu
+        await asyncio.sleep(self.on_takes_s if on else 10.0)
+
+
+class SlowlyPoweredWorld(World):
+    """All nodes switch their GPUs off and on by commands."""
+
+    async def node(self, index: int, stop: asyncio.Event | None = None) -> None:
+        agent = make_node(
+            NodeSettings(name=f"n{index + 1}", backend="sim", target_block_s=60.0, power=SlowSwitch()),  # type: ignore[arg-type]
+            fleet=self.settings.fleet, gpus=self.settings.gpus[index], bus=self.bus, clock=self.clock, seed=index,
+        )  # fmt: skip
+        await agent.run(stop or self.stop)
+
+
+def test_gpus_that_take_minutes_to_be_switched_on_are_waited_for() -> None:
+    async def script(stage: Stage) -> None:
+        await asyncio.sleep(120.0)
+        await stage.world.bus.set_override(pin_all("7g", "large"))
+
+    goals = Goals(lambda_=0.5, sla_ms=MODEL.table.sla_p95_ms, parking="off")
+    world = settings(scheme="exact", goals=goals, rate_rps=5.0, duration_s=600.0)
+    result, events = play(world, script, SlowlyPoweredWorld)
+    kinds = check(result, events)
+    assert kinds["gpu.off"] >= 4
+    assert kinds["gpu.fenced"] == kinds["plan.aborted"] == 0
+    woken = [e for e in events if e.kind == "gpu.serving" and e.reason == "7g:large"]
+    assert len({event.subject for event in woken}) == 8
+    assert result["late_pct"] <= 5.0
 
 
 class DelayedWorld(World):

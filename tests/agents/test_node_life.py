@@ -59,9 +59,16 @@ class Switch:
 
     fails: int = 0
     done: list[str] = field(default_factory=list)
+    limits_s: tuple[float, float] = (20.0, 300.0)
+    takes_s: float = 0.0
+    on_takes_s: float = 0.0
+
+    def may_take_s(self, *, on: bool) -> float:
+        return self.limits_s[on]
 
     async def switch(self, gpu: Any, *, on: bool) -> None:
         self.done.append(f"{'on' if on else 'off'} {gpu.index}")
+        await asyncio.sleep(self.takes_s)
         if on and self.fails:
             self.fails -= 1
             raise PowerCommandError("power_on of n1/gpu0 ended with code 7")
@@ -286,6 +293,43 @@ def test_power_is_cut_last_and_comes_first_and_a_failing_command_is_told_and_tri
                 "power_on of n1/gpu0 ended with code 7"
             ] * 2
             assert (await lab.gpu(0)).phase == "serving"
+
+    virtually(test)
+
+
+def test_telemetry_says_while_a_power_command_runs_how_long_that_may_take() -> None:
+    async def test(clock: VirtualClock) -> None:
+        power = Switch(takes_s=15.0, on_takes_s=240.0)
+        lab = Lab(clock, gpus=1, power=power)
+        async with lab.running():
+            await lab.want(GpuConfiguration((BIG,)))
+            await asyncio.sleep(30.0)
+            assert (await lab.gpu(0)).power_limit_s == 0.0
+            assert (await lab.state()).power_on_s == 240.0
+            for wanted, limit_s, phase in ((OFF, 20.0, "off"), (GpuConfiguration((BIG,)), 300.0, "serving")):
+                await lab.want(wanted)
+                await asyncio.sleep(14.0)
+                gpu = await lab.gpu(0)
+                assert (gpu.phase, gpu.power_limit_s) == ("changing", limit_s)
+                await asyncio.sleep(30.0)
+                gpu = await lab.gpu(0)
+                assert (gpu.phase, gpu.power_limit_s) == (phase, 0.0)
+
+    virtually(test)
+
+
+def test_a_node_that_is_asked_to_stop_says_so_at_once_finishes_and_is_not_kept() -> None:
+    async def test(clock: VirtualClock) -> None:
+        lab = Lab(clock, gpus=1)
+        async with lab.running():
+            await lab.want(GpuConfiguration((BIG,)))
+            await asyncio.sleep(30.0)
+            assert set(await lab.bus.node_states()) == {"n1"}
+        assert await lab.bus.node_states() == {}
+        told = [one.message for one in await lab.bus.follow({Feed.TELEMETRY: "0"}, block_s=0.0)]
+        leaving = [one.leaving for one in told if isinstance(one, NodeTelemetry)]
+        assert leaving == sorted(leaving)
+        assert leaving[-1]
 
     virtually(test)
 

@@ -11,7 +11,7 @@ import pytest
 
 from clover.agents.fleet import make_fleet
 from clover.agents.goals import Goals
-from clover.bus.messages import Event, PlanRecord, Target
+from clover.bus.messages import Event, NodeTelemetry, PlanRecord, Target
 from clover.bus.values import Feed
 from clover.catalog import load_service, load_trace
 from clover.core.configuration import GpuId
@@ -106,8 +106,9 @@ def test_shares_reach_the_nodes_and_are_kept(case: str) -> None:
     seen: list[Counter[str]] = []
 
     async def begun(world: World) -> Counter[str]:
-        states = await world.bus.node_states()
-        return sum((Counter(state.begun) for state in states.values()), Counter())
+        told = await world.bus.follow({Feed.TELEMETRY: "0"}, block_s=0.0, count=100_000)
+        newest = {one.message.node: one.message for one in told if isinstance(one.message, NodeTelemetry)}
+        return sum((Counter(state.begun) for state in newest.values()), Counter())
 
     async def look(world: World) -> None:
         await asyncio.sleep(45.0)

@@ -17,8 +17,6 @@ import pytest
 from control_points import POINTS
 from processes import all_answered, clover, generating, started, within
 
-from clover.serving.availability import MODELS_HINT, missing_packages
-
 RATE = ("--rate", "2")
 CONTROLLER = ("agent", "controller", "--scheme", "base", "--expect-nodes", "2", *RATE)
 LAYOUTS = ("7g:large", "7g:xlarge")
@@ -129,8 +127,6 @@ def phases(folder: Path) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.models
-@pytest.mark.skipif(bool(missing_packages()), reason=MODELS_HINT)
 @pytest.mark.timeout(420)
 def test_a_gpu_whose_worker_processes_die_again_and_again_is_fenced_off_until_they_no_longer_do(tmp_path: Path) -> None:
     crashes = tmp_path / "crashes"
@@ -149,7 +145,11 @@ def test_a_gpu_whose_worker_processes_die_again_and_again_is_fenced_off_until_th
         stack.enter_context(started(tmp_path, "agent", "controller", "--scheme", "base", *cpu, *RATE))
         within(90, lambda: phases(tmp_path) == ["serving"] * 3)
         generator = stack.enter_context(
-            started(tmp_path, "agent", "generator", *cpu, "--duration", "10m", "--json", *RATE)
+            started(
+                tmp_path,
+                *("agent", "generator", *cpu, "--duration", "10m", "--json", *RATE),
+                command=script("process_fake_workers.py"),
+            )
         )
         within(60, lambda: generating(tmp_path))
         crashes.write_text("n1/gpu1/")

@@ -49,7 +49,7 @@ def test_a_node_without_a_controller_does_what_it_is_told(tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_past_a_controller_only_what_was_taken_from_it(tmp_path: Path) -> None:
-    with up(tmp_path, "--gpus", "4", "--nodes", "2", "--trace", "constant:250", duration="30s") as process:
+    with up(tmp_path, "--gpus", "4", "--nodes", "2", "--trace", "constant:250", duration="10m") as process:
         within(40, lambda: generating(tmp_path))
         names = [one["node"] for one in status(tmp_path)["nodes"]]
         mine, other = names
@@ -71,6 +71,7 @@ def test_past_a_controller_only_what_was_taken_from_it(tmp_path: Path) -> None:
             json.loads(line)["kind"]
             for line in clover(tmp_path, "events", "--no-follow", "--json", "--kind", "node").stdout.splitlines()
         ]
+        process.send_signal(signal.SIGINT)
         result = result_of(process)
     assert {"node.taken", "node.by_hand", "node.released"} <= set(kinds)
     assert result["requests"]["lost"] == result["requests"]["failed"] == 0

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import msgspec
 import pytest
 from support import a_checkpoint, a_plan, a_target, an_event, intensity, ledger, telemetry
 
@@ -75,6 +76,22 @@ def test_node_states(check: Check) -> None:
             await bus.publish_telemetry(telemetry(node))
         assert await bus.node_states() == {"n1": telemetry("n1"), "n2": telemetry("n2")}
         assert len(await bus.follow({Feed.TELEMETRY: "0"}, block_s=0)) == 3
+
+    check(test)
+
+
+def test_the_state_of_a_node_that_leaves_is_not_kept(check: Check) -> None:
+    async def test(bus: Bus) -> None:
+        for node in ("n1", "n2"):
+            await bus.publish_telemetry(telemetry(node))
+        gone = msgspec.structs.replace(telemetry("n1"), leaving=True)
+        for _ in range(2):
+            await bus.publish_telemetry(gone)
+            assert await bus.node_states() == {"n2": telemetry("n2")}
+        told = [entry.message for entry in await bus.follow({Feed.TELEMETRY: "0"}, block_s=0)]
+        assert told[-2:] == [gone, gone]
+        await bus.publish_telemetry(telemetry("n1"))
+        assert set(await bus.node_states()) == {"n1", "n2"}
 
     check(test)
 

@@ -189,6 +189,13 @@ def test_unknown_fields_of_a_newer_writer_are_ignored():
     assert codec.decode(raw("ledger", header, new=b"x")) == ledger()
 
 
+def test_telemetry_of_an_earlier_version_says_nothing_of_leaving_and_power_commands():
+    header = msgspec.to_builtins(telemetry())
+    assert (header.pop("leaving"), header.pop("power_on_s")) == (False, 0.0)
+    assert [gpu.pop("power_limit_s") for gpu in header["gpus"]] == [0.0]
+    assert codec.decode(raw("telemetry", msgspec.json.encode(header))) == telemetry()
+
+
 def test_the_raw_epoch_overrides_the_one_in_the_header():
     header = codec.encode(a_target(epoch=1))[1]
     assert codec.decode(raw("target", header, epoch=b"7")) == a_target(epoch=7)

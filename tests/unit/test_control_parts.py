@@ -103,6 +103,16 @@ def arrivals(rate_at: Callable[[float], float], until_s: int, seed: int = 1) -> 
     return found
 
 
+def test_the_load_is_looked_at_further_ahead_where_waking_takes_longer() -> None:
+    load = LoadEstimator(horizon_s=60.0, profile=LoadProfile(((0.0, 10.0), (1000.0, 110.0))))
+    found: list[float] = []
+    for second in range(100):
+        load.waking_s = 0.0 if second < 99 else 240.0
+        estimate = load.observe(float(second), second * 20, expected_rps=20.0)
+        found += [] if estimate is None else [estimate.ahead_rps]
+    assert found[-2:] == pytest.approx([10.0 + 0.1 * (98 + 60), 10.0 + 0.1 * (99 + 300)])
+
+
 def test_a_steady_load_causes_nothing_whatever_its_noise() -> None:
     for seed in range(5):
         told = [each for each in arrivals(lambda _: 20.0, 3600, seed) if each is not None]
@@ -182,6 +192,16 @@ def test_a_fenced_gpu_comes_back_when_it_is_healthy_and_later_each_time() -> Non
             fence.judge(now, heard=5)
         holds.append(now - began - 1.0)
     assert holds == [HEALTHY_FIRST_S, 2 * HEALTHY_FIRST_S, 4 * HEALTHY_FIRST_S]
+
+
+def test_a_gpu_may_take_as_much_longer_as_its_power_command_may() -> None:
+    for limit_s, fenced_s in ((0.0, CHANGE_PATIENCE_S), (300.0, CHANGE_PATIENCE_S + 300.0)):
+        fence, gpu, now = Fence(), GpuId("n1", 0), 0.0
+        while not fence.fenced:
+            fence.see(gpu, "changing", "powering on", now, allowed_s=limit_s)
+            fence.judge(now, heard=2)
+            now += 1.0
+        assert now - 2.0 == pytest.approx(fenced_s)
 
 
 def test_the_last_gpu_is_never_fenced_off() -> None:

@@ -12,7 +12,7 @@ from clover.agents.assembly import left_alone
 from clover.agents.controller_settings import ControllerSettings
 from clover.agents.goals import Goals
 from clover.core.belonging import Kind, why_foreign
-from clover.core.configuration import Configuration, GpuConfiguration, GpuId, InstanceKind
+from clover.core.configuration import OFF, Configuration, GpuConfiguration, GpuId, InstanceKind
 from clover.core.control import (
     Command,
     Decide,
@@ -21,6 +21,7 @@ from clover.core.control import (
     ForeignSeen,
     GpuReport,
     IntensitySeen,
+    LeavingSeen,
     LoadSeen,
     NodeSeen,
     Say,
@@ -32,6 +33,7 @@ from clover.core.control import (
     Tick,
 )
 from clover.core.controller import ControllerMachine
+from clover.core.fencing import CHANGE_PATIENCE_S
 from clover.core.guard import GuardSettings, SlaGuard
 from clover.core.load import LoadEstimate
 from clover.core.rolling import STEP_PATIENCE_S
@@ -150,6 +152,83 @@ def test_a_gpu_that_never_does_what_a_step_says_is_fenced_off_and_the_plan_made_
     send = only(machine.handle(Decided(configuration=without), late_s), Send)
     assert isinstance(send, Send)
     assert (len(send.configuration.gpus), send.fenced) == (5, (GpuId("n1", 0),))
+
+
+def _powering(machine: ControllerMachine, epoch: int, limit_s: float, now_s: float) -> list[Command]:
+    """Tell that gpu4 of n1 is being switched on by a command, and that the others have reached an epoch."""
+    reports = dict(seen(epoch=epoch, serves=WHOLE).gpus)
+    reports[4] = GpuReport(phase="changing", applied_epoch=1, reason="to serve", power_limit_s=limit_s)
+    return machine.handle(NodeSeen(node="n1", boot_id="b1", interval_s=1.0, gpus=reports), now_s)
+
+
+def _waking(guard: SlaGuard | None = None) -> ControllerMachine:
+    """Return a machine in the middle of waking the one GPU that is off."""
+    machine = ControllerMachine(rate_rps=5.0, guard=guard)
+    one_off = Configuration.of({**everywhere(WHOLE, "n1").as_dict(), GpuId("n1", 4): OFF})
+    machine.handle(IntensitySeen(effective=300.0), 0.0)
+    machine.handle(seen(phase="empty"), 0.0)
+    machine.handle(Decided(configuration=one_off), 0.0)
+    machine.handle(Sent(epoch=1), 0.0)
+    reports = {**seen(epoch=1, serves=WHOLE).gpus, 4: GpuReport(phase="off", applied_epoch=1)}
+    machine.handle(NodeSeen(node="n1", boot_id="b1", interval_s=1.0, gpus=reports), 1.0)
+    assert machine.state == "serving"
+    machine.handle(LoadSeen(load=LoadEstimate.sure(50.0)), 2.0)
+    machine.handle(Decided(configuration=everywhere(WHOLE, "n1")), 2.0)
+    machine.handle(Sent(epoch=2), 2.0)
+    return machine
+
+
+def test_a_gpu_that_a_command_switches_on_is_waited_for_as_long_as_that_may_take() -> None:
+    machine = _waking()
+    told: list[Command] = []
+    now_s = 2.0
+    while not told:
+        now_s += 1.0
+        told = _powering(machine, 2, 300.0, now_s) + machine.handle(Tick(), now_s)
+    assert next((c.kind, c.subject) for c in told if isinstance(c, Say)) == ("gpu.fenced", "n1/gpu4")
+    assert now_s - 3.0 > 300.0 + CHANGE_PATIENCE_S - 1.0
+    patient = _waking()
+    for second in range(3, 290):
+        assert _powering(patient, 2, 300.0, float(second)) + patient.handle(Tick(), float(second)) == []
+    assert patient.handle(seen(epoch=2, serves=WHOLE), 290.0) == [Settle(unchanged=False)]
+
+
+def test_the_guard_does_not_wait_for_power_commands_and_what_they_switch_on_is_still_waited_for() -> None:
+    machine = _waking(SlaGuard(GuardSettings(sla_ms=100.0)))
+    late = ServiceSeen(answered=100, late=100, oldest_wait_s=10.0)
+    told: list[Command] = []
+    now_s = 2.0
+    while not told:
+        now_s += 1.0
+        told = _powering(machine, 2, 300.0, now_s) + machine.handle(late, now_s)
+    assert now_s < 60.0
+    assert [c.kind for c in told if isinstance(c, Say)] == ["guard.raised", "plan.aborted"]
+    assert isinstance(only(told, Decide), Decide)
+    # Only dispatch changes: the plan is in force when the GPU that is being switched on is there.
+    send = only(machine.handle(Decided(configuration=everywhere(WHOLE, "n1"), redispatch=True), now_s), Send)
+    assert isinstance(send, Send)
+    assert send.changed == ()
+    machine.handle(Sent(epoch=3), now_s)
+    assert _powering(machine, 3, 300.0, now_s + 1.0) == []
+    assert machine.handle(seen(epoch=3, serves=WHOLE), now_s + 2.0) == [Settle(unchanged=False)]
+
+
+@pytest.mark.parametrize(("boot", "leaves"), [("b1", True), ("b0", False)])
+def test_a_node_that_says_that_it_goes_is_planned_without_at_once(boot: str, leaves: bool) -> None:
+    machine = ControllerMachine(rate_rps=5.0)
+    serving(machine, WHOLE, "n1", "n2")
+    told = machine.handle(LeavingSeen(node="n2", boot_id=boot), 2.0)
+    assert [(c.kind, c.subject) for c in told if isinstance(c, Say)] == [("node.left", "n2")] * leaves
+    if not leaves:
+        return
+    ask = only(told, Decide)
+    assert isinstance(ask, Decide)
+    assert (ask.trigger, {gpu.node for gpu in ask.gpus}) == ("fleet", {"n1"})
+    # It says so as long as it has work; that is no news.
+    assert machine.handle(LeavingSeen(node="n2", boot_id=boot), 3.0) == []
+    send = only(machine.handle(Decided(configuration=everywhere(HALVES, "n1")), 3.0), Send)
+    assert isinstance(send, Send)
+    assert {gpu.node for gpu in send.configuration.as_dict()} == {"n1"}
 
 
 def test_a_controller_that_takes_over_gives_the_nodes_of_the_plan_time_to_be_heard() -> None:

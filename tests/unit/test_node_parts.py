@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
+import signal
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from support import run
+from support import eventually, run
 
+from clover.agents.deployment import process_started
 from clover.agents.power_switch import PowerCommandError, PowerSwitch, power_switch, require_hooks
 from clover.catalog import load_service
 from clover.core.begin import MAX_DELIVERIES, Taken, ending_after_failure, ending_at_once
@@ -164,6 +168,63 @@ def test_a_power_command_that_fails_or_hangs_says_so(tmp_path: Path) -> None:
         return asyncio.get_running_loop().time() - begun
 
     assert run(measured()) < 10.0
+
+
+#: Leaves a process behind that holds its output open, writes down which, and goes on as it is told.
+LEAVES_ONE_BEHIND = ("sh", "-c", 'echo began; sleep 600 & echo $! > "$0.new"; mv "$0.new" "$0"; eval "$1"')
+
+
+async def left_behind(told: Path) -> tuple[int, str]:
+    await eventually(lambda: asyncio.to_thread(told.exists))
+    pid = int(await asyncio.to_thread(told.read_text))
+    return pid, process_started(pid)
+
+
+async def has_ended(process: tuple[int, str]) -> bool:
+    return process_started(process[0]) != process[1]
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_power_command_is_ended_with_all_that_it_started(tmp_path: Path, stopped: bool) -> None:
+    told = tmp_path / "left"
+    command = (*LEAVES_ONE_BEHIND, str(told), "wait")
+
+    async def main() -> None:
+        switching = asyncio.create_task(
+            PowerSwitch("n1", command, (), 600.0 if stopped else 1.0).switch(ABoard(), on=False)
+        )
+        process = await left_behind(told)
+        if stopped:
+            # As the agent does that is stopped in the middle of it.
+            switching.cancel()
+        error = asyncio.CancelledError if stopped else PowerCommandError
+        with pytest.raises(error):
+            await switching
+        await eventually(lambda: has_ended(process))
+
+    run(main())
+
+
+@pytest.mark.parametrize("code", [0, 7])
+def test_a_power_command_is_done_when_it_has_ended_whatever_it_leaves_running(tmp_path: Path, code: int) -> None:
+    told = tmp_path / "left"
+    switch = PowerSwitch("n1", (*LEAVES_ONE_BEHIND, str(told), f"exit {code}"), (), 20.0)
+
+    async def main() -> None:
+        failed = pytest.raises(PowerCommandError, match="ended with code 7: began$") if code else nullcontext()
+        with failed:
+            await switch.switch(ABoard(), on=False)
+        process = await left_behind(told)
+        assert process[1], "what it left running is its own affair"
+        os.kill(process[0], signal.SIGKILL)
+
+    run(main())
+
+
+def test_a_power_command_may_write_more_than_a_pipe_holds() -> None:
+    text = "import sys; sys.stdout.write('x' * 300_000); print('the end'); sys.exit(3)"
+    with pytest.raises(PowerCommandError, match="code 3: x+the end$"):
+        run(PowerSwitch("n1", (sys.executable, "-c", text)).switch(ABoard(), on=False))
 
 
 def test_power_commands_are_checked_before_anything_starts() -> None:

@@ -219,6 +219,14 @@ def test_busy_fraction_comes_from_differences_of_one_worker() -> None:
     assert [instance.busy for instance in gpu.instances] == [None, pytest.approx(0.25)]
 
 
+def test_a_node_that_has_said_that_it_goes_is_shown_no_longer_than_a_moment() -> None:
+    view = DeploymentView()
+    left = msgspec.structs.replace(a_node("n1", seconds=9.0), leaving=True)
+    feed(view, left, a_node("n2", seconds=9.0), seconds=9.0)
+    assert [node.name for node in view.snapshot(at(10.0)).nodes] == ["n1", "n2"]
+    assert [node.name for node in view.snapshot(at(15.0)).nodes] == ["n2"]
+
+
 def test_nodes_sort_by_number_and_silence_is_said() -> None:
     view = DeploymentView()
     feed(view, a_node("n10", seconds=9.0), a_node("n2", a_gpu(0, phase="parked"), seconds=0.0), seconds=9.0)

@@ -31,6 +31,7 @@ EVENT_KINDS: dict[str, str] = {
     "gpu.returned": "a GPU that was fenced off is healthy again and part of the fleet",
     "node.joined": "a node was heard for the first time",
     "node.refused": "a node cannot be planned for: it has another application, board or kind of backend",
+    "node.left": "a node was asked to stop and says so: plans are made without it at once",
     "node.lost": "a node has been silent for too long",
     "node.restarted": "a node came back as a new process",
     "node.taken": "a node was taken by hand: the controller leaves it alone from now on",

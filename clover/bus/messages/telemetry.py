@@ -61,6 +61,8 @@ class GpuTelemetry(Message, frozen=True):
         since_ms, reason: When it entered its phase and why (a target's epoch, or the fault).
         energy_at_ms: Until when `energy` counts; earlier than the telemetry's `at_ms` if the meter did not answer, None
             if it is the same.
+        power_limit_s: While a change needs a command that switches the GPU off or on, the longest that the command may
+            take; else 0.
     """
 
     index: int
@@ -72,6 +74,7 @@ class GpuTelemetry(Message, frozen=True):
     instances: tuple[InstanceTelemetry, ...]
     energy: EnergyCounters
     energy_at_ms: float | None = None
+    power_limit_s: float = 0.0
 
 
 class NodeTelemetry(Message, frozen=True):
@@ -102,6 +105,9 @@ class NodeTelemetry(Message, frozen=True):
         answered: Requests answered, or expired before work on them began, since boot.
         late: Those of them that took longer than the SLA of the newest target, from due time on.
         batching: How requests are served together, in words; empty if each is served alone.
+        power_on_s: The longest that the command that switches a GPU on has taken since boot, its limit before that; 0
+            without one.
+        leaving: Whether the node has been asked to stop: it takes no more requests, and its state is not kept.
     """
 
     node: str
@@ -128,3 +134,5 @@ class NodeTelemetry(Message, frozen=True):
     answered: int = 0
     late: int = 0
     batching: str = ""
+    power_on_s: float = 0.0
+    leaving: bool = False

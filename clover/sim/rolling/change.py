@@ -23,6 +23,7 @@ from clover.bus.messages import IntensityReading, LedgerCheckpoint, LedgerReadin
 from clover.bus.redis import RedisBus, connect
 from clover.bus.values import Entry, Feed
 from clover.core.configuration import Configuration, GpuConfiguration, GpuId
+from clover.core.identifiers import uuid7
 from clover.core.queueing import evaluate
 from clover.errors import BusUnavailableError, NotReadyError
 from clover.plan.fixed import FixedScheme
@@ -117,6 +118,7 @@ class RollingChange:
             maker=maker,
             compute=asyncio.to_thread,
             rng=Random(settings.seed),  # noqa: S311 - jitter
+            boot_id=uuid7(self._clock.now_ms(), Random(settings.seed)),  # noqa: S311 - nobody else controls here
         )
 
     async def _say_intensity(self) -> None:
