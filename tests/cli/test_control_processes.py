@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -15,7 +14,7 @@ from typing import Any
 
 import pytest
 from control_points import POINTS
-from processes import all_answered, clover, generating, started, within
+from processes import all_answered, clover, events, finished, generating, started, status, within
 
 from clover.serving.availability import MODELS_HINT, missing_packages
 
@@ -36,11 +35,6 @@ def dying(
     return started(folder, *map(str, point), *CONTROLLER, "--name", name, command=script("process_dying_controller.py"))
 
 
-def status(folder: Path) -> dict[str, Any]:
-    answer = clover(folder, "status", "--json")
-    return json.loads(answer.stdout) if answer.returncode == 0 else {}
-
-
 def plan(folder: Path) -> dict[str, Any]:
     return status(folder).get("plan") or {}
 
@@ -58,22 +52,9 @@ def serves(folder: Path, variant: str, holder: str) -> bool:
     )
 
 
-def events(folder: Path, kind: str) -> list[dict[str, Any]]:
-    answer = clover(folder, "events", "--no-follow", "--json", "--kind", kind)
-    return [json.loads(line) for line in answer.stdout.splitlines()]
-
-
 def pin(folder: Path, layout: str) -> None:
     answer = clover(folder, "plan", "pin", "n1/gpu0", "n2/gpu0", "--as", layout)
     assert answer.returncode == 0, answer.stderr
-
-
-def finished(process: subprocess.Popen[str]) -> dict[str, Any]:
-    """Let the generator come to its end; return its figures."""
-    process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=90.0)
-    assert process.returncode == 0, err
-    return json.loads(out)
 
 
 @pytest.mark.slow

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
-from processes import all_answered, clover, result_of, up, within
+from processes import all_answered, clover, events, result_of, up, within
 
 #: The load doubles a minute after it began, at twice the speed half a minute.
 DAY = "time_s,rate_rps\n0,5\n60,10\n120,5\n180,5\n"
-
-
-def events(folder: Path, kind: str) -> list[dict[str, Any]]:
-    answer = clover(folder, "events", "--no-follow", "--json", "--kind", kind)
-    return [json.loads(line) for line in answer.stdout.splitlines()]
 
 
 @pytest.mark.slow
