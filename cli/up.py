@@ -226,3 +226,8 @@ def _print_summary(result: dict[str, Any]) -> None:
         f"decisions   {result['replans']} replans, {result['reconfigurations']} reconfigurations, "
         f"{result['mig_changes']} MIG changes, {number(result['change_s_total'], ' s')} changing"
     )
+    if tried := result["tried_live"]:
+        tell(
+            f"tried live  {tried['candidates']} candidates in {tried['seconds']:.0f} s, {tried['broke_sla']} broke the "
+            f"SLA; {tried['late']} of {tried['requests']} requests late, {tried['energy_j']:.0f} J"
+        )
