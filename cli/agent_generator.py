@@ -81,6 +81,7 @@ def generator(
         rate_rps=load.rate_rps if load.mean_rps is None else load.mean_rps,
         duration_s=duration,
         arrivals=load.description,
+        left_out_s=begin_at,
     )
     asked = real_models.inputs_of(fleet, inputs)
     made: list[Generator] = []

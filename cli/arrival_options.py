@@ -56,10 +56,11 @@ LoadTrace: TypeAlias = Annotated[
     ),
 ]
 Speed: TypeAlias = Annotated[
-    str, typer.Option("--speed", help="How many times as fast the trace of arrivals runs, such as 60x.")
+    str, typer.Option("--speed", help="How many times as fast --load-trace and --load-profile run, such as 60x.")
 ]
 ScaleTo: TypeAlias = Annotated[
-    float | None, typer.Option("--scale-to", help="Mean rate that the trace of arrivals is brought to, requests/s.")
+    float | None,
+    typer.Option("--scale-to", help="Mean rate that --load-trace and --load-profile are brought to, requests/s."),
 ]
 
 
@@ -84,8 +85,10 @@ class ArrivalChoice:
     speed: str = "1x"
     scale_to_rps: float | None = None
 
-    def check(self, *, rate: float | None) -> None:
+    def check(self, *, rate: float | None, profiled: bool = False) -> None:
         """Refuse what contradicts itself or cannot be, before anything is started; does not read the trace.
+
+        Speed and scale may also be for a load that is `profiled`.
 
         Raises:
             ConfigurationError: With the option, its value and what was expected.
@@ -104,7 +107,7 @@ class ArrivalChoice:
                 "--rate and --load-trace: expected one of them", hint="bring a trace to a rate with --scale-to"
             )
         speed = self._speed
-        if self.trace is None and (speed != 1.0 or self.scale_to_rps is not None):
+        if self.trace is None and not profiled and (speed != 1.0 or self.scale_to_rps is not None):
             raise ConfigurationError("--speed and --scale-to: expected a --load-trace with them")
         next(unit_gaps(self.process, Random(0), smoothness=self.smoothness))  # noqa: S311 - only checked
         shaped(self.shape, rate_rps=1.0, period_s=self.period_s or 1.0, peak=self.peak)
@@ -146,8 +149,8 @@ class ArrivalChoice:
             ("--period", f"{self.period_s or duration_s or 3600.0:.9f}s"),
             ("--peak", self.peak),
             ("--load-trace", self.trace.resolve() if self.trace is not None else None),
-            ("--speed", self.speed),
-            ("--scale-to", self.scale_to_rps),
+            ("--speed", self.speed if self.trace is not None else None),
+            ("--scale-to", self.scale_to_rps if self.trace is not None else None),
         ]
         return [str(part) for name, value in given if value is not None for part in (name, value)]
 

@@ -12,6 +12,7 @@ from cli import arrival_options, carbon_options, options, recording
 from cli.arrival_options import ArrivalChoice
 from cli.batching_options import MaxBatchSize, MaxQueueDelay, tell_batching
 from cli.doctor import RequireDurable
+from cli.load_profile_options import LoadProfileBegins, LoadProfileChoice, LoadProfileFile
 from cli.output import number, print_json, tell
 from cli.recording import RunName, RunsDir
 from cli.up_settings import check
@@ -53,6 +54,8 @@ def up(
     load_trace: arrival_options.LoadTrace = None,
     speed: arrival_options.Speed = "1x",
     scale_to: arrival_options.ScaleTo = None,
+    load_profile: LoadProfileFile = None,
+    load_profile_begins: LoadProfileBegins = None,
     lambda_: options.Lambda = 0.5,
     accuracy_floor: options.AccuracyFloor = None,
     carbon_budget: options.CarbonBudget = None,
@@ -132,6 +135,13 @@ def up(
             speed=speed,
             scale_to_rps=scale_to,
         ),
+        load_profile=LoadProfileChoice(
+            file=load_profile,
+            begins=load_profile_begins,
+            default_begins="generator" if generator else "midnight",
+            speed=speed,
+            scale_to_rps=scale_to,
+        ),
         lambda_=lambda_,
         asks={"accuracy_floor": accuracy_floor, "carbon_budget": carbon_budget, "parking": parking, "reserve": reserve},
         park_w=park_w,
@@ -157,7 +167,7 @@ def up(
     from clover.analysis.load import ARCHIVE  # noqa: PLC0415
 
     files = [("performance table", profile)] if profile is not None else []
-    files += settings.arrivals.files
+    files += [*settings.arrivals.files, *settings.load_profile.files]
     if carbon == "trace":
         files += recording.carbon_files(trace)
     plan = recording.RunPlan(
@@ -216,3 +226,8 @@ def _print_summary(result: dict[str, Any]) -> None:
         f"decisions   {result['replans']} replans, {result['reconfigurations']} reconfigurations, "
         f"{result['mig_changes']} MIG changes, {number(result['change_s_total'], ' s')} changing"
     )
+    if tried := result["tried_live"]:
+        tell(
+            f"tried live  {tried['candidates']} candidates in {tried['seconds']:.0f} s, {tried['broke_sla']} broke the "
+            f"SLA; {tried['late']} of {tried['requests']} requests late, {tried['energy_j']:.0f} J"
+        )

@@ -70,6 +70,7 @@ class UpChildren:
             *(["--faithful"] if s.faithful else []),
             *("--evaluate", s.evaluate),
             *self._fleet,
+            *s.load_profile.arguments(),
             *self._common,
             *s.batches,
             *self._metrics(len(s.gpus) + 1),

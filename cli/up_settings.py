@@ -13,6 +13,7 @@ from cli.arrival_options import ArrivalChoice
 from cli.batching_options import batching_arguments, batching_of
 from cli.fleets import default_gpus, fleet_of, rate_of, spread_gpus
 from cli.goals import check_goals, goals_of
+from cli.load_profile_options import LoadProfileChoice
 from clover.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class UpSettings:
         gpus: GPUs per node.
         rate_rps: Mean arrival rate, which is planned for at first.
         arrivals: When requests are due.
+        load_profile: Which load the controller knows in advance.
         goals: What is asked of the planner.
         park_w: Power of a parked GPU in W, None for the table's.
         shared: Options that every agent gets.
@@ -51,6 +53,7 @@ class UpSettings:
     gpus: tuple[int, ...]
     rate_rps: float
     arrivals: ArrivalChoice
+    load_profile: LoadProfileChoice
     goals: Goals
     park_w: float | None
     shared: tuple[str, ...]
@@ -85,6 +88,7 @@ def check(
     carbon: carbon_options.CarbonChoice,
     rate: float | None,
     arrivals: ArrivalChoice,
+    load_profile: LoadProfileChoice,
     sla: str | None,
     profile: Path | None,
     weights: str,
@@ -140,8 +144,9 @@ def check(
     return UpSettings(
         where=where,
         gpus=spread,
-        rate_rps=_rate(arrivals, rate, count, fleet, rest["duration_s"]),
+        rate_rps=_rate(arrivals, load_profile, rate, count, fleet, rest["duration_s"]),
         arrivals=arrivals,
+        load_profile=load_profile,
         goals=goals,
         park_w=park_w,
         shared=tuple(shared),
@@ -157,9 +162,17 @@ def check(
     )
 
 
-def _rate(arrivals: ArrivalChoice, rate: float | None, gpus: int, fleet: Fleet, duration_s: float | None) -> float:
-    """Return the mean arrival rate; reads a trace of arrivals, so that a broken one is said before anything starts."""
-    arrivals.check(rate=rate)
+def _rate(
+    arrivals: ArrivalChoice,
+    known: LoadProfileChoice,
+    rate: float | None,
+    gpus: int,
+    fleet: Fleet,
+    duration_s: float | None,
+) -> float:
+    """Return the mean arrival rate; reads traces of the load, so that a broken one is said before anything starts."""
+    arrivals.check(rate=rate, profiled=known.file is not None)
+    known.rates()
     load = arrivals.load(rate_rps=rate_of(rate, gpus, fleet), duration_s=duration_s)
     return load.rate_rps if load.mean_rps is None else load.mean_rps
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -85,6 +86,17 @@ def within(limit_s: float, condition: Callable[[], Any]) -> Any:
     return value
 
 
+def status(folder: Path) -> dict[str, Any]:
+    answer = clover(folder, "status", "--json")
+    return json.loads(answer.stdout) if answer.returncode == 0 else {}
+
+
+def events(folder: Path, kind: str) -> list[dict[str, Any]]:
+    """Return the events whose kind is this one, or begins with it and a dot."""
+    answer = clover(folder, "events", "--no-follow", "--json", "--kind", kind)
+    return [json.loads(line) for line in answer.stdout.splitlines()]
+
+
 def generating(folder: Path) -> bool:
     """Return whether requests are being answered."""
     answer = clover(folder, "status", "--json")
@@ -93,6 +105,14 @@ def generating(folder: Path) -> bool:
 
 def result_of(process: subprocess.Popen[str], limit_s: float = 90.0) -> dict[str, Any]:
     out, err = process.communicate(timeout=limit_s)
+    assert process.returncode == 0, err
+    return json.loads(out)
+
+
+def finished(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """Let the generator come to its end; return its figures."""
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=90.0)
     assert process.returncode == 0, err
     return json.loads(out)
 

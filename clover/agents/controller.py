@@ -19,6 +19,7 @@ from clover.agents.control_writer import ControlWriter
 from clover.agents.controller_settings import ControllerSettings
 from clover.agents.decision import Decision, DecisionMaker
 from clover.agents.inbox import Inbox
+from clover.agents.known_load import KnownLoad
 from clover.agents.lease import Lease, LeaseLostError
 from clover.agents.lifetime import until_stopped
 from clover.agents.live import LiveWindow
@@ -36,7 +37,8 @@ from clover.core.clock import Clock
 from clover.core.configuration import GpuConfiguration, GpuId
 from clover.core.controller import ControllerMachine
 from clover.core.guard import GuardSettings, SlaGuard
-from clover.core.load import LoadEstimator
+from clover.core.load import LoadEstimator, rate_to_plan
+from clover.core.load_profile import LoadProfile
 from clover.errors import BusUnavailableError
 from clover.plan.measures import unfit
 
@@ -74,23 +76,30 @@ class ControllerAgent:
         """What holds the lease while this controller acts."""
         return self._lease.holder
 
-    def _new_machine(self) -> ControllerMachine:
+    def _new_machine(self, load: LoadEstimator) -> ControllerMachine:
         settings, maker = self._settings, self._maker
+        known = load.known(self._clock.now_s())
         guard = SlaGuard(GuardSettings(sla_ms=maker.goals.sla_ms)) if settings.guarded else None
         return ControllerMachine(
-            rate_rps=settings.rate_rps,
+            rate_rps=settings.rate_rps if known is None else rate_to_plan(known),
             expected_nodes=settings.expected_nodes,
             predict=maker.late_fraction,
             pace=settings.pace,
             guard=guard,
         )
 
-    def _new_view(self, machine: ControllerMachine, calibrator: Calibrator) -> ControlView:
-        settings, maker = self._settings, self._maker
-        change = maker.model.table.change
+    def _new_load(self) -> LoadEstimator:
+        settings = self._settings
+        change = self._maker.model.table.change
         change_s = change.destroy_s + change.create_s + change.worker_start_s
         # Two steps of a roll, each seen by a tick, and the plan.
         ahead_s = 2.0 * (change_s + settings.tick_s) + 10.0 if settings.load_ahead_s is None else settings.load_ahead_s
+        rates = settings.load_profile if settings.load_begins == "midnight" else None
+        # The clock's seconds began at a midnight.
+        return LoadEstimator(horizon_s=ahead_s, profile=LoadProfile(rates) if rates is not None else None)
+
+    def _new_view(self, machine: ControllerMachine, calibrator: Calibrator, load: LoadEstimator) -> ControlView:
+        settings, maker = self._settings, self._maker
 
         def tell(kind: str, subject: str, reason: str, data: CalibrationData | None) -> None:
             self._said.append(self._writer.event(kind, subject, reason, data=data))
@@ -103,7 +112,7 @@ class ControllerAgent:
                 gpu_model=settings.gpu_model,
                 emulated=settings.emulated,
             ),
-            load=LoadEstimator(horizon_s=ahead_s, profile=settings.load_profile),
+            load=load,
             sampler=Sampler(maker.model, calibrator),
             # What is not asked for is measured, but nothing follows from it.
             calibrator=calibrator if settings.calibrated else Calibrator(),
@@ -138,9 +147,10 @@ class ControllerAgent:
         """Control from winning the lease to losing it."""
         await self._lease.win()
         self._events, self._said = Inbox(), []
-        machine, calibrator = self._new_machine(), Calibrator()
+        load = self._new_load()
+        machine, calibrator = self._new_machine(load), Calibrator()
         plan = await self._take_over(machine, calibrator)
-        view = self._new_view(machine, calibrator)
+        view = self._new_view(machine, calibrator, load)
         # Before anything else is believed: a node that is somebody else's must not be sent anything.
         await view.look_at_override()
         acting = ControlActing(
@@ -157,6 +167,9 @@ class ControllerAgent:
             group.create_task(self._lease.hold(self._written), name="lease")
             group.create_task(view.follow(block_s=self._settings.block_s), name="follow")
             group.create_task(view.tick(every_s=self._settings.tick_s), name="tick")
+            if self._settings.load_profile is not None and self._settings.load_begins == "generator":
+                known = KnownLoad(self._bus, rates=self._settings.load_profile, load=load, say=self._writer.say)
+                group.create_task(known.follow(block_s=self._settings.block_s), name="known load")
             group.create_task(Sweeper(self._bus, period_s=self._settings.sweep_s).run(), name="sweep")
             group.create_task(reap(self._bus, period_s=self._settings.reap_s), name="reap")
             group.create_task(self._act(acting), name="act")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from clover.core.load import LoadProfile
+from clover.core.arrivals import RateProfile
+from clover.core.load_profile import Begins
 from clover.core.triggers import PaceSettings
 
 
@@ -14,7 +15,7 @@ class ControllerSettings:
 
     Attributes:
         name: Of the controller, for people; two of the same name are two all the same.
-        rate_rps: Load to plan for until it is measured.
+        rate_rps: Load to plan for until it is measured, or known in advance.
         gpu_model: The board that plans are made for; nodes with another one are refused.
         emulated: Whether plans are made with the table of emulated GPUs (backend `cpu`); nodes of the other sort are
             refused.
@@ -29,7 +30,8 @@ class ControllerSettings:
         guarded: Whether the SLA guard acts.
         calibrated: Whether the table in use follows what is measured.
         load_ahead_s: How far ahead of a ramp GPUs are woken; None for what a change takes by the table.
-        load_profile: The load as it is known in advance, in seconds since the Unix epoch.
+        load_profile: The load as it is known in advance; None if it is not.
+        load_begins: When that load's time is 0: at midnight UTC, or where the schedule of the newest generator begins.
     """
 
     name: str
@@ -47,4 +49,5 @@ class ControllerSettings:
     guarded: bool = True
     calibrated: bool = True
     load_ahead_s: float | None = None
-    load_profile: LoadProfile | None = None
+    load_profile: RateProfile | None = None
+    load_begins: Begins = "midnight"

@@ -121,7 +121,7 @@ class Generator:
         if ready is None:
             return
         self._plan = ready
-        await until_stopped(stop, self._log.say("generator.started", self._what(), self._figures()))
+        await until_stopped(stop, self._log.say("generator.started", self._what(), self._figures() | self._began()))
         async with asyncio.TaskGroup() as group:
             helpers = [
                 group.create_task(self._sender.run(), name="send"),
@@ -232,6 +232,12 @@ class Generator:
             "unwritten_records": self._log.unwritten,
             "arrivals": self._settings.arrivals,
         }
+
+    def _began(self) -> dict[str, object]:
+        """Return when the schedule's time is 0: who knows the load in advance cannot know otherwise."""
+        begin_ms = self._settings.begin_ms
+        now_ms = self._clock.now_ms() if begin_ms is None else begin_ms
+        return {"schedule_began_ms": now_ms - 1e3 * self._settings.left_out_s}
 
     def _measured(self) -> dict[str, object]:
         """Return from when on requests are no warm-up any more; readers of the log cannot know otherwise."""

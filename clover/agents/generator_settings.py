@@ -19,6 +19,7 @@ class GeneratorSettings:
         concurrency: Users of a closed loop; 0 for an open loop.
         arrivals: What the load is, in words that say whether the loop is open or closed.
         begin_ms: When the arrivals begin, None for at once; for several generators that begin together.
+        left_out_s: How much of the schedule was left out, because a generator before has sent it.
         block_s: Longest wait for replies in one call.
         flush_s: How often finished requests are written to the log.
         watch_s: How often to look whether the server still knows what it admitted.
@@ -33,6 +34,7 @@ class GeneratorSettings:
     concurrency: int = 0
     arrivals: str = "poisson, open loop"
     begin_ms: float | None = None
+    left_out_s: float = 0.0
     block_s: float = 1.0
     flush_s: float = 0.25
     watch_s: float = 1.0

@@ -18,6 +18,7 @@ from clover.bus.messages import (
     Event,
     IntensityReading,
     LedgerReading,
+    LiveData,
     Message,
     NodeTelemetry,
     PlanData,
@@ -72,6 +73,7 @@ class RunSummary:
         self._decisions: dict[int, str] = {}
         self._rolled: set[int] = set()
         self._change = _Change()
+        self._tried: list[LiveData] = []
 
     # --- folding
 
@@ -135,6 +137,8 @@ class RunSummary:
                 self._generating.clear()
             case "decision" if data := data_of(event, DecisionData):
                 self._decisions[data.decision] = data.trigger
+            case "live.measured" if measured := data_of(event, LiveData):
+                self._tried.append(measured)
             case "plan.step" | "plan.serving" if data := data_of(event, PlanData):
                 self._take_plan(event, data)
             case _:
@@ -183,9 +187,23 @@ class RunSummary:
             "reconfigurations": sum(self._decisions.get(d, "start") != "start" for d in self._rolled),
             "mig_changes": changes,
             "change_s_total": change_s,
+            "tried_live": self._tried_live(),
             "run_s": self._run_s(),
             "unresolved_j": self._ledgers[-1].unresolved_j if self._ledgers else 0.0,
             "energy_source": self._ledgers[-1].energy_source if self._ledgers else None,
+        }
+
+    def _tried_live(self) -> dict[str, Any] | None:
+        """Return what candidates cost that were measured on live traffic; None if none was."""
+        if not self._tried:
+            return None
+        return {
+            "candidates": len(self._tried),
+            "broke_sla": sum(not each.meets_sla for each in self._tried),
+            "requests": sum(each.requests for each in self._tried),
+            "late": sum(each.late for each in self._tried),
+            "energy_j": sum(each.energy_j for each in self._tried),
+            "seconds": sum(each.seconds for each in self._tried),
         }
 
     def _used(self) -> tuple[float, float]:

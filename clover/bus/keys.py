@@ -161,11 +161,11 @@ REGISTRY: tuple[KeySpec, ...] = (
         pattern="{d}:evt",
         kind="stream",
         writers="all agents",
-        readers="dashboard, analysis",
+        readers="dashboard, analysis, a controller that knows a generator's load in advance",
         bound=f"~{FEED_MAXLEN[Feed.EVENTS]} entries",
         ttl="",
         what="decisions and lifecycle events (`event`)",
-        commands=may(agents="xadd", generator=f"{FOLLOW}+{BURY}", dashboard=FOLLOW),
+        commands=may(agents="xadd", controller=f"{FOLLOW}+{BURY}", generator=f"{FOLLOW}+{BURY}", dashboard=FOLLOW),
     ),
     KeySpec(
         pattern="{d}:state:<node>",

@@ -19,7 +19,7 @@ import itertools
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from clover.core.arrivals import RateProfile
@@ -40,6 +40,7 @@ class ArrivalTrace:
         profile: Rate, None for moments.
         requests: How many arrivals it holds (expected ones for a rate).
         span_s: From its start to its end.
+        first_s: What its first row says of the time, which counts as its start.
     """
 
     name: str
@@ -48,6 +49,7 @@ class ArrivalTrace:
     profile: RateProfile | None = None
     requests: float
     span_s: float
+    first_s: float = 0.0
 
     @property
     def mean_rps(self) -> float:
@@ -194,7 +196,8 @@ def _of_rates(times: list[float], values: list[float], name: str, *, counts: boo
     edges = [*starts, end_s]
     widths = [b - a for a, b in itertools.pairwise(edges)]
     rates = [value / width if counts else value for value, width in zip(values, widths, strict=True)]
-    return _of_profile(starts, rates, end_s, name, "own counts" if counts else "own rates")
+    trace = _of_profile(starts, rates, end_s, name, "own counts" if counts else "own rates")
+    return replace(trace, first_s=times[0])
 
 
 def _of_profile(starts: list[float], rates: list[float], end_s: float, name: str, dialect: str) -> ArrivalTrace:

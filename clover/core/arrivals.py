@@ -99,6 +99,30 @@ class RateProfile:
             return 0.0
         return self.rates_rps[bisect_right(self.starts_s, time_s % self.end_s) - 1]
 
+    def highest(self, from_s: float, to_s: float) -> float:
+        """Return the highest rate between two moments, both included, in requests/s."""
+        first, last = (int(moment_s // self.end_s) for moment_s in (from_s, to_s))
+        if not self.repeats:
+            last = min(last, 0)
+        elif last - first > 1:
+            return max(self.rates_rps)
+        begun = (
+            rate
+            for number in range(max(0, first), last + 1)
+            for start_s, rate in zip(self.starts_s, self.rates_rps, strict=True)
+            if from_s < number * self.end_s + start_s <= to_s
+        )
+        return max(self.at(from_s), *begun, self.at(to_s))
+
+    def times(self, *, speed: float = 1.0, factor: float = 1.0) -> RateProfile:
+        """Return it so many times as fast, then with `factor` times the rate."""
+        return RateProfile(
+            tuple(start_s / speed for start_s in self.starts_s),
+            tuple(rate * speed * factor for rate in self.rates_rps),
+            self.end_s / speed,
+            repeats=self.repeats,
+        )
+
     def times_s(self, gaps: Iterator[float]) -> Iterator[float]:
         """Return when requests are due, in seconds from the start, for gaps of mean 1."""
         until = self._until()

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
+
+from clover.core.load_profile import LoadProfile
 
 #: A bucket ends after so many arrivals and no sooner than after so long; or when so few come that that takes too long.
 BUCKET_ARRIVALS, BUCKET_LEAST_S, BUCKET_STRETCH = 150, 10.0, 3.0
@@ -48,39 +50,6 @@ class LoadEstimate:
         return LoadEstimate(rate_rps=rate_rps, low_rps=rate_rps, high_rps=rate_rps, ahead_rps=rate_rps)
 
 
-@dataclass(frozen=True, slots=True)
-class LoadProfile:
-    """A load that is known in advance: rates in requests/s at moments (s), linear between them, the ends held.
-
-    Raises:
-        ValueError: There is no point, the moments do not rise, or a rate is negative.
-    """
-
-    points: tuple[tuple[float, float], ...]
-
-    def __post_init__(self) -> None:
-        if not self.points:
-            raise ValueError("load profile without a point: expected at least one")
-        if any(later[0] <= sooner[0] for sooner, later in zip(self.points, self.points[1:], strict=False)):
-            raise ValueError("load profile: expected moments that rise")
-        if any(not (math.isfinite(rate) and rate >= 0.0) for _, rate in self.points):
-            raise ValueError("load profile: expected finite rates of 0 or more")
-
-    def at(self, moment_s: float) -> float:
-        """Return the rate at a moment."""
-        before = [point for point in self.points if point[0] <= moment_s]
-        after = [point for point in self.points if point[0] > moment_s]
-        if not before or not after:
-            return (before[-1] if before else after[0])[1]
-        (from_s, low), (to_s, high) = before[-1], after[0]
-        return low + (high - low) * (moment_s - from_s) / (to_s - from_s)
-
-    def highest(self, from_s: float, to_s: float) -> float:
-        """Return the highest rate between two moments."""
-        inside = [rate for at_s, rate in self.points if from_s < at_s < to_s]
-        return max([self.at(from_s), self.at(to_s), *inside])
-
-
 @lru_cache(maxsize=8)
 def _noise(alpha: float, beta: float) -> tuple[float, float]:
     """Return the standard errors of level and trend (per bucket) for buckets whose noise is 1 and independent."""
@@ -102,7 +71,8 @@ class LoadEstimator:
     Attributes:
         horizon_s: How far ahead `ahead_rps` looks.
         waking_s: How much further it looks at present, because what could be woken is switched off.
-        profile: The load as it is known in advance, in the clock's seconds; then no trend is guessed.
+        profile: The load as it is known in advance, in the clock's seconds; then no trend is guessed, and it is told
+            before anything is measured.
     """
 
     horizon_s: float = 60.0
@@ -130,7 +100,7 @@ class LoadEstimator:
         if began is None or admitted < self._last or (self._buckets == 0 and not self._first and admitted == began[1]):
             # Begun anew, or nothing has arrived yet: the time before the first arrival says nothing about the load.
             self._restart(now_s, admitted)
-            return None
+            return self.known(now_s)
         self._last = admitted
         length_s, arrivals = now_s - began[0], admitted - began[1]
         typical_rps = self._level if self._buckets else expected_rps
@@ -138,7 +108,13 @@ class LoadEstimator:
         if length_s >= BUCKET_LEAST_S and (arrivals >= BUCKET_ARRIVALS or length_s >= most_s):
             self._close(length_s, arrivals)
             self._bucket = (now_s, admitted)
-        return self._estimate(now_s) if self._buckets else None
+        return self._estimate(now_s) if self._buckets else self.known(now_s)
+
+    def known(self, now_s: float) -> LoadEstimate | None:
+        """Return the load as it is known without a measurement, None without a profile."""
+        if self.profile is None:
+            return None
+        return replace(LoadEstimate.sure(self.profile.at(now_s)), ahead_rps=self._ahead(now_s, 0.0))
 
     def _restart(self, now_s: float, admitted: int) -> None:
         self._bucket, self._last = (now_s, admitted), admitted

@@ -8,7 +8,7 @@ from random import Random
 from typing import Literal
 
 from clover.core.arrival_trace import ArrivalTrace
-from clover.core.arrivals import dealt, scaled, shaped, sped_up, unit_gaps
+from clover.core.arrivals import RateProfile, dealt, scaled, shaped, sped_up, unit_gaps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,16 +74,26 @@ class Load(Arrivals):
         shape = "" if self.shape == "flat" else f", {self.shape} over {self.period_s:g} s"
         return f"{self.process}{smooth}{shape}, open loop"
 
+    @property
+    def rates(self) -> RateProfile | None:
+        """The rate over time that is asked for; None for a closed loop and for the moments of a trace."""
+        if self.closed:
+            return None
+        if self.trace is None:
+            return shaped(self.shape, rate_rps=self.rate_rps, period_s=self.period_s, peak=self.peak)
+        profile = self.trace.profile
+        return None if profile is None else profile.times(speed=self.speed, factor=self._factor(self.trace))
+
     def times_s(self, seed: int | str) -> Iterator[float]:
         """Return when requests are due, in seconds from the start; without end, but for the moments of a trace."""
         rng = Random(f"{seed}/arrivals")  # noqa: S311 - arrivals
         if self.trace is None:
             profile = shaped(self.shape, rate_rps=self.rate_rps, period_s=self.period_s, peak=self.peak)
             return profile.times_s(unit_gaps(self.process, rng, smoothness=self.smoothness))
-        factor = 1.0
-        if self.scale_to_rps is not None:
-            factor = self.scale_to_rps / (self.trace.mean_rps * self.speed)
-        return sped_up(self._trace_times(self.trace, factor, rng), self.speed)
+        return sped_up(self._trace_times(self.trace, self._factor(self.trace), rng), self.speed)
+
+    def _factor(self, trace: ArrivalTrace) -> float:
+        return 1.0 if self.scale_to_rps is None else self.scale_to_rps / (trace.mean_rps * self.speed)
 
     def _trace_times(self, trace: ArrivalTrace, factor: float, rng: Random) -> Iterator[float]:
         if trace.profile is None:

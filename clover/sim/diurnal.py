@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -170,14 +170,14 @@ def world_of(settings: DiurnalSettings) -> WorldSettings:
     )
 
 
-def run_diurnal(settings: DiurnalSettings) -> dict[str, Any]:
-    """Simulate a run; the same settings give the same figures."""
+def run_diurnal(settings: DiurnalSettings, *, watch: Callable[[Message], None] | None = None) -> dict[str, Any]:
+    """Simulate a run; the same settings give the same figures, and `watch` is given the same messages."""
     wanted = world_of(settings)
     hours = _Hours()
 
     async def main() -> dict[str, Any]:
         world = World(wanted)
-        world.watchers.append(hours.take)
+        world.watchers += [hours.take, *([watch] if watch is not None else [])]
         return await world.run()
 
     result = run_virtual(main())

@@ -59,6 +59,7 @@ class WorldSettings:
         evaluate: How scheme `clover` judges candidates: `model`, or `live` on the traffic of this world.
         source: Makes what is asked for the intensity instead of the trace.
         load: Arrival rate over time, from the first request on; None for `rate_rps` throughout.
+        load_known: Whether the controller knows `load` in advance.
     """
 
     fleet: Fleet
@@ -76,6 +77,7 @@ class WorldSettings:
     evaluate: str = "model"
     source: Callable[[Clock], IntensityFeed] | None = None
     load: RateProfile | None = None
+    load_known: bool = False
 
 
 class World:
@@ -169,6 +171,8 @@ class World:
                 sweep_s=0.5 * settings.telemetry_s,
                 reap_s=60.0 * settings.telemetry_s,
                 block_s=_BLOCK_S,
+                load_profile=settings.load if settings.load_known else None,
+                load_begins="generator",
             ),
             fleet=settings.fleet,
             scheme=settings.scheme,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -15,7 +14,7 @@ from typing import Any
 
 import pytest
 from control_points import POINTS
-from processes import all_answered, clover, generating, started, within
+from processes import all_answered, clover, events, finished, generating, started, status, within
 
 RATE = ("--rate", "2")
 CONTROLLER = ("agent", "controller", "--scheme", "base", "--expect-nodes", "2", *RATE)
@@ -32,11 +31,6 @@ def dying(
 ) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
     """Start a controller that dies at a point once it is told to."""
     return started(folder, *map(str, point), *CONTROLLER, "--name", name, command=script("process_dying_controller.py"))
-
-
-def status(folder: Path) -> dict[str, Any]:
-    answer = clover(folder, "status", "--json")
-    return json.loads(answer.stdout) if answer.returncode == 0 else {}
 
 
 def plan(folder: Path) -> dict[str, Any]:
@@ -56,22 +50,9 @@ def serves(folder: Path, variant: str, holder: str) -> bool:
     )
 
 
-def events(folder: Path, kind: str) -> list[dict[str, Any]]:
-    answer = clover(folder, "events", "--no-follow", "--json", "--kind", kind)
-    return [json.loads(line) for line in answer.stdout.splitlines()]
-
-
 def pin(folder: Path, layout: str) -> None:
     answer = clover(folder, "plan", "pin", "n1/gpu0", "n2/gpu0", "--as", layout)
     assert answer.returncode == 0, answer.stderr
-
-
-def finished(process: subprocess.Popen[str]) -> dict[str, Any]:
-    """Let the generator come to its end; return its figures."""
-    process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=90.0)
-    assert process.returncode == 0, err
-    return json.loads(out)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """A worker without models, for tests: the variant it is asked to load says how it behaves.
 
-Where the file `FAKE_WORKER_CRASHES` names the beginning of an instance's name, its worker dies under its first request.
+Where the file `FAKE_WORKER_CRASHES` names the beginning of an instance's name, its worker dies under its first request;
+where `FAKE_WORKER_HANGS` does, one that starts never says that it is ready.
 
 It speaks the wire by itself, so that a change of the frames' meaning is noticed.
 """
@@ -46,9 +47,9 @@ def say(text: str) -> None:
     sys.stderr.flush()
 
 
-def crashes_here() -> bool:
-    """Return whether the instance whose worker this is is to die; its name is the last argument."""
-    path = Path(os.environ.get("FAKE_WORKER_CRASHES", os.devnull))
+def is_told(variable: str) -> bool:
+    """Return whether the file that a variable names says the instance whose worker this is: the last argument."""
+    path = Path(os.environ.get(variable, os.devnull))
     named = path.read_text().strip() if path.is_file() else ""
     return bool(named) and sys.argv[-1].startswith(named)
 
@@ -59,7 +60,7 @@ def serve(how: str, job: dict[str, Any]) -> None:
             wait_for_ever()
         write(type="pong")
         return
-    if crashes_here():
+    if is_told("FAKE_WORKER_CRASHES"):
         say("the board has fallen off the bus")
         os._exit(3)
     match how:
@@ -90,6 +91,8 @@ def main() -> None:
     assert start is not None
     how = start["recipe"]["variant"]
     say(f"loading {how}")
+    if is_told("FAKE_WORKER_HANGS"):
+        wait_for_ever()
     match how:
         case "exits":
             for number in range(30):

@@ -11,6 +11,7 @@ import pytest
 
 from clover.catalog import load_service
 from clover.core.admission import admission_bound
+from clover.core.arrivals import RateProfile
 from clover.core.calibration import Calibrator, DriftEstimate, Factors, Sample, calibrated
 from clover.core.configuration import PARKED, Configuration, FleetCounts, GpuConfiguration, GpuId, InstanceKind
 from clover.core.control import PlanReady
@@ -19,11 +20,11 @@ from clover.core.load import (
     GRID_RATIO,
     LoadEstimate,
     LoadEstimator,
-    LoadProfile,
     exceeds,
     rate_to_plan,
     undercuts,
 )
+from clover.core.load_profile import LoadProfile
 from clover.core.news import News
 from clover.core.queueing import evaluate
 from clover.core.rolling import ROLL_LATE_LIMIT, Step, next_step
@@ -140,12 +141,29 @@ def test_a_load_that_ends_is_seen() -> None:
     assert undercuts(last, 20.0)
 
 
-def test_a_known_profile_says_what_is_ahead() -> None:
-    profile = LoadProfile(((0.0, 10.0), (100.0, 50.0), (200.0, 20.0)))
-    assert (profile.at(-5.0), profile.at(50.0), profile.at(999.0)) == (10.0, 30.0, 20.0)
-    assert profile.highest(50.0, 150.0) == 50.0
-    with pytest.raises(ValueError, match="moments that rise"):
-        LoadProfile(((1.0, 1.0), (1.0, 2.0)))
+def test_a_known_load_is_told_before_anything_is_measured_and_ahead_of_its_time() -> None:
+    rates = RateProfile((0.0, 100.0, 200.0), (10.0, 50.0, 20.0), 300.0, repeats=False)
+    load = LoadEstimator(horizon_s=30.0, profile=LoadProfile(rates, 1000.0))
+    moments = (900.0, 980.0, 1060.0, 1080.0, 1250.0, 1290.0, 1400.0)
+    told = [load.observe(now_s, 0, expected_rps=10.0) for now_s in moments]
+    assert [(each.rate_rps, each.ahead_rps) for each in told if each] == [
+        (0.0, 0.0), (0.0, 10.0), (10.0, 10.0), (10.0, 50.0), (20.0, 20.0), (20.0, 20.0), (0.0, 0.0),
+    ]  # fmt: skip
+    assert [exceeds(each, 12.0) for each in told if each] == [False, False, False, True, True, True, False]
+
+
+def test_what_is_measured_counts_beside_what_is_known() -> None:
+    """More than is known in advance is planned for as ever; less is not planned for than is known."""
+    for rate, above, below in ((40.0, True, False), (5.0, False, False), (20.0, False, False)):
+        load = LoadEstimator(profile=LoadProfile(RateProfile((0.0,), (20.0,), 60.0)))
+        admitted, last = 0.0, None
+        for second in range(600):
+            admitted += rate
+            last = load.observe(float(second), round(admitted), expected_rps=20.0)
+        assert last is not None
+        assert last.rate_rps == pytest.approx(rate, rel=0.01)
+        planned = 20.0 * GRID_RATIO
+        assert (exceeds(last, planned), undercuts(last, planned)) == (above, below)
 
 
 @pytest.mark.parametrize("rate", [0.5, 6.25, 12.5, 62.5])

@@ -69,3 +69,14 @@ def test_a_plan_that_a_newer_writer_has_added_to_is_understood() -> None:
     summary = RunSummary(sla_p95_ms=100.0)
     summary.take(_event(0.0, "plan.serving", **msgspec.to_builtins(data), news="of a later version"))
     assert summary.result()["baseline_late_pct"] == plan.base.late_pct
+
+
+def test_what_candidates_cost_that_were_tried_on_live_traffic_is_added_up() -> None:
+    summary = RunSummary(sla_p95_ms=100.0)
+    assert summary.result()["tried_live"] is None
+    figures = {"requests": 1000, "p95_ms": 90.0, "accuracy_pct": 80.0, "energy_j": 500.0, "seconds": 10.0}
+    summary.take(_event(0.0, "live.measured", late=20, meets_sla=True, **figures))
+    summary.take(_event(1.0, "live.measured", late=200, meets_sla=False, **figures | {"p95_ms": None}))
+    assert summary.result()["tried_live"] == {
+        "candidates": 2, "broke_sla": 1, "requests": 2000, "late": 220, "energy_j": 1000.0, "seconds": 20.0,
+    }  # fmt: skip

@@ -22,6 +22,7 @@ EVENT_KINDS: dict[str, str] = {
     "controller.took_over": "another controller acts, on the plan that it found",
     "guard.raised": "too many requests are late: the SLA guard takes its next measure",
     "guard.lowered": "requests have been in time for long enough: the SLA guard takes a measure back",
+    "load.known": "the load is known in advance from now on (`--load-profile`), and when its time began",
     "calibration.updated": "measured service times or energy left the table: the table in use follows",
     "live.measured": "a candidate was measured on live traffic (`--evaluate live`), and what that cost",
     "override.changed": "somebody paused, resumed, pinned or unpinned; or that ran out",
