@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from clover.agents.overriding import Overrides
 from clover.agents.sampling import Sampler
-from clover.agents.translate import serving_configuration
+from clover.agents.translate import live_configuration, serving_configuration
 from clover.bus.messages import CalibrationData, IntensityReading, NodeTelemetry
 from clover.bus.port import Bus
 from clover.bus.values import Feed
@@ -157,6 +157,7 @@ class ControlView:
                 applied_epoch=gpu.applied_epoch,
                 configuration=serving_configuration(gpu),
                 reason=gpu.reason,
+                live=live_configuration(gpu),
             )
             for gpu in telemetry.gpus
         }

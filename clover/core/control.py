@@ -35,12 +35,20 @@ class IntensitySeen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuReport:
-    """Phase of one GPU, the newest epoch it has reached, and what it serves with (None: nothing that is known)."""
+    """What one GPU says of itself.
+
+    Attributes:
+        phase: And `reason`, for people.
+        applied_epoch: The newest that it has reached.
+        configuration: What it serves with while its phase is `serving`; None if that is not known.
+        live: What takes requests now, whatever the phase: one worker of several may have died. None if nothing does.
+    """
 
     phase: str
     applied_epoch: int
     configuration: GpuConfiguration | None = None
     reason: str = ""
+    live: GpuConfiguration | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,6 +185,33 @@ class Decide:
     guard: GuardLevel = "none"
     raised: bool = False
     pinned: Mapping[GpuId, GpuConfiguration] = field(default_factory=dict[GpuId, GpuConfiguration])
+
+    @staticmethod
+    def about(
+        assigned: Mapping[GpuId, GpuConfiguration],
+        fit: tuple[GpuId, ...],
+        pinned: Mapping[GpuId, GpuConfiguration],
+        *,
+        trigger: Trigger,
+        reason: str,
+        rate_rps: float,
+        guard: GuardLevel,
+        raised: bool,
+    ) -> Decide:
+        """Ask about the GPUs that are `fit`, of what all are told to be and pinned to."""
+        present = {gpu: assigned[gpu] for gpu in fit if gpu in assigned}
+        alike = {gpu for gpu in present.values() if gpu.instances}
+        return Decide(
+            trigger=trigger,
+            reason=reason,
+            gpus=fit,
+            rate_rps=rate_rps,
+            current=next(iter(alike)) if len(alike) == 1 else None,
+            present=Configuration.of(present) if present else None,
+            guard=guard,
+            raised=raised,
+            pinned={gpu: pinned[gpu] for gpu in fit if gpu in pinned},
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

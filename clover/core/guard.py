@@ -201,6 +201,11 @@ class SlaGuard:
         return f"{told}: {self.level} -> {level}, {MEASURES[level]}"
 
 
-def measures(*, parked: bool) -> tuple[GuardLevel, ...]:
-    """Return the measures that would change something; nothing is woken where nothing is parked or off."""
-    return ("wake", "dispatch", "plan", "shed") if parked else ("dispatch", "plan", "shed")
+def measures(*, parked: bool, planning: bool = False) -> tuple[GuardLevel, ...]:
+    """Return the measures that would change something.
+
+    Nothing is woken where nothing is parked or off. While a plan is being made (`planning`) there are those that need
+    none: what comes after them would come no sooner.
+    """
+    able: tuple[GuardLevel, ...] = ("dispatch",) if planning else ("dispatch", "plan", "shed")
+    return ("wake", *able) if parked else able
