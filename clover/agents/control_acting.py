@@ -114,6 +114,8 @@ class ControlActing:
         def decide() -> Decision:
             return self._maker.decide(ask, number=number, intensity_g_per_kwh=g_per_kwh, pue=pue, at_ms=at_ms)
 
+        # It is made for all that is known now: what was not waited for need not be asked for again.
+        self._overdue = None
         future = self._planner.begin(decide)
         decision = await self._planner.wait(future, at_most_s=AT_ONCE_S)
         if decision is not None:

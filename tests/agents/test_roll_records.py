@@ -159,4 +159,4 @@ def test_what_a_controller_finds_of_a_roll_is_computed_anew_for_what_is_assigned
 
 def _since_taken_over(written: list[Written], events: list[Event]) -> list[Written]:
     at_ms = next(event.at_ms for event in events if event.kind == "controller.took_over")
-    return [each for each in written if each.record.since_ms > at_ms]
+    return [each for each in written if each.record.since_ms >= at_ms]
