@@ -84,11 +84,13 @@ class ServiceSeen:
         answered: How many were answered or ran out of time in work.
         late: How many of those past the SLA.
         oldest_wait_s: How long the first request in the stream has been there.
+        age_s: How long ago the counts were true, if telemetry comes late; 0 if it does not.
     """
 
     answered: int
     late: int
     oldest_wait_s: float = 0.0
+    age_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -181,7 +181,7 @@ class ControllerMachine:
         guard = self.guard
         if guard is None:
             return []
-        guard.observe(now_s, event.answered, event.late, event.oldest_wait_s)
+        guard.observe(now_s, event.answered, event.late, event.oldest_wait_s, event.age_s)
         if self.paused or self.state == "waiting":
             return []
         parked = any(configuration.mode != "serving" for configuration in self.roll.wanted.values())

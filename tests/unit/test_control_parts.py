@@ -124,6 +124,14 @@ def test_a_ramp_is_planned_for_ahead() -> None:
     assert last.ahead_rps > 20.0 + 0.1 * 600.0
 
 
+@pytest.mark.parametrize("rest", [1.0, 3.0])
+def test_what_is_left_after_a_steep_fall_is_seen(rest: float) -> None:
+    told = arrivals(lambda second: 2.0 if second < 60 else 120.0 if second < 180 else rest, 1500)
+    for each in told[900:]:
+        assert each is not None
+        assert 0.7 * rest < each.rate_rps < 1.4 * rest
+
+
 def test_a_load_that_ends_is_seen() -> None:
     told = arrivals(lambda second: 20.0 if second < 600 else 0.0, 1200)
     last = told[-1]
