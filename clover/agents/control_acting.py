@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from clover.agents.control_view import ControlView
 from clover.agents.control_writer import ControlWriter, guard_data
@@ -15,10 +17,18 @@ from clover.core import control
 from clover.core.clock import Clock
 from clover.core.configuration import Configuration
 from clover.core.controller import ControllerMachine
+from clover.core.triggers import AT_ONCE_S
 from clover.plan.live import MEASURED_REQUESTS
 
-#: A plan for a change of the grid that takes longer than this, in s, is bridged by what is certified already.
-AT_ONCE_S = 0.25
+
+@dataclass(slots=True, kw_only=True)
+class _Awaited:
+    """A plan that is being made: what was asked, and until when the present one is not kept instead."""
+
+    ask: control.Decide
+    number: int
+    future: asyncio.Future[Decision]
+    until_s: float
 
 
 class ControlActing:
@@ -32,6 +42,7 @@ class ControlActing:
         clock: Wall time.
         live: Measures candidates on live traffic.
         decisions: Number of the last decision of this deployment.
+        wake: Has a tick follow: called when a plan is there that was not waited for.
     """
 
     def __init__(
@@ -45,6 +56,7 @@ class ControlActing:
         clock: Clock,
         live: LiveWindow,
         decisions: int,
+        wake: Callable[[], None],
     ) -> None:
         self._machine = machine
         self._view = view
@@ -55,15 +67,22 @@ class ControlActing:
         self._live = live
         self._decisions = decisions
         self._correction = Correction()
-        self._overdue: tuple[control.Decide, asyncio.Future[Decision]] | None = None
+        self._wake = wake
+        #: The plan that the machine waits for, and one that it was not waited for to the end.
+        self._awaited: _Awaited | None = None
+        self._overdue: _Awaited | None = None
 
     async def act(self, event: control.Event) -> None:
         """Tell the machine of an event and do what it says."""
-        commands = self._machine.handle(event, self._clock.now_s())
-        while commands:
-            commands = [*commands[1:], *await self._carry_out(commands[0])]
+        if isinstance(event, control.Tick):
+            await self._look_at_plan()
+        await self._do(self._machine.handle(event, self._clock.now_s()))
         if isinstance(event, control.Tick):
             await self._after_tick()
+
+    async def _do(self, commands: list[control.Command]) -> None:
+        while commands:
+            commands = [*commands[1:], *await self._carry_out(commands[0])]
 
     async def _carry_out(self, command: control.Command) -> list[control.Command]:
         match command:
@@ -82,28 +101,52 @@ class ControlActing:
         intensity = self._view.intensity
         if intensity is None:
             raise AssertionError("a decision is only asked for when the intensity is known")
+        if self._awaited is not None:
+            # The guard did not wait for it. What it was asked for is still to be done, if it is not done by then.
+            self._overdue, self._awaited = self._awaited, None
         self._decisions += 1
         number, at_ms = self._decisions, self._clock.now_ms()
+        g_per_kwh, pue = intensity.g_per_kwh, intensity.pue
+        measure = self._maker.measure(ask, number=number, intensity_g_per_kwh=g_per_kwh, pue=pue, at_ms=at_ms)
+        if measure is not None:
+            return await self._decided(measure)
 
         def decide() -> Decision:
-            return self._maker.decide(
-                ask, number=number, intensity_g_per_kwh=intensity.g_per_kwh, pue=intensity.pue, at_ms=at_ms
-            )
+            return self._maker.decide(ask, number=number, intensity_g_per_kwh=g_per_kwh, pue=pue, at_ms=at_ms)
 
+        # It is made for all that is known now: what was not waited for need not be asked for again.
+        self._overdue = None
         future = self._planner.begin(decide)
-        if ask.trigger == "intensity" and await self._planner.wait(future, at_most_s=AT_ONCE_S) is None:
+        decision = await self._planner.wait(future, at_most_s=AT_ONCE_S)
+        if decision is not None:
+            return await self._decided(decision)
+        # It takes a while: meanwhile everything else goes on.
+        until_s = self._clock.now_s() + self._planner.within_s - AT_ONCE_S
+        self._awaited = _Awaited(ask=ask, number=number, future=future, until_s=until_s)
+        future.add_done_callback(lambda _: self._wake())
+        if ask.trigger == "intensity":
             await self._follow_grid(ask, intensity)
-        decision = await self._planner.wait(future)
-        while decision is None:
-            await self._say_overdue(ask, number)
-            if ask.present is not None and set(self._machine.roll.wanted) == set(ask.gpus):
-                # The present plan stays; once it is ready this one is asked for again and found at once.
-                self._overdue = (ask, future)
-                kept = Configuration.of(self._machine.roll.assigned_of(ask.gpus))
-                return self._machine.handle(control.Decided(configuration=kept), self._clock.now_s())
-            # There is nothing to go on with.
-            decision = await self._planner.wait(future)
-        return await self._decided(decision)
+        return []
+
+    async def _look_at_plan(self) -> None:
+        """Take in the plan that is waited for if it is there; keep the present one if it takes too long."""
+        awaited, now_s = self._awaited, self._clock.now_s()
+        if awaited is None:
+            return
+        if awaited.future.done():
+            self._awaited = None
+            await self._do(await self._decided(awaited.future.result()))
+        elif now_s >= awaited.until_s:
+            ask = awaited.ask
+            await self._say_overdue(ask, awaited.number)
+            if ask.present is None or set(self._machine.roll.wanted) != set(ask.gpus):
+                # There is nothing to go on with.
+                awaited.until_s = now_s + self._planner.within_s
+                return
+            # The present plan stays; once it is ready this one is asked for again and found at once.
+            self._overdue, self._awaited = awaited, None
+            kept = Configuration.of(self._machine.roll.assigned_of(ask.gpus))
+            await self._do(self._machine.handle(control.Decided(configuration=kept), now_s))
 
     async def _follow_grid(self, ask: control.Decide, intensity: messages.IntensityReading) -> None:
         """Dispatch as is best on the layout that is there, of what is certified, while the plan is made."""
@@ -153,8 +196,8 @@ class ControlActing:
 
     async def _after_tick(self) -> None:
         machine, writer = self._machine, self._writer
-        if self._overdue is not None and self._overdue[1].done():
-            ask, self._overdue = self._overdue[0], None
+        if self._overdue is not None and self._overdue.future.done():
+            ask, self._overdue = self._overdue.ask, None
             await self.act(control.PlanReady(trigger=ask.trigger, reason=f"{ask.reason} (the plan is ready now)"))
         if machine.state != "serving" or writer.record is None:
             self._live.cancel()

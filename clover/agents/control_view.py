@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 from clover.agents.overriding import Overrides
 from clover.agents.sampling import Sampler
-from clover.agents.translate import serving_configuration
+from clover.agents.translate import live_configuration, serving_configuration
 from clover.bus.messages import CalibrationData, IntensityReading, NodeTelemetry
 from clover.bus.port import Bus
 from clover.bus.values import Feed
@@ -90,21 +90,22 @@ class ControlView:
 
     async def tick(self, *, every_s: float) -> None:
         """Look at what sends no messages: the queue, overrides, and that nothing was heard."""
-        await self._look()
+        await self._look(every_s)
         while True:
             await asyncio.sleep(every_s)
-            await self._look()
+            await self._look(every_s)
             self._put(control.Tick())
 
-    async def _look(self) -> None:
+    async def _look(self, every_s: float) -> None:
         await self.look_at_override()
         queue = await self._bus.queue()
         self._load.waking_s = waking_s(self.nodes.values())
         load = self._load.observe(self._clock.now_s(), queue.admitted, expected_rps=self._planned_rps())
         if load is not None:
             self._put(control.LoadSeen(load=load))
+        age_s = self._sampler.age_s(self._clock.now_ms(), every_s=every_s)
         answered, late = self._sampler.answers()
-        self._put(control.ServiceSeen(answered=answered, late=late, oldest_wait_s=queue.oldest_age_s))
+        self._put(control.ServiceSeen(answered=answered, late=late, oldest_wait_s=queue.oldest_age_s, age_s=age_s))
         self._look_for_drift()
 
     async def look_at_override(self) -> None:
@@ -163,6 +164,7 @@ class ControlView:
                 configuration=serving_configuration(gpu),
                 reason=gpu.reason,
                 power_limit_s=gpu.power_limit_s,
+                live=live_configuration(gpu),
             )
             for gpu in telemetry.gpus
         }

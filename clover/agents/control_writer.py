@@ -8,7 +8,7 @@ import msgspec
 
 from clover.agents.decision import Decision, DecisionMaker
 from clover.agents.lease import Lease, LeaseLostError
-from clover.agents.translate import by_node, dispatch_target
+from clover.agents.translate import dispatch_target
 from clover.bus.messages import (
     CalibrationData,
     DecisionData,
@@ -71,8 +71,8 @@ class ControlWriter:
     async def send(self, step: control.Send, *, above: int) -> int:
         """Write the targets of a step; return their epoch, above all that any node has reached."""
         if self.decision is None:
-            # A roll that another controller began: only its record is known, and the configuration is as good.
-            record = msgspec.structs.replace(self._known(), before=by_node(Configuration.of(step.before)))
+            # A roll that another controller began: only its record is known.
+            record = self._maker.step_taken_over(self._known(), step, at_ms=self._clock.now_ms())
         else:
             record = self._maker.step_record(self.decision, step, at_ms=self._clock.now_ms())
         # On the way kinds come and go; only the last step has those that the plan's dispatch is made for.
@@ -83,7 +83,11 @@ class ControlWriter:
 
     async def settle(self, settle: control.Settle, present: Configuration, *, above: int) -> None:
         """Record that the plan is in force everywhere."""
-        record = self.decision.record if self.decision else self._known()
+        if self.decision is not None:
+            record = self.decision.record
+        else:
+            # What the record says of admission may be of a step in the middle of the roll.
+            record = self._maker.taken_over(self._known(), present, settle.fenced)
         epoch = self.record.epoch if self.record else 0
         fenced = tuple(str(gpu) for gpu in settle.fenced)
         record = msgspec.structs.replace(

@@ -35,6 +35,7 @@ from clover.core.belonging import Kind
 from clover.core.calibration import Calibrator
 from clover.core.clock import Clock
 from clover.core.configuration import GpuConfiguration, GpuId
+from clover.core.control import Tick
 from clover.core.controller import ControllerMachine
 from clover.core.guard import GuardSettings, SlaGuard
 from clover.core.load import LoadEstimator, rate_to_plan
@@ -153,6 +154,7 @@ class ControllerAgent:
         view = self._new_view(machine, calibrator, load)
         # Before anything else is believed: a node that is somebody else's must not be sent anything.
         await view.look_at_override()
+        events = self._events
         acting = ControlActing(
             machine=machine,
             view=view,
@@ -162,6 +164,7 @@ class ControllerAgent:
             clock=self._clock,
             live=LiveWindow(self._bus, self._maker.model, self._maker.goals.sla_ms),
             decisions=plan.decision if plan else 0,
+            wake=lambda: events.put(Tick()),
         )
         async with asyncio.TaskGroup() as group:
             group.create_task(self._lease.hold(self._written), name="lease")

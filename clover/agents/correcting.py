@@ -9,10 +9,7 @@ from clover.agents.translate import dispatch_target
 from clover.bus.messages import DispatchRule, NodeTelemetry
 from clover.core.configuration import InstanceKind
 from clover.core.dispatch import DispatchRule as CoreRule
-from clover.core.weights import Cell, ShareCorrector
-
-#: A share must move by this much for targets to be sent again.
-_WORTH_SENDING = 0.01
+from clover.core.weights import WORTH_SENDING, Cell, ShareCorrector
 
 
 class Correction:
@@ -52,7 +49,7 @@ class Correction:
             else rule
             for node, rule in dispatch.items()
         }
-        if _moved(rules, dispatch) <= _WORTH_SENDING:
+        if _moved(rules, dispatch) <= WORTH_SENDING:
             return None
         self._corrector.forget()
         return rules

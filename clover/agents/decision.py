@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -13,7 +13,7 @@ from clover.agents.translate import alternative, by_node, dispatch_target, predi
 from clover.bus.messages import Calibration, DispatchRule, PlanRecord, Prediction, Target
 from clover.core.application import ServiceModel
 from clover.core.calibration import Factors, calibrated
-from clover.core.configuration import Configuration, FleetCounts
+from clover.core.configuration import Configuration, FleetCounts, GpuId
 from clover.core.control import Decide, Send
 from clover.core.guard import GuardLevel
 from clover.core.objective import Objective, rightsized
@@ -100,15 +100,31 @@ class DecisionMaker:
 
     def decide(self, ask: Decide, *, number: int, intensity_g_per_kwh: float, pue: float, at_ms: float) -> Decision:
         """Run the scheme; slow and pure, so that it may run in a thread."""
-        problem = self._goals.problem(
-            ask, self._model, self._multisets, intensity_g_per_kwh=intensity_g_per_kwh, pue=pue
-        )
-        quick = measures.quick(problem, ask.guard) if ask.raised and not ask.pinned else None
-        answer = quick or measures.planned(self._scheme, problem, ask.guard, ask.pinned)
-        if self._keeper is not None and quick is None:
+        problem = self._problem(ask, intensity_g_per_kwh, pue)
+        answer = measures.planned(self._scheme, problem, ask.guard, ask.pinned)
+        if self._keeper is not None:
             answer = self._keeper.kept(ask, problem, answer)
             if ask.pinned and not measures.at_least(ask.guard, "dispatch"):
                 answer = self._keeper.dispatched(problem, answer)
+        return self._decision(ask, problem, answer, number=number, at_ms=at_ms)
+
+    def measure(
+        self, ask: Decide, *, number: int, intensity_g_per_kwh: float, pue: float, at_ms: float
+    ) -> Decision | None:
+        """Return the guard's measure on what is there, if it has just been raised and that needs no plan.
+
+        Quick, and asks no scheme: it need not wait for a plan that is being made.
+        """
+        if not ask.raised or ask.pinned:
+            return None
+        problem = self._problem(ask, intensity_g_per_kwh, pue)
+        answer = measures.quick(problem, ask.guard)
+        return None if answer is None else self._decision(ask, problem, answer, number=number, at_ms=at_ms)
+
+    def _problem(self, ask: Decide, intensity_g_per_kwh: float, pue: float) -> Problem:
+        return self._goals.problem(ask, self._model, self._multisets, intensity_g_per_kwh=intensity_g_per_kwh, pue=pue)
+
+    def _decision(self, ask: Decide, problem: Problem, answer: Answer, *, number: int, at_ms: float) -> Decision:
         objective = problem.objective()
         base = objective.baseline
         small = rightsized(self._model, problem.whole, len(ask.gpus), ask.rate_rps, self._goals.sla_ms)
@@ -126,8 +142,8 @@ class DecisionMaker:
             gpu_model=self._model.table.gpu_model,
             lambda_=self._goals.lambda_,
             sla_p95_ms=self._goals.sla_ms,
-            intensity_g_per_kwh=intensity_g_per_kwh,
-            pue=pue,
+            intensity_g_per_kwh=problem.intensity_g_per_kwh,
+            pue=problem.pue,
             deadline_s=default_deadline_s(self._goals.sla_ms),
             admission_bound=door.bound(answer.configuration),
             tiers=door.tiers(answer.configuration),
@@ -153,13 +169,33 @@ class DecisionMaker:
 
     def step_record(self, decision: Decision, step: Send, *, at_ms: float) -> PlanRecord:
         """Return the decision's record with the evaluation of one step of its roll."""
-        serving = Configuration(tuple(each for each in step.configuration.gpus if each[0] not in step.fenced))
+        serving = _without(step.configuration, step.fenced)
         expected = decision.record.prediction
         if serving != decision.answer.configuration and serving.fleet.instances:
             expected = self._evaluate(decision.objective, serving, decision.problem)
-        door = self._door(decision.record.guard)
+        return self._stepped(decision.record, step, serving, expected, at_ms)
+
+    def step_taken_over(self, record: PlanRecord, step: Send, *, at_ms: float) -> PlanRecord:
+        """Return the record of a plan that another controller made, with the evaluation of one step of its roll."""
+        serving = _without(step.configuration, step.fenced)
+        return self._stepped(record, step, serving, self._expected(record, serving), at_ms)
+
+    def taken_over(self, record: PlanRecord, present: Configuration, fenced: Collection[GpuId]) -> PlanRecord:
+        """Return the record of a plan that another controller made, as it is once all is `present` but the fenced."""
+        door, serving = self._door(record.guard), _without(present, fenced)
         return msgspec.structs.replace(
-            decision.record,
+            record,
+            admission_bound=door.bound(serving),
+            tiers=door.tiers(serving),
+            step_prediction=self._expected(record, serving),
+        )
+
+    def _stepped(
+        self, record: PlanRecord, step: Send, serving: Configuration, expected: Prediction, at_ms: float
+    ) -> PlanRecord:
+        door = self._door(record.guard)
+        return msgspec.structs.replace(
+            record,
             admission_bound=door.bound(serving, changed=step.changed),
             tiers=door.tiers(serving, changed=step.changed),
             step_prediction=expected,
@@ -168,6 +204,23 @@ class DecisionMaker:
             state="rolling",
             since_ms=at_ms,
         )
+
+    def _expected(self, record: PlanRecord, serving: Configuration) -> Prediction:
+        """Evaluate what serves under a plan that another controller made."""
+        if by_node(serving) == record.configuration or not serving.fleet.instances:
+            return record.prediction
+        ask = Decide.about(
+            {},
+            tuple(gpu for gpu, _ in serving.gpus),
+            {},
+            trigger="start",
+            reason=record.reason,
+            rate_rps=record.prediction.rate_rps,
+            guard=record.guard,
+            raised=False,
+        )
+        problem = self._problem(ask, record.intensity_g_per_kwh, record.pue)
+        return self._evaluate(problem.objective(), serving, problem)
 
     @property
     def measuring(self) -> bool:
@@ -193,10 +246,7 @@ class DecisionMaker:
         """Return the best dispatch of each node on the present layout that is certified; None if none is. Quick."""
         if self._keeper is None:
             return None
-        problem = self._goals.problem(
-            ask, self._model, self._multisets, intensity_g_per_kwh=intensity_g_per_kwh, pue=pue
-        )
-        found = self._keeper.known(ask, problem)
+        found = self._keeper.known(ask, self._problem(ask, intensity_g_per_kwh, pue))
         return None if found is None else {node: dispatch_target(rule) for node, rule in found.dispatch.items()}
 
     def targets(
@@ -229,3 +279,7 @@ class DecisionMaker:
     def _evaluate(self, objective: Objective, configuration: Configuration, problem: Problem) -> Prediction:
         evaluation = evaluate(self._model, configuration.fleet, problem.rate_rps, problem.sla_ms)
         return prediction(evaluation, objective.value(evaluation))
+
+
+def _without(configuration: Configuration, gpus: Collection[GpuId]) -> Configuration:
+    return Configuration(tuple(each for each in configuration.gpus if each[0] not in gpus))

@@ -43,7 +43,12 @@ class Inbox:
             self.coalesced += 1
             if isinstance(held, ServiceSeen) and isinstance(event, ServiceSeen):
                 # Counts since the last such event: all of them count.
-                event = replace(event, answered=held.answered + event.answered, late=held.late + event.late)
+                event = replace(
+                    event,
+                    answered=held.answered + event.answered,
+                    late=held.late + event.late,
+                    age_s=max(held.age_s, event.age_s),
+                )
         elif isinstance(event, NodeSeen | ForeignSeen):
             if self._nodes >= self._max_nodes:
                 self.refused += 1

@@ -13,6 +13,7 @@ from clover.bus.repeats import Repeats
 from clover.bus.values import Feed
 from clover.core.application import ServiceModel
 from clover.core.configuration import Configuration, InstanceKind
+from clover.core.objective import LATE_LIMIT
 from clover.core.queueing import Evaluation, idle_power_w
 
 
@@ -74,7 +75,7 @@ class LiveWindow:
             accuracy_pct=evaluation.accuracy_pct,
             energy_j=energy_j,
             seconds=now_s - window.began_s,
-            meets_sla=evaluation.late_fraction <= 0.05,
+            meets_sla=evaluation.late_fraction <= LATE_LIMIT,
         )
         return evaluation, data
 

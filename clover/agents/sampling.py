@@ -14,6 +14,8 @@ from clover.core.contention import CONTENTION_TIME_CONSTANT_S
 
 #: Requests of a kind that make a sample.
 SAMPLE_REQUESTS = 50
+#: Telemetry counts as no older than this, in s: clocks of hosts may differ.
+AGE_MOST_S = 60.0
 
 
 @dataclass(slots=True)
@@ -50,6 +52,8 @@ class Sampler:
         self._service: dict[InstanceKind, _Sum] = defaultdict(_Sum)
         self._energy: dict[str, _Sum] = defaultdict(_Sum)
         self._answered = self._late = 0
+        #: When the oldest telemetry with answers was written, ms since the Unix epoch, and its interval.
+        self._as_of: tuple[float, float] | None = None
         #: Running mean of each node's busy fraction.
         self._rho: dict[str, float] = {}
 
@@ -61,12 +65,30 @@ class Sampler:
             return
         self._answered += max(0, telemetry.answered - last.answered)
         self._late += max(0, telemetry.late - last.late)
+        if telemetry.answered > last.answered:
+            as_of = telemetry.at_ms, telemetry.interval_s
+            self._as_of = as_of if self._as_of is None else min(self._as_of, as_of)
         self._take_times(last, telemetry)
+
+    def age_s(self, now_ms: float, *, every_s: float) -> float:
+        """Return how old the next `answers` are if telemetry comes late; 0 if it does not.
+
+        Args:
+            now_ms: Now.
+            every_s: How often `answers` are asked for.
+        """
+        if self._as_of is None:
+            return 0.0
+        at_ms, interval_s = self._as_of
+        age_s = (now_ms - at_ms) / 1e3
+        # A node whose clock is far behind is not as late as that.
+        return min(age_s, AGE_MOST_S) if age_s > every_s + 2.0 * interval_s else 0.0
 
     def answers(self) -> tuple[int, int]:
         """Return how many requests were answered, and how many late, since the last call."""
         counts = self._answered, self._late
         self._answered = self._late = 0
+        self._as_of = None
         return counts
 
     def _take_times(self, last: NodeTelemetry, now: NodeTelemetry) -> None:

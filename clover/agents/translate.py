@@ -36,6 +36,12 @@ def serving_configuration(gpu: messages.GpuTelemetry) -> GpuConfiguration | None
         return None
 
 
+def live_configuration(gpu: messages.GpuTelemetry) -> GpuConfiguration | None:
+    """Read which instances of a GPU take requests, in whatever phase it is; None if none does."""
+    live = [instance for instance in gpu.instances if instance.phase in {"idle", "busy"}]
+    return GpuConfiguration(tuple(InstanceKind(each.profile, each.variant) for each in live)) if live else None
+
+
 def by_node(configuration: Configuration) -> dict[str, tuple[messages.GpuTarget, ...]]:
     """Write a fleet's configuration, node by node."""
     nodes: dict[str, list[messages.GpuTarget]] = {}

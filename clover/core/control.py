@@ -35,9 +35,14 @@ class IntensitySeen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuReport:
-    """Phase of one GPU, the newest epoch it has reached, and what it serves with (None: nothing that is known).
+    """What one GPU says of itself.
 
-    `power_limit_s` is the longest that the command may take that switches it off or on in this change, 0 without one.
+    Attributes:
+        phase: And `reason`, for people.
+        applied_epoch: The newest that it has reached.
+        configuration: What it serves with while its phase is `serving`; None if that is not known.
+        power_limit_s: Longest that the command may take that switches it off or on in this change, 0 without one.
+        live: What takes requests now, whatever the phase: one worker of several may have died. None if nothing does.
     """
 
     phase: str
@@ -45,6 +50,7 @@ class GpuReport:
     configuration: GpuConfiguration | None = None
     reason: str = ""
     power_limit_s: float = 0.0
+    live: GpuConfiguration | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,11 +94,13 @@ class ServiceSeen:
         answered: How many were answered or ran out of time in work.
         late: How many of those past the SLA.
         oldest_wait_s: How long the first request in the stream has been there.
+        age_s: How long ago the counts were true, if telemetry comes late; 0 if it does not.
     """
 
     answered: int
     late: int
     oldest_wait_s: float = 0.0
+    age_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,6 +198,33 @@ class Decide:
     guard: GuardLevel = "none"
     raised: bool = False
     pinned: Mapping[GpuId, GpuConfiguration] = field(default_factory=dict[GpuId, GpuConfiguration])
+
+    @staticmethod
+    def about(
+        assigned: Mapping[GpuId, GpuConfiguration],
+        fit: tuple[GpuId, ...],
+        pinned: Mapping[GpuId, GpuConfiguration],
+        *,
+        trigger: Trigger,
+        reason: str,
+        rate_rps: float,
+        guard: GuardLevel,
+        raised: bool,
+    ) -> Decide:
+        """Ask about the GPUs that are `fit`, of what all are told to be and pinned to."""
+        present = {gpu: assigned[gpu] for gpu in fit if gpu in assigned}
+        alike = {gpu for gpu in present.values() if gpu.instances}
+        return Decide(
+            trigger=trigger,
+            reason=reason,
+            gpus=fit,
+            rate_rps=rate_rps,
+            current=next(iter(alike)) if len(alike) == 1 else None,
+            present=Configuration.of(present) if present else None,
+            guard=guard,
+            raised=raised,
+            pinned={gpu: pinned[gpu] for gpu in fit if gpu in pinned},
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

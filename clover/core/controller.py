@@ -1,8 +1,8 @@
 """The controller's decisions as a state machine: events in, commands out, no clock, no bus.
 
 States and the ways between them are a table (`clover.core.transitions`). Triggers that come while a plan is made or
-rolled are judged when that is over: no new layout starts while one is under way. Only a GPU that had to be fenced off
-and a raised guard end a roll early, when its present step is through.
+rolled are judged when that is over: no new layout starts while one is under way. Only a raised guard does not wait for
+a plan, and `clover.core.ending` says what ends a roll early.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from clover.core.control import (
     NodeSeen,
     OverrideSeen,
     PlanReady,
-    Say,
     Send,
     Sent,
     ServiceSeen,
@@ -33,6 +32,7 @@ from clover.core.control import (
     Tick,
     Trigger,
 )
+from clover.core.ending import HeldBack, end, ending
 from clover.core.fleet import FleetView, said
 from clover.core.guard import GuardLevel, SlaGuard, measures
 from clover.core.load import LoadEstimate
@@ -75,6 +75,7 @@ class ControllerMachine:
     _decided_effective: float = 0.0
     _pinned: Mapping[GpuId, GpuConfiguration] = field(default_factory=dict[GpuId, GpuConfiguration])
     _news: News = field(default_factory=News)
+    _held: HeldBack = field(default_factory=HeldBack)
 
     @property
     def state(self) -> State:
@@ -118,6 +119,9 @@ class ControllerMachine:
             case _:
                 said_, gone = self.fleet.look_after(event, now_s)
                 self.roll.forget(gone)
+                if isinstance(event, Tick) and (released := self._held.release(now_s)):
+                    may = f"{', '.join(map(str, released))} may change again"
+                    self._news.ready = PlanReady(trigger="fleet", reason=may)
                 return [*said_]
 
     def resume(
@@ -147,8 +151,6 @@ class ControllerMachine:
         self.rate_rps, self._decided_effective = rate_rps, effective
         self.story.enter("resumed", f"epoch {epoch}")
 
-    # --- seeing
-
     def _see_node(self, event: NodeSeen, now_s: float) -> list[Command]:
         said_: list[Command] = [*self.fleet.see(event, now_s)]
         # Of GPUs that no target is known of it is believed what they say that they serve with: a node that comes back
@@ -160,23 +162,35 @@ class ControllerMachine:
     def _see_override(self, event: OverrideSeen) -> None:
         self.paused = event.paused
         if dict(event.pinned) != dict(self._pinned):
-            self._news.see_pins(event)
+            wanted = self.roll.wanted
+            under_way = not self._pinned and all(wanted.get(gpu) == pin for gpu, pin in event.pinned.items())
+            self._news.see_pins(event, under_way=under_way)
         self._pinned = event.pinned
 
     def _see_service(self, event: ServiceSeen, now_s: float) -> list[Command]:
         guard = self.guard
         if guard is None:
             return []
-        guard.observe(now_s, event.answered, event.late, event.oldest_wait_s)
+        guard.observe(now_s, event.answered, event.late, event.oldest_wait_s, event.age_s)
         if self.paused or self.state == "waiting":
             return []
-        rolling = self.state == "rolling" and not self.roll.only_powered(self.fleet)
-        acting = self.state == "deciding" or (rolling and self._trigger == "sla")
         parked = any(configuration.mode != "serving" for configuration in self.roll.wanted.values())
-        verdict = guard.judge(now_s, measures(parked=parked), busy=acting or bool(self._news.guard))
-        return [] if verdict is None else [self._news.see_guard(verdict)]
+        able = measures(parked=parked, planning=self.state == "deciding")
+        verdict = guard.judge(now_s, able, busy=self._guard_acts() or bool(self._news.guard))
+        if verdict is None:
+            return []
+        told = self._news.see_guard(verdict)
+        # While a plan is made there are only measures that need none, and so wait for none.
+        at_once = self.state == "deciding" and verdict.raised
+        return [told, *(self._decide("sla", verdict.reason, "overtaken", now_s) if at_once else [])]
 
-    # --- going on
+    def _guard_acts(self) -> bool:
+        """Return whether a measure of the guard is being put in force, or none could be without a plan."""
+        if self.state != "deciding":
+            return self.state == "rolling" and self._trigger == "sla" and not self.roll.only_powered(self.fleet)
+        present = self.roll.assigned_of(self.fleet.fit)
+        serves = any(gpu.instances for gpu in present.values()) and len(present) == len(self.fleet.fit)
+        return not serves or bool(self._fixed()) or (self._trigger == "sla" and self._news.raised)
 
     def _go_on(self, now_s: float) -> list[Command]:
         if self.state == "waiting":
@@ -195,7 +209,7 @@ class ControllerMachine:
             return []
         if (urgent := self._news.at_once()) is not None:
             return self._decide(*urgent, "triggered", now_s)
-        found = self._judge().judge(self._situation(fit), now_s)
+        found = self._judge().judge(self._situation(fit, now_s), now_s)
         if found is None:
             return []
         self.rate_rps = found.rate_rps
@@ -206,10 +220,10 @@ class ControllerMachine:
             self._triggers = Triggers(Pace(self.pace))
         return self._triggers
 
-    def _situation(self, fit: set[GpuId]) -> Situation:
+    def _situation(self, fit: set[GpuId], now_s: float) -> Situation:
         planned = set(self.roll.wanted)
         return Situation(
-            joined=len(fit - planned),
+            joined=len(self.fleet.joining(planned, now_s)),
             left=len(planned - fit),
             effective=self._effective,
             decided_effective=self._decided_effective,
@@ -225,22 +239,22 @@ class ControllerMachine:
         self._news.decided()
         self._judge().pace.decided(trigger, now_s)
         self.story.enter(cause, f"{trigger}: {reason}")
-        fit = self.fleet.fit
-        present = {gpu: self.roll.assigned[gpu] for gpu in fit if gpu in self.roll.assigned}
-        alike = {gpu for gpu in present.values() if gpu.instances}
         return [
-            Decide(
+            Decide.about(
+                self.roll.assigned,
+                self.fleet.fit,
+                self._fixed(),
                 trigger=trigger,
                 reason=reason,
-                gpus=fit,
                 rate_rps=self.rate_rps,
-                current=next(iter(alike)) if len(alike) == 1 else None,
-                present=Configuration.of(present) if present else None,
                 guard=self.guard.level if self.guard is not None else "none",
                 raised=trigger == "sla" and self._news.raised,
-                pinned={gpu: pinned for gpu, pinned in self._pinned.items() if gpu in fit},
             )
         ]
+
+    def _fixed(self) -> dict[GpuId, GpuConfiguration]:
+        """Return what GPUs must be whatever the scheme says."""
+        return {**self._held.now(), **self._pinned}
 
     # --- rolling
 
@@ -257,10 +271,10 @@ class ControllerMachine:
         if self.roll.epoch is None:
             return []
         said_: list[Command] = [said(change) for change in self.roll.give_up(self.fleet, now_s)]
-        done = self.roll.step_done(self.fleet)
-        if (done or self.roll.only_powered(self.fleet)) and (reason := self._why_abort()):
-            return [*said_, *self._abort(*reason, now_s)]
-        if not done:
+        if (why := ending(self.roll, self.fleet, self._news, now_s)) is not None:
+            reason, told = end(self.roll, self.fleet, why, self._held, now_s)
+            return [*said_, *told, *self._decide(why.trigger, reason, "aborted", now_s)]
+        if self.roll.open(self.fleet):
             return said_
         if any(self.fleet.report(gpu) for gpu in self.roll.left):
             self.story.enter("step", f"epoch {self.roll.epoch} is in force")
@@ -270,21 +284,6 @@ class ControllerMachine:
 
     def _fenced(self) -> tuple[GpuId, ...]:
         return tuple(sorted(self.fleet.fence.fenced & set(self.roll.assigned)))
-
-    def _why_abort(self) -> tuple[Trigger, str] | None:
-        """Return why the roll must not go on, the present step being through."""
-        fenced = self.fleet.fence.fenced & set(self.roll.wanted)
-        if (urgent := self._news.ends_roll()) is not None:
-            return urgent
-        if fenced and self.fleet.fit:
-            return "fleet", f"fenced off: {', '.join(str(gpu) for gpu in sorted(fenced))}"
-        return None
-
-    def _abort(self, trigger: Trigger, reason: str, now_s: float) -> list[Command]:
-        told = f"{len(self.roll.left)} of {self.roll.total} GPUs were still to change: {reason}"
-        abort = Say(kind="plan.aborted", subject=f"epoch {self.roll.epoch}", reason=told)
-        back = self.roll.take_back(self.fleet.fence.fenced)
-        return [abort, *back, *self._decide(trigger, reason, "aborted", now_s)]
 
     def _next_step(self, now_s: float) -> Send:
         rate_rps = max(self.load.rate_rps, 0.01) if self.load is not None else self.rate_rps

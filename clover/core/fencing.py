@@ -108,6 +108,15 @@ class Fence:
                 changes.append(self._fence(gpu, health, reason))
         return changes
 
+    def spent(self, gpu: GpuId, now_s: float) -> str:
+        """Return why a GPU would be fenced off if it were not the last, and let it begin anew; empty if it is sound."""
+        health = self._health.get(gpu)
+        reason = self._broken(health, now_s) if health is not None else ""
+        if health is not None and reason:
+            health.failures.clear()
+            health.failed_s = health.unsettled_s = None
+        return reason
+
     def _broken(self, health: _Health, now_s: float) -> str:
         told = f": {health.reason}" if health.reason else ""
         if len(health.failures) >= LOOP_FAILURES:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from clover.core.configuration import GpuConfiguration, GpuId
 from clover.core.control import ForeignSeen, GpuReport, LeavingSeen, NodeSeen, Say, TakenSeen, Tick
 from clover.core.fencing import Fence, Fenced
+from clover.core.holds import Holds
 
 #: A node that has been silent for this many telemetry intervals, and at least this long, is lost.
 SILENT_INTERVALS, SILENT_LEAST_S = 5.0, 5.0
+#: A node that comes and goes: two times within the hour it is planned for at once, after that only when it has been
+#: there for so long, twice as long each time, up to the most.
+RETURNS_FREE, RETURN_FIRST_S, RETURN_MOST_S, RETURN_FORGET_S = 2, 30.0, 1800.0, 3600.0
 
 #: Boot id of a node that a plan names and that has not been heard yet.
 _NOT_HEARD = ""
@@ -33,6 +37,11 @@ class FleetView:
     taken: frozenset[str] = frozenset()
     #: Nodes that no plan can be made for, and why.
     foreign: dict[str, str] = field(default_factory=dict[str, str])
+    _returns: Holds[str] = field(
+        default_factory=lambda: Holds[str](
+            free=RETURNS_FREE, first_s=RETURN_FIRST_S, most_s=RETURN_MOST_S, forget_s=RETURN_FORGET_S
+        )
+    )
     _nodes: dict[str, _Node] = field(default_factory=dict[str, _Node])
 
     def __len__(self) -> int:
@@ -53,6 +62,10 @@ class FleetView:
         """GPUs that plans are made with: all but those that are fenced off."""
         fenced = self.fence.fenced
         return tuple(gpu for gpu in self.gpus if gpu not in fenced)
+
+    def joining(self, planned: Collection[GpuId], now_s: float) -> list[GpuId]:
+        """Return the fit GPUs that are not planned for and whose node has not come and gone again and again."""
+        return [gpu for gpu in self.fit if gpu not in planned and not self._returns.held(gpu.node, now_s)]
 
     def report(self, gpu: GpuId) -> GpuReport | None:
         """Return what was last heard of a GPU; None if its node is not there."""
@@ -79,7 +92,9 @@ class FleetView:
             allowed_s = report.power_limit_s
             self.fence.see(GpuId(event.node, index), report.phase, report.reason, now_s, allowed_s=allowed_s)
         if known is None:
-            return [Say(kind="node.joined", subject=event.node, reason=f"{len(event.gpus)} GPUs")]
+            hold_s = self._returns.again(event.node, now_s)
+            told = f", planned for if it stays for {hold_s:.0f} s" if hold_s else ""
+            return [Say(kind="node.joined", subject=event.node, reason=f"{len(event.gpus)} GPUs{told}")]
         if known.boot_id not in {event.boot_id, _NOT_HEARD}:
             return [Say(kind="node.restarted", subject=event.node, reason=f"boot {event.boot_id}")]
         return []

@@ -96,6 +96,7 @@ class SlaGuard:
     _relapses: int = 0
     _lowered_s: float = -math.inf
     _stalled: int = 0
+    _age_s: float = 0.0
 
     def __post_init__(self) -> None:
         self._short, self._long = LateWindow(self.settings.window_s), LateWindow(self.settings.long_s)
@@ -104,8 +105,14 @@ class SlaGuard:
         """Go on where another controller left off."""
         self.level, self._moved_s = level, now_s
 
-    def observe(self, now_s: float, answered: int, late: int, oldest_wait_s: float) -> None:
-        """Take in how many requests were answered since the last call, how many late, and how long the first waits."""
+    def observe(self, now_s: float, answered: int, late: int, oldest_wait_s: float, age_s: float = 0.0) -> None:
+        """Take in how many requests were answered since the last call, how many late, and how long the first waits.
+
+        Counts that are `age_s` old say nothing about a step that was taken since.
+        """
+        self._age_s = age_s
+        if age_s > 0.0 and now_s - age_s < self._moved_s:
+            answered = late = 0
         for window in (self._short, self._long, self._bursts):
             window.observe(now_s, answered, late)
         stuck = oldest_wait_s > self.settings.stalled_slas * self.settings.sla_ms / 1e3
@@ -153,7 +160,7 @@ class SlaGuard:
         self._long.clear()
 
     def _raise(self, now_s: float, able: Collection[GuardLevel], seen: Lateness) -> Verdict | None:
-        if now_s - self._moved_s < self.settings.settle_s:
+        if now_s - self._moved_s < self.settings.settle_s + self._age_s:
             return None
         higher: tuple[GuardLevel, ...] = LEVELS[LEVELS.index(self.level) + 1 :]
         level: GuardLevel | None = next((each for each in higher if each in able), None)
@@ -201,6 +208,11 @@ class SlaGuard:
         return f"{told}: {self.level} -> {level}, {MEASURES[level]}"
 
 
-def measures(*, parked: bool) -> tuple[GuardLevel, ...]:
-    """Return the measures that would change something; nothing is woken where nothing is parked or off."""
-    return ("wake", "dispatch", "plan", "shed") if parked else ("dispatch", "plan", "shed")
+def measures(*, parked: bool, planning: bool = False) -> tuple[GuardLevel, ...]:
+    """Return the measures that would change something.
+
+    Nothing is woken where nothing is parked or off. While a plan is being made (`planning`) there are those that need
+    none: what comes after them would come no sooner.
+    """
+    able: tuple[GuardLevel, ...] = ("dispatch",) if planning else ("dispatch", "plan", "shed")
+    return ("wake", *able) if parked else able

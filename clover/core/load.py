@@ -130,6 +130,9 @@ class LoadEstimator:
             return
         rate = arrivals / length_s
         before = self._level
+        if before + self._trend * length_s < 0.0:
+            # A trend that leads below nothing has ended: followed on, it would hide what still arrives.
+            before, self._trend = rate, 0.0
         self._level = max(0.0, ALPHA * rate + (1.0 - ALPHA) * (before + self._trend * length_s))
         self._trend = BETA * (self._level - before) / length_s + (1.0 - BETA) * self._trend
         self._length_s += ALPHA * (length_s - self._length_s)

@@ -14,6 +14,7 @@ class News:
 
     Attributes:
         override: People want something else.
+        under_way: Whether the roll that is under way leads there: it need not end for it.
         drift: The table in use was changed.
         guard: The SLA guard took a step.
         raised: Whether its last step was upwards.
@@ -25,15 +26,16 @@ class News:
     guard: str = ""
     raised: bool = False
     ready: PlanReady | None = None
+    under_way: bool = False
 
     def decided(self) -> None:
         """Forget what a decision has answered."""
         self.override = self.drift = self.guard = ""
         self.ready = None
 
-    def see_pins(self, event: OverrideSeen) -> None:
-        """Take in that other GPUs are pinned than before."""
-        self.override = event.reason or "nothing is pinned any more"
+    def see_pins(self, event: OverrideSeen, *, under_way: bool) -> None:
+        """Take in that other GPUs are pinned than before, or than this controller knew."""
+        self.override, self.under_way = event.reason or "nothing is pinned any more", under_way
 
     def see_guard(self, verdict: Verdict) -> Say:
         """Take in a step of the guard; return what is to be said of it."""
@@ -46,6 +48,11 @@ class News:
         if self.guard:
             return "sla", self.guard
         return None if self.ready is None else (self.ready.trigger, self.ready.reason)
+
+    def ends_hanging(self) -> tuple[Trigger, str] | None:
+        """Return what ends a step that waits for nothing but GPUs in failure."""
+        urgent = self.ends_roll()
+        return ("override", self.override) if urgent is None and self.override and not self.under_way else urgent
 
     def ends_roll(self) -> tuple[Trigger, str] | None:
         """Return what does not wait until a roll has come to its end."""

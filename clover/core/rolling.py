@@ -50,6 +50,7 @@ def next_step(
     wanted: Mapping[GpuId, GpuConfiguration],
     phases: Mapping[GpuId, str],
     late_of: LateOf,
+    partly: Mapping[GpuId, GpuConfiguration] | None = None,
 ) -> Step:
     """Choose what changes next.
 
@@ -63,14 +64,16 @@ def next_step(
         wanted: Where the roll leads.
         phases: Of the GPUs that were heard; what is not heard keeps its target, it may well be serving.
         late_of: Predicts P(late) of those that go on serving, at the present load.
+        partly: What GPUs in other phases serve with all the same, such as those of which one worker has died.
     """
+    rest = {gpu: assigned[gpu] for gpu, phase in phases.items() if phase == "serving" and gpu in assigned}
+    rest |= partly or {}
     different = [gpu for gpu in differing(assigned, wanted) if gpu in phases]
-    serving = [gpu for gpu in different if phases[gpu] == "serving"]
-    at_once = [gpu for gpu in different if phases[gpu] != "serving"]
+    serving = [gpu for gpu in different if phases[gpu] == "serving" or gpu in rest]
+    at_once = [gpu for gpu in different if gpu not in serving]
     waking = any(wanted[gpu].mode == "serving" and gpu in assigned for gpu in at_once)
     if waking or not serving:
         return Step(tuple(sorted(at_once)))
-    rest = {gpu: assigned[gpu] for gpu, phase in phases.items() if phase == "serving" and gpu in assigned}
     staying = [gpu for gpu in serving if wanted[gpu].mode == "serving"]
     stopping, late = _stopping(staying or serving, rest, max(1, len(wanted) // ROLL_FRACTION), late_of)
     return Step(tuple(sorted([*at_once, *stopping])), late)
@@ -164,8 +167,10 @@ class Roll:
 
     def step(self, fleet: FleetView, late_of: LateOf, now_s: float) -> Send:
         """Begin the next step; return the targets that it needs."""
-        phases = {gpu: report.phase for gpu in fleet.fit if (report := fleet.report(gpu)) is not None}
-        step = next_step(self.assigned, self.wanted, phases, late_of)
+        reports = {gpu: report for gpu in fleet.fit if (report := fleet.report(gpu)) is not None}
+        phases = {gpu: report.phase for gpu, report in reports.items()}
+        partly = {gpu: live for gpu, report in reports.items() if (live := report.live) and report.phase != "serving"}
+        step = next_step(self.assigned, self.wanted, phases, late_of, partly)
         self._before = {gpu: now for gpu, now in self.assigned_of(step.gpus).items() if now.instances}
         self.restored = ()
         self.assigned |= {gpu: self.wanted[gpu] for gpu in step.gpus}
@@ -197,34 +202,37 @@ class Roll:
             for gpu, before in back.items()
         ]
 
-    def give_up(self, fleet: FleetView, now_s: float) -> list[Fenced]:
-        """Fence off GPUs that have not done for too long what the step says, so that they hold nobody up."""
-        waited_s = now_s - self.since_s
-        if waited_s <= STEP_PATIENCE_S:
-            return []
-        refused: list[Fenced] = []
-        for gpu in self.gpus:
-            report = fleet.report(gpu)
-            open_ = report is not None and gpu not in fleet.fence.fenced and not self._reached(fleet, gpu)
-            if report is not None and report.power_limit_s and waited_s <= STEP_PATIENCE_S + report.power_limit_s:
-                continue
-            if report is not None and open_ and len(fleet.fit) > 1:
-                why = report.reason or report.phase
-                refused.append(fleet.fence.refuse(gpu, f"epoch {self.epoch} not reached after {waited_s:.0f} s: {why}"))
-        return refused
+    def before(self, gpu: GpuId) -> GpuConfiguration | None:
+        """Return what a GPU of the present step served with before it; None if it served nobody."""
+        return self._before.get(gpu)
 
-    def step_done(self, fleet: FleetView) -> bool:
-        """Return whether every GPU of the step that is there and not fenced off has reached its target."""
-        return not self._open(fleet)
+    def give_up(self, fleet: FleetView, now_s: float) -> list[Fenced]:
+        """Fence off GPUs that have not done for too long what the step says, so that they hold nobody up.
+
+        Not the last one that is fit: `clover.core.ending` says what becomes of that.
+        """
+        return [
+            fleet.fence.refuse(gpu, why)
+            for gpu in self.open(fleet)
+            if len(fleet.fit) > 1 and (why := self.overdue(fleet, gpu, now_s))
+        ]
+
+    def overdue(self, fleet: FleetView, gpu: GpuId, now_s: float) -> str:
+        """Return why a GPU of the step is waited for no longer; empty if it is."""
+        waited_s, report = now_s - self.since_s, fleet.report(gpu)
+        if report is None or waited_s <= STEP_PATIENCE_S + report.power_limit_s:
+            return ""
+        return f"epoch {self.epoch} not reached after {waited_s:.0f} s: {report.reason or report.phase}"
+
+    def open(self, fleet: FleetView) -> list[GpuId]:
+        """Return the GPUs of the step that are there, not fenced off, and have not reached their target."""
+        there = [gpu for gpu in self.gpus if gpu not in fleet.fence.fenced and fleet.report(gpu) is not None]
+        return [gpu for gpu in there if not self._reached(fleet, gpu)]
 
     def only_powered(self, fleet: FleetView) -> bool:
         """Return whether the step waits for power commands alone, in which nothing that serves stops."""
-        open_ = self._open(fleet)
+        open_ = self.open(fleet)
         return bool(open_) and set(open_) <= set(_powered(fleet))
-
-    def _open(self, fleet: FleetView) -> list[GpuId]:
-        there = [gpu for gpu in self.gpus if gpu not in fleet.fence.fenced and fleet.report(gpu) is not None]
-        return [gpu for gpu in there if not self._reached(fleet, gpu)]
 
     def _reached(self, fleet: FleetView, gpu: GpuId) -> bool:
         report = fleet.report(gpu)

@@ -9,7 +9,7 @@ from typing import Literal
 from clover.errors import InvalidTransitionError
 
 State = Literal["waiting", "deciding", "rolling", "serving"]
-Cause = Literal["ready", "resumed", "triggered", "kept", "changes", "step", "through", "aborted"]
+Cause = Literal["ready", "resumed", "triggered", "overtaken", "kept", "changes", "step", "through", "aborted"]
 
 #: Transitions that are remembered.
 _TOLD = 20
@@ -38,9 +38,10 @@ TRANSITIONS: tuple[Transition, ...] = (
     Transition("waiting", "resumed", "rolling", "a plan was found: its roll is finished, or found finished"),
     Transition("deciding", "kept", "serving", "the decision changes no target"),
     Transition("deciding", "changes", "rolling", "the decision changes a layout or the dispatch"),
+    Transition("deciding", "overtaken", "deciding", "the guard was raised: its measure needs no plan"),
     Transition("rolling", "step", "rolling", "a step is through: the next GPUs change"),
     Transition("rolling", "through", "serving", "the last step is through"),
-    Transition("rolling", "aborted", "deciding", "a GPU was fenced off, or the guard was raised"),
+    Transition("rolling", "aborted", "deciding", "a GPU failed to change, or the guard was raised"),
     Transition("serving", "triggered", "deciding", "a trigger, not held back by the pace"),
 )
 

@@ -12,22 +12,29 @@ from clover.core.load import LoadEstimate, exceeds, rate_to_plan, undercuts
 #: Intensity x PUE must move by more than this part of the reference to cause a decision (SC'23, section 5).
 INTENSITY_TRIGGER = 0.05 * REFERENCE_INTENSITY_G_PER_KWH * REFERENCE_PUE
 
+#: A plan that takes longer than this, in s, is not waited for with nothing else done; one for a change of the grid is
+#: bridged by what is certified already.
+AT_ONCE_S = 0.25
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PaceSettings:
     """How often the controller may decide.
 
     The grid is not held back: its figures come in intervals, and most of its changes are look-ups. Neither are the
-    guard, which has holds of its own, and people.
+    guard, which has holds of its own, people, and GPUs that are gone: a plan with them is wrong. What comes and goes is
+    held back when it comes (`clover.core.fleet`).
 
     Attributes:
-        cooldown_s: After a decision nothing but more load, fewer GPUs, the guard or people cause one for so long.
+        cooldown_s: After a decision nothing but more load, another fleet, the guard or people cause one for so long.
         lower_after_s: Less load must have lasted for so long.
-        plans_per_hour: Decisions on load, fleet and drift within any hour.
+        join_cooldown_s: After a decision on GPUs that joined the next one on such waits for so long.
+        plans_per_hour: Decisions on load and drift within any hour.
     """
 
     cooldown_s: float = 60.0
     lower_after_s: float = 120.0
+    join_cooldown_s: float = 30.0
     plans_per_hour: int = 20
 
 
@@ -37,18 +44,25 @@ class Pace:
 
     settings: PaceSettings
     _decided_s: float = float("-inf")
+    _joined_s: float = float("-inf")
     _counted: deque[float] = field(default_factory=deque[float])
 
     def decided(self, trigger: Trigger, now_s: float) -> None:
         """Take note of a decision."""
         self._decided_s = now_s
-        if trigger in {"load", "fleet", "drift"}:
+        if trigger in {"load", "drift"}:
             self._counted.append(now_s)
 
+    def joined(self, now_s: float) -> None:
+        """Take note of a decision that nothing but GPUs that joined have caused."""
+        self._joined_s = now_s
+
     def allows(self, trigger: Trigger, now_s: float, *, urgent: bool = False) -> bool:
-        """Return whether a decision may be taken now; `urgent` ones need not wait for the cool-down."""
+        """Return whether a decision may be taken now; `urgent` ones need not wait for a cool-down."""
         if trigger in {"start", "sla", "override", "intensity"}:
             return True
+        if trigger == "fleet":
+            return urgent or now_s - self._joined_s >= self.settings.join_cooldown_s
         while self._counted and now_s - self._counted[0] >= 3600.0:
             self._counted.popleft()
         cool = urgent or now_s - self._decided_s >= self.settings.cooldown_s
@@ -96,6 +110,8 @@ class Triggers:
         """Return the most urgent trigger that the pace allows, None if there is none."""
         for found, urgent in (self._override(now), self._fleet(now), self._load(now, now_s), self._drift(now)):
             if found is not None and self.pace.allows(found.trigger, now_s, urgent=urgent):
+                if found.trigger == "fleet" and not urgent:
+                    self.pace.joined(now_s)
                 return found
         return self._intensity(now)
 
@@ -107,7 +123,7 @@ class Triggers:
         if not (now.joined or now.left):
             return None, False
         reason = f"{now.joined} GPUs joined, {now.left} left"
-        return Found(trigger="fleet", reason=reason, rate_rps=now.planned_rps), True
+        return Found(trigger="fleet", reason=reason, rate_rps=now.planned_rps), bool(now.left)
 
     def _load(self, now: Situation, now_s: float) -> tuple[Found | None, bool]:
         load, planned = now.load, now.planned_rps

@@ -30,6 +30,8 @@ CHANCE = 3.0
 MEMORY_S, MEMORY_REQUESTS = 120.0, 2000.0
 #: After a plan or a correction came into force nothing counts for so long: what had waited goes where there is room.
 SETTLE_S = 30.0
+#: The share of some kind on some node must move by more than this for targets to be sent again.
+WORTH_SENDING = 0.01
 _ROUNDS = 60
 
 

@@ -22,6 +22,7 @@ from clover.agents.node import NodeSettings
 from clover.bus.messages import NodeTelemetry, Override
 from clover.catalog import load_trace
 from clover.core.application import ServiceModel
+from clover.core.arrivals import RateProfile
 from clover.sim.world import World, WorldSettings
 from mig.device import Gpu
 
@@ -173,7 +174,9 @@ def test_gpus_that_take_minutes_to_be_switched_on_are_waited_for() -> None:
 
 
 class DelayedWorld(World):
-    """Telemetry of all nodes arrives 30 s late."""
+    """Telemetry of all nodes arrives 30 s late, from `since_s` on."""
+
+    since_s = 0.0
 
     def __init__(self, world_settings: WorldSettings) -> None:
         super().__init__(world_settings)
@@ -181,9 +184,16 @@ class DelayedWorld(World):
 
         async def later(telemetry: NodeTelemetry) -> None:
             loop = asyncio.get_running_loop()
-            loop.call_later(30.0, lambda: loop.create_task(publish(telemetry)) and None)
+            if loop.time() < self.since_s:
+                await publish(telemetry)
+            else:
+                loop.call_later(30.0, lambda: loop.create_task(publish(telemetry)) and None)
 
         self.bus.publish_telemetry = later  # type: ignore[method-assign]
+
+
+class DelayedLater(DelayedWorld):
+    since_s = 120.0
 
 
 def test_telemetry_that_is_half_a_minute_late_makes_rolls_slower_and_nothing_else() -> None:
@@ -196,6 +206,53 @@ def test_telemetry_that_is_half_a_minute_late_makes_rolls_slower_and_nothing_els
     assert kinds["node.lost"] == 0
     assert kinds["gpu.fenced"] == 0
     assert result["late_pct"] <= 5.0
+
+
+def test_telemetry_that_becomes_late_loses_the_nodes_once_and_then_all_goes_on() -> None:
+    async def script(stage: Stage) -> None:
+        await asyncio.sleep(300.0)
+        await stage.world.bus.set_override(pin_all("7g", "large"))
+
+    result, events = play(settings(duration_s=800.0), script, DelayedLater)
+    kinds = check(result, events, most_plans=6)
+    assert kinds["node.lost"] == 2
+    assert kinds["node.joined"] == 4
+    assert kinds["gpu.fenced"] == kinds["guard.raised"] == 0
+    assert result["late_pct"] <= 5.0
+    # What people want is done all the same, a step every half minute.
+    moved = {e.subject: e.reason for e in events if e.kind == "gpu.serving"}
+    assert set(moved.values()) == {"7g:large"}
+    assert len(moved) == 8
+
+
+# --- more load than all can carry -----------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_guard_goes_through_its_levels_under_overload_and_comes_back_when_that_is_over() -> None:
+    until_s = 2000.0
+    result, events = play(
+        settings(
+            gpus=(1, 1),
+            goals=Goals(lambda_=0.5, sla_ms=MODEL.table.sla_p95_ms, parking="parked"),
+            rate_rps=4.0,
+            load=RateProfile((0.0, 20.0, 110.0), (4.0, 120.0, 4.0), until_s, repeats=False),
+            duration_s=until_s,
+        ),
+        nothing,
+    )
+    steps = [(event.kind, event.subject) for event in events if event.kind.startswith("guard.")]
+    up, down = ["wake", "dispatch", "plan", "shed"], ["plan", "dispatch", "wake", "none"]
+    assert steps == [("guard.raised", level) for level in up] + [("guard.lowered", level) for level in down]
+    # What is not let in is told so, and nothing is lost or left to run out of time.
+    requests = result["requests"]
+    assert requests["overloaded"] > 1000
+    assert requests["lost"] == requests["failed"] == requests["duplicate"] == requests["expired"] == 0
+    shed_ms = next(event.at_ms for event in events if event.subject == "shed")
+    began_ms = next(event.at_ms for event in events if event.kind == "generator.started")
+    assert 20e3 < shed_ms - began_ms < 110e3
+    # The load that is left is known again, and planned for.
+    assert [event.data["rate_rps"] for event in events if event.kind == "decision"][-1] == pytest.approx(4.4, rel=0.2)
 
 
 # --- the table is wrong ---------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from clover.core.calibration import Calibrator, DriftEstimate, Factors, Sample, 
 from clover.core.configuration import PARKED, Configuration, FleetCounts, GpuConfiguration, GpuId, InstanceKind
 from clover.core.control import PlanReady
 from clover.core.fencing import CHANGE_PATIENCE_S, FAILED_PATIENCE_S, HEALTHY_FIRST_S, Fence
+from clover.core.holds import Holds
 from clover.core.load import (
     GRID_RATIO,
     LoadEstimate,
@@ -132,6 +133,14 @@ def test_a_ramp_is_planned_for_ahead() -> None:
     last = told[-1]
     assert last is not None
     assert last.ahead_rps > 20.0 + 0.1 * 600.0
+
+
+@pytest.mark.parametrize("rest", [1.0, 3.0])
+def test_what_is_left_after_a_steep_fall_is_seen(rest: float) -> None:
+    told = arrivals(lambda second: 2.0 if second < 60 else 120.0 if second < 180 else rest, 1500)
+    for each in told[900:]:
+        assert each is not None
+        assert 0.7 * rest < each.rate_rps < 1.4 * rest
 
 
 def test_a_load_that_ends_is_seen() -> None:
@@ -258,6 +267,37 @@ def test_what_wakes_serves_before_anything_stops() -> None:
     assert next_step(assigned, dict.fromkeys(fleet, SMALL), phases, lambda _: 0.0) == Step((fleet[4],))
 
 
+@pytest.mark.parametrize(
+    ("broken", "live", "at_once", "most"),
+    [
+        # Of three GPUs one worker each has died: they serve with what is left, and are among the one in five.
+        (3, True, 0, 2),
+        # Their workers are all gone: nobody misses them.
+        (3, False, 3, 5),
+        (10, True, 0, 2),
+        (0, True, 0, 2),
+    ],
+)
+def test_gpus_in_failure_that_serve_somebody_are_among_the_one_in_five(
+    broken: int, live: bool, at_once: int, most: int
+) -> None:
+    fleet, left = gpus(10), GpuConfiguration(SMALL.instances[1:])
+    phases = {gpu: "failed" if gpu.index < broken else "serving" for gpu in fleet}
+    seen: list[FleetCounts] = []
+
+    def late_of(counts: FleetCounts) -> float:
+        seen.append(counts)
+        return 0.0
+
+    partly = {gpu: left for gpu in fleet if gpu.index < broken} if live else {}
+    step = next_step(dict.fromkeys(fleet, SMALL), dict.fromkeys(fleet, PARKED), phases, late_of, partly)
+    assert sum(gpu.index < broken for gpu in step.gpus if gpu not in partly) == at_once
+    assert len(step.gpus) == most
+    # What is left is what lives, not what was asked for.
+    served = 10 * 7 - broken * (1 if live else 7)
+    assert max(counts.instances for counts in seen) <= served - (6 if broken and live else 7)
+
+
 def test_what_is_to_serve_in_the_end_changes_before_anything_is_parked() -> None:
     fleet = gpus(10)
     assigned = dict.fromkeys(fleet, WHOLE)
@@ -344,12 +384,60 @@ def test_less_load_must_last_and_a_cool_down_is_kept() -> None:
 def test_plans_per_hour_are_bounded_for_what_might_flap_but_not_for_the_guard_and_people() -> None:
     pace = Pace(PaceSettings(plans_per_hour=5))
     for second in range(5):
-        assert pace.allows("fleet", float(second), urgent=True)
-        pace.decided("fleet", float(second))
+        assert pace.allows("load", float(second), urgent=True)
+        pace.decided("load", float(second))
     assert not pace.allows("load", 10.0, urgent=True)
+    assert not pace.allows("drift", 10.0)
     assert pace.allows("sla", 10.0)
     assert pace.allows("override", 10.0)
     assert pace.allows("load", 3600.0, urgent=True)
+
+
+@pytest.mark.parametrize(
+    ("joined", "left", "joined_before_s", "decided"),
+    [
+        (0, 0, None, False),
+        (1, 0, None, True),
+        (0, 1, None, True),
+        # A loss never waits, another one that joins not for long.
+        (0, 1, 1.0, True),
+        (2, 1, 1.0, True),
+        (1, 0, 1.0, False),
+        (1, 0, 29.0, False),
+        (1, 0, 30.0, True),
+    ],
+)
+def test_gpus_that_are_lost_never_wait_and_those_that_join_not_for_long(
+    joined: int, left: int, joined_before_s: float | None, *, decided: bool
+) -> None:
+    triggers, now_s = Triggers(Pace(PaceSettings())), 10_000.0
+    # The budget of the hour is used up, and the cool-down has begun.
+    for back_s in range(20):
+        triggers.pace.decided("load", now_s - back_s)
+    if joined_before_s is not None:
+        found = triggers.judge(situation(joined=1), now_s - joined_before_s)
+        assert found is not None
+        assert found.trigger == "fleet"
+    found = triggers.judge(situation(joined=joined, left=left), now_s)
+    assert ((found.trigger if found else None) == "fleet") is decided
+
+
+@pytest.mark.parametrize(
+    ("free", "times", "hold_s"),
+    [(0, 1, 30.0), (0, 3, 120.0), (2, 1, 0.0), (2, 2, 0.0), (2, 3, 30.0), (2, 2000, 1800.0)],
+)
+def test_what_happens_again_and_again_is_held_back_longer_each_time_up_to_the_most(
+    free: int, times: int, hold_s: float
+) -> None:
+    holds = Holds[str](free=free, first_s=30.0, most_s=1800.0, forget_s=3600.0)
+    found = [holds.again("n1", float(second)) for second in range(times)]
+    last_s = times - 1.0
+    assert found[-1] == hold_s
+    assert holds.held("n1", last_s) is (hold_s > 0.0)
+    assert not holds.held("n1", last_s + hold_s)
+    assert not holds.held("n2", last_s)
+    # Long ago is forgotten.
+    assert holds.again("n1", last_s + 3601.0) == found[0]
 
 
 # --- calibration ----------------------------------------------------------------------------------------------------

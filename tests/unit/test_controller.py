@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from machine_stage import HALVES, WHOLE, everywhere, only, seen, serving
 
 from clover.agents.assembly import left_alone
 from clover.agents.controller_settings import ControllerSettings
 from clover.agents.goals import Goals
 from clover.core.belonging import Kind, why_foreign
-from clover.core.configuration import OFF, Configuration, GpuConfiguration, GpuId, InstanceKind
+from clover.core.configuration import OFF, Configuration, GpuConfiguration, GpuId
 from clover.core.control import (
     Command,
     Decide,
@@ -40,45 +39,6 @@ from clover.core.rolling import STEP_PATIENCE_S
 from clover.core.triggers import INTENSITY_TRIGGER
 from clover.errors import InvalidTransitionError
 from clover.plan.problem import Parking
-
-WHOLE = GpuConfiguration((InstanceKind("7g", "xxlarge"),))
-HALVES = GpuConfiguration((InstanceKind("3g", "large"), InstanceKind("3g", "large")))
-
-
-def seen(
-    node: str = "n1",
-    gpus: int = 5,
-    *,
-    phase: str = "serving",
-    epoch: int = 0,
-    boot: str = "b1",
-    serves: GpuConfiguration | None = None,
-) -> NodeSeen:
-    reports = {index: GpuReport(phase=phase, applied_epoch=epoch, configuration=serves) for index in range(gpus)}
-    return NodeSeen(node=node, boot_id=boot, interval_s=1.0, gpus=reports)
-
-
-def only(commands: Sequence[Command], kind: type[Command]) -> Command:
-    (found,) = [command for command in commands if isinstance(command, kind)]
-    return found
-
-
-def everywhere(gpu: GpuConfiguration, *nodes: str, gpus: int = 5) -> Configuration:
-    return Configuration.uniform([GpuId(node, index) for node in nodes for index in range(gpus)], gpu)
-
-
-def serving(machine: ControllerMachine, gpu: GpuConfiguration = WHOLE, *nodes: str) -> int:
-    """Bring a new machine to `serving` with all nodes configured alike; return the epoch."""
-    nodes = nodes or ("n1",)
-    machine.handle(IntensitySeen(effective=300.0), 0.0)
-    for node in nodes:
-        machine.handle(seen(node, phase="empty"), 0.0)
-    machine.handle(Decided(configuration=everywhere(gpu, *nodes)), 0.0)
-    machine.handle(Sent(epoch=1), 0.0)
-    for node in nodes:
-        machine.handle(seen(node, epoch=1, serves=gpu), 1.0)
-    assert machine.state == "serving"
-    return 1
 
 
 def test_the_first_decision_waits_for_the_nodes_and_the_grid() -> None:

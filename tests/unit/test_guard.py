@@ -177,3 +177,19 @@ def test_wilsons_bounds_hold_the_share_between_them(late: int, answered: int) ->
 
 def test_nothing_is_woken_where_nothing_is_parked() -> None:
     assert set(measures(parked=True)) - set(measures(parked=False)) == {"wake"}
+
+
+def test_the_guard_does_not_judge_a_step_by_what_was_before_it() -> None:
+    """The first step helps at once; its telemetry comes half a minute later than that."""
+    now, late = SlaGuard(GuardSettings(sla_ms=200.0)), SlaGuard(GuardSettings(sla_ms=200.0))
+    for guard, age_s in ((now, 0), (late, 30)):
+        helped_s, moves = None, list[GuardLevel]()
+        for second in range(200):
+            was_s = second - age_s
+            bad = was_s >= 20 and (helped_s is None or was_s <= helped_s)
+            guard.observe(float(second), 100, 50 if bad else 0, 0.0, float(age_s))
+            verdict = guard.judge(float(second), ("wake", "dispatch", "plan"), busy=False)
+            if verdict is not None and verdict.raised:
+                moves.append(verdict.level)
+                helped_s = second if helped_s is None else helped_s
+        assert moves == ["wake"]
