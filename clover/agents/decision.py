@@ -9,24 +9,21 @@ import msgspec
 
 from clover.agents.door import Door
 from clover.agents.goals import Goals
-from clover.agents.translate import alternative, by_node, dispatch_target, prediction
-from clover.bus.messages import Calibration, DispatchRule, PlanRecord, Prediction, Target
+from clover.agents.plan_records import plan_record
+from clover.agents.translate import by_node, dispatch_target, prediction
+from clover.bus.messages import DispatchRule, PlanRecord, Prediction, Target
 from clover.core.application import ServiceModel
 from clover.core.calibration import Factors, calibrated
 from clover.core.configuration import Configuration, FleetCounts, GpuId
 from clover.core.control import Decide, Send
 from clover.core.guard import GuardLevel
-from clover.core.objective import Objective, rightsized
-from clover.core.outcome import default_deadline_s
+from clover.core.objective import Objective
 from clover.core.queueing import Evaluation, evaluate
 from clover.plan import measures
 from clover.plan.exact import ExactScheme
 from clover.plan.following import LayoutKeeper
 from clover.plan.live import LiveScheme
 from clover.plan.problem import Answer, Problem, Scheme
-
-#: How many of the beaten alternatives a plan record names.
-TOLD_ALTERNATIVES = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,50 +123,24 @@ class DecisionMaker:
 
     def _decision(self, ask: Decide, problem: Problem, answer: Answer, *, number: int, at_ms: float) -> Decision:
         objective = problem.objective()
-        base = objective.baseline
-        small = rightsized(self._model, problem.whole, len(ask.gpus), ask.rate_rps, self._goals.sla_ms)
-        wanted = prediction(answer.evaluation, answer.objective)
-        chosen = str(answer.configuration)
-        door = self._door(ask.guard)
-        beaten = [c for c in answer.candidates if c.evaluation is not answer.evaluation and c.text != chosen]
-        record = PlanRecord(
-            epoch=0,
-            decision=number,
+        record = plan_record(
+            ask,
+            problem,
+            answer,
+            objective,
+            goals=self._goals,
+            factors=self._factors,
+            door=self._door(ask.guard),
             scheme=self._scheme.name,
-            trigger=ask.trigger,
-            reason=f"{ask.reason}; {answer.reason}",
-            application=self._model.application.name,
-            gpu_model=self._model.table.gpu_model,
-            lambda_=self._goals.lambda_,
-            sla_p95_ms=self._goals.sla_ms,
-            intensity_g_per_kwh=problem.intensity_g_per_kwh,
-            pue=problem.pue,
-            deadline_s=default_deadline_s(self._goals.sla_ms),
-            admission_bound=door.bound(answer.configuration),
-            tiers=door.tiers(answer.configuration),
-            configuration=by_node(answer.configuration),
-            prediction=wanted,
-            step_prediction=wanted,
-            base=prediction(base.evaluation, objective.value(base.evaluation)),
-            base_rightsized=prediction(small, objective.value(small)),
-            base_feasible=base.feasible,
-            alternatives=tuple(alternative(candidate, wanted) for candidate in beaten[:TOLD_ALTERNATIVES]),
-            evaluations=answer.evaluations,
-            state="serving",
-            decided_at_ms=at_ms,
-            since_ms=at_ms,
             controller=self._controller,
-            guard=ask.guard,
-            calibration=Calibration(
-                service={f"{kind.variant}/{kind.profile}": f for kind, f in sorted(self._factors.service.items())},
-                energy=dict(sorted(self._factors.energy.items())),
-            ),
+            number=number,
+            at_ms=at_ms,
         )
         return Decision(problem=problem, objective=objective, answer=answer, record=record)
 
     def step_record(self, decision: Decision, step: Send, *, at_ms: float) -> PlanRecord:
         """Return the decision's record with the evaluation of one step of its roll."""
-        serving = _without(step.configuration, step.fenced)
+        serving = step.configuration.without(step.fenced)
         expected = decision.record.prediction
         if serving != decision.answer.configuration and serving.fleet.instances:
             expected = self._evaluate(decision.objective, serving, decision.problem)
@@ -177,12 +148,12 @@ class DecisionMaker:
 
     def step_taken_over(self, record: PlanRecord, step: Send, *, at_ms: float) -> PlanRecord:
         """Return the record of a plan that another controller made, with the evaluation of one step of its roll."""
-        serving = _without(step.configuration, step.fenced)
+        serving = step.configuration.without(step.fenced)
         return self._stepped(record, step, serving, self._expected(record, serving), at_ms)
 
     def taken_over(self, record: PlanRecord, present: Configuration, fenced: Collection[GpuId]) -> PlanRecord:
         """Return the record of a plan that another controller made, as it is once all is `present` but the fenced."""
-        door, serving = self._door(record.guard), _without(present, fenced)
+        door, serving = self._door(record.guard), present.without(fenced)
         return msgspec.structs.replace(
             record,
             admission_bound=door.bound(serving),
@@ -279,7 +250,3 @@ class DecisionMaker:
     def _evaluate(self, objective: Objective, configuration: Configuration, problem: Problem) -> Prediction:
         evaluation = evaluate(self._model, configuration.fleet, problem.rate_rps, problem.sla_ms)
         return prediction(evaluation, objective.value(evaluation))
-
-
-def _without(configuration: Configuration, gpus: Collection[GpuId]) -> Configuration:
-    return Configuration(tuple(each for each in configuration.gpus if each[0] not in gpus))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -118,6 +118,10 @@ class Configuration:
     def as_dict(self) -> dict[GpuId, GpuConfiguration]:
         """Return the configuration of each GPU."""
         return dict(self.gpus)
+
+    def without(self, gpus: Collection[GpuId]) -> Configuration:
+        """Return the configuration of the other GPUs."""
+        return Configuration(tuple(each for each in self.gpus if each[0] not in gpus))
 
     @property
     def fleet(self) -> FleetCounts:

@@ -121,7 +121,7 @@ def _around(scheme: Scheme, problem: Problem, pinned: Mapping[GpuId, GpuConfigur
         rate_rps=rest,
         reserve=min(problem.reserve, len(free) - 1),
         known_base=None,
-        present=None if present is None else Configuration(tuple(g for g in present.gpus if g[0] not in pinned)),
+        present=None if present is None else present.without(pinned),
     )
     answer = scheme.plan(part)
     configuration = Configuration.of({**answer.configuration.as_dict(), **pinned})
