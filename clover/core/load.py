@@ -20,6 +20,9 @@ BUCKET_ARRIVALS, BUCKET_LEAST_S, BUCKET_STRETCH = 150, 10.0, 3.0
 ALPHA, BETA = 0.2, 0.05
 #: Nothing is told before so many buckets.
 FIRST_BUCKETS = 3
+#: So many buckets in a row that are off by more than so many standard errors of a Poisson count, all to one side, are
+#: no noise and no burst: the load is another one.
+STEP_BUCKETS, STEP_ERRORS = 3, 6.0
 #: Confidence of `low_rps` and `high_rps`, and what a trend must exceed, in standard errors.
 CONFIDENCE = 2.5
 
@@ -83,6 +86,9 @@ class LoadEstimator:
     _buckets: int = 0
     _level: float = 0.0
     _trend: float = 0.0
+    #: The last buckets that were off by too much for noise, and to which side: 1, -1, or 0 if the last was not.
+    _strange: list[tuple[float, int]] = field(default_factory=list[tuple[float, int]])
+    _side: int = 0
     _first: list[tuple[float, int]] = field(default_factory=list[tuple[float, int]])
     #: Smoothed length of a bucket, s, and arrivals in it.
     _length_s: float = 0.0
@@ -133,11 +139,29 @@ class LoadEstimator:
         if before + self._trend * length_s < 0.0:
             # A trend that leads below nothing has ended: followed on, it would hide what still arrives.
             before, self._trend = rate, 0.0
+        if self._stepped(length_s, arrivals, (before + self._trend * length_s) * length_s):
+            return
         self._level = max(0.0, ALPHA * rate + (1.0 - ALPHA) * (before + self._trend * length_s))
         self._trend = BETA * (self._level - before) / length_s + (1.0 - BETA) * self._trend
         self._length_s += ALPHA * (length_s - self._length_s)
         self._arrivals += ALPHA * (arrivals - self._arrivals)
         self._buckets += 1
+
+    def _stepped(self, length_s: float, arrivals: int, expected: float) -> bool:
+        """Take note of how far off a bucket is; begin anew if the load has become another, and return whether it has.
+
+        Smoothing would take minutes to believe it.
+        """
+        side = _side(arrivals, expected)
+        again = bool(side) and side == self._side
+        self._strange = [*(self._strange if again else ()), (length_s, arrivals)]
+        self._side = side
+        if not side or len(self._strange) < STEP_BUCKETS:
+            return False
+        # The first of them may have seen both loads.
+        self._begin(self._strange[1:])
+        self._side = 0
+        return True
 
     def _begin(self, first: Sequence[tuple[float, int]]) -> None:
         length_s, arrivals = sum(length for length, _ in first), sum(count for _, count in first)
@@ -164,6 +188,12 @@ class LoadEstimator:
             return self.profile.highest(now_s, now_s + horizon_s)
         sure = self._trend > CONFIDENCE * trend_error
         return self._level + (self._trend * horizon_s if sure else 0.0)
+
+
+def _side(arrivals: int, expected: float) -> int:
+    """Return to which side a count is off by more than noise: 1 above, -1 below, 0 if it is not."""
+    error = (arrivals - expected) / math.sqrt(max(expected, 1.0))
+    return 0 if abs(error) <= STEP_ERRORS else 1 if error > 0.0 else -1
 
 
 def rate_to_plan(load: LoadEstimate) -> float:

@@ -128,6 +128,20 @@ def test_a_surge_is_seen_within_a_minute() -> None:
     assert first <= 660
 
 
+@pytest.mark.parametrize(("before", "after"), [(6.0, 30.0), (20.0, 60.0), (60.0, 15.0)])
+def test_a_step_is_believed_within_three_buckets(before: float, after: float) -> None:
+    for seed in range(5):
+        told = arrivals(lambda second: before if second < 600 else after, 700, seed)
+        for each in told[645:]:
+            assert each is not None
+            assert each.rate_rps == pytest.approx(after, rel=0.2)
+
+
+def test_one_burst_is_no_step() -> None:
+    told = arrivals(lambda second: 60.0 if 600 <= second < 610 else 20.0, 700)
+    assert max(each.rate_rps for each in told if each) < 20.0 + 0.3 * (60.0 - 20.0)
+
+
 def test_a_ramp_is_planned_for_ahead() -> None:
     told = arrivals(lambda second: 20.0 + 0.1 * max(0.0, second - 600.0), 1200)
     last = told[-1]
