@@ -34,7 +34,7 @@ test: $(VENV)/.test
 
 # What `test` leaves out.
 test-slow: $(VENV)/.test
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m slow
 
 test-all: $(VENV)/.test
 	$(BIN)/python -m pytest
