@@ -7,6 +7,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # Real models need torch. On an ordinary index its pin is a CUDA build of gigabytes, so tests take it only where that was
 # decided: torch is there already, TORCH_INDEX_URL names an index, or this is CI.
 MODELS := $(shell if [ -n "$(TORCH_INDEX_URL)$(CI)" ] || $(BIN)/python -c "import torch" 2>/dev/null; then echo ,models; fi)
+TESTED := $(VENV)/.test$(MODELS)
+CHECKED := $(VENV)/.check$(MODELS)
 TORCH_INDEX := $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL))
 
 # Test files run side by side in so many processes: many of them wait for real processes more than they compute.
@@ -29,40 +31,41 @@ report: $(VENV)/.analysis
 # What `clover query`, `clover logs export` and `clover report` need beside.
 analysis: $(VENV)/.analysis
 
-test: $(VENV)/.test
+test: $(TESTED)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
 
 # What `test` leaves out.
-test-slow: $(VENV)/.test
+test-slow: $(TESTED)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m slow
 
-test-all: $(VENV)/.test
+test-all: $(TESTED)
 	$(BIN)/python -m pytest
 
 # Faults on real processes for half an hour; not in test-all. Prints one JSON line and where the history is.
-soak: $(VENV)/.test
+soak: $(TESTED)
 	$(BIN)/python -m clover.sim.faults.soak --seconds $(SOAK_S) --seed $(SOAK_SEED)
 
-check: $(VENV)/.check
+check: $(CHECKED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	@$(BIN)/pyright || { $(BIN)/python -c "import torch" 2>/dev/null || echo "pyright wants what it reads to be there: \
+	set TORCH_INDEX_URL (README.md) and run make check again, for the extra models" >&2; exit 1; }
 	$(BIN)/lint-imports
 
 # Documents that tests compare with what they are made from.
-docs: $(VENV)/.test
+docs: $(TESTED)
 	$(BIN)/python -m clover.bus.wire > docs/wire.md
 	$(BIN)/python -m clover.bus.asyncapi > docs/asyncapi.json
 	$(BIN)/python -m clover.agents.control_document docs/control.md
 	$(BIN)/python -m cli.reference > docs/commands.md
 
 # The tables and pictures of docs/results.md; ARGS="--year --long-traces FOLDER" for the ladder over a year.
-figures-planner: $(VENV)/.test
+figures-planner: $(TESTED)
 	$(BIN)/python -m clover.analysis.results $(ARGS)
 
 # The tables of docs/results-control.md. Whole runs take up to an hour each; finished ones are kept in docs/results/control
 # (delete a file to compute it anew). ARGS="--only phase-9" runs one part, ARGS=--list tells which there are.
-figures-control: $(VENV)/.test
+figures-control: $(TESTED)
 	$(BIN)/python -m clover.sim.control_figures $(ARGS)
 
 # The pictures of the dashboard in docs/images, from a run of the real agents in virtual time.
@@ -80,12 +83,12 @@ $(VENV)/.analysis: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -e ".[analysis]"
 	@touch $@
 
-$(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
+$(TESTED): pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) $(TORCH_INDEX) -e ".[test$(MODELS)]"
 	@touch $@
 
-$(VENV)/.check: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) -e ".[test,check]"
+$(CHECKED): pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) $(TORCH_INDEX) -e ".[test,check$(MODELS)]"
 	@touch $@
 
 clean:
