@@ -47,9 +47,9 @@ lower bound of late % of an hour, by batch means.
 """
 
 _SAVINGS_HEAD = """
-The same with parking and without. Limits, set for phase 9: late at most 5 % over the run and by its lower bound in every
-hour, at least 12 % of carbon saved, at most 0.15 points of accuracy less, nothing lost. Accuracy is weighed against carbon
-by lambda: without parking idle GPUs are paid for anyway, so larger variants on them cost little more.
+The same with parking and without. Limits, set for phase 9: late at most 5 % over the run and by its lower bound in
+every hour, at least 12 % of carbon saved, at most 0.15 points of accuracy less, nothing lost. Accuracy is weighed
+against carbon by lambda: without parking idle GPUs are paid for anyway, so larger variants on them cost little more.
 
 | run | carbon saved % | accuracy less, points | within the limits |
 |---|---|---|---|
