@@ -13,6 +13,7 @@ from clover.agents.goals import Goals
 from clover.bus.messages import Event
 from clover.core.arrivals import RateProfile
 from clover.sim.clock import EPOCH_S
+from clover.sim.world import WorldSettings
 
 #: When the load goes up, s after the first request.
 SURGE_S = 60.0
@@ -46,19 +47,21 @@ def moments(events: list[Event], kind: str) -> list[float]:
     return [event.at_ms / 1e3 for event in events if event.kind == kind]
 
 
+def surging(scheme: str, high_rps: float, *, until_s: float) -> WorldSettings:
+    """Four GPUs, of which few serve when the load becomes much higher."""
+    return settings(
+        scheme=scheme,
+        gpus=(2, 2),
+        goals=Goals(lambda_=0.5, sla_ms=MODEL.table.sla_p95_ms, parking="parked"),
+        rate_rps=2.0,
+        load=surge(2.0, high_rps, until_s),
+        duration_s=until_s,
+    )
+
+
 def test_the_guard_takes_measures_while_a_slow_plan_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     took = slow(monkeypatch, lambda what, number: 50.0 if number and "decide" in what else 0.0)
-    result, events = play(
-        settings(
-            scheme="clover",
-            gpus=(2, 2),
-            goals=Goals(lambda_=0.5, sla_ms=MODEL.table.sla_p95_ms, parking="parked"),
-            rate_rps=2.0,
-            load=surge(2.0, 30.0, 150.0),
-            duration_s=150.0,
-        ),
-        nothing,
-    )
+    result, events = play(surging("clover", 30.0, until_s=150.0), nothing)
     requests = result["requests"]
     assert requests["lost"] == requests["duplicate"] == requests["failed"] == 0
     raised = {event.subject: event.at_ms / 1e3 for event in events if event.kind == "guard.raised"}
@@ -72,17 +75,7 @@ def test_the_guard_takes_measures_while_a_slow_plan_is_made(monkeypatch: pytest.
 
 def test_the_guard_does_not_wait_for_what_is_planned_in_spare_time(monkeypatch: pytest.MonkeyPatch) -> None:
     took = slow(monkeypatch, lambda what, _: 500.0 if "_settle" in what else 0.0)
-    result, events = play(
-        settings(
-            scheme="exact",
-            gpus=(2, 2),
-            goals=Goals(lambda_=0.5, sla_ms=MODEL.table.sla_p95_ms, parking="parked"),
-            rate_rps=2.0,
-            load=surge(2.0, 25.0, 100.0),
-            duration_s=100.0,
-        ),
-        nothing,
-    )
+    result, events = play(surging("exact", 25.0, until_s=100.0), nothing)
     assert result["requests"]["lost"] == 0
     raised = moments(events, "guard.raised")
     assert raised
